@@ -1,0 +1,22 @@
+"""SelaVPR++ models; needs torch alone."""
+
+from .checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    fingerprint,
+    load_foundation,
+    load_model,
+    load_weights,
+    published_state_dict,
+    read_checkpoint,
+    save_checkpoint,
+)
+from .config import BRANCHES, VARIANTS, ModelConfig
+from .network import AGGREGATORS, Descriptors, SelaVPRpp, build_model
+from .released import fetch_foundation, fetch_released, released_address
+
+__all__ = [
+    "AGGREGATORS", "BRANCHES", "VARIANTS", "Checkpoint", "CheckpointError", "Descriptors", "ModelConfig", "SelaVPRpp",
+    "build_model", "fetch_foundation", "fetch_released", "fingerprint", "load_foundation", "load_model",
+    "load_weights", "published_state_dict", "read_checkpoint", "released_address", "save_checkpoint",
+]

@@ -1,0 +1,211 @@
+"""Checkpoint files: reading ours and the published ones safely, loading strictly, exporting, writing."""
+
+import ctypes
+import dataclasses
+import hashlib
+import os
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .config import VARIANTS, ModelConfig
+from .names import to_own_names, to_published_names
+from .network import SelaVPRpp, build_model
+
+FORMAT = "selavprpp"
+VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A file or state dict that does not fit; the message is one line: what, where, what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model file as read, its state dict in our names.
+
+    config      of the model; inferred from names and shapes where the file holds none
+    pretrained  whether the backbone holds released DINOv2 weights; None: the file does not say
+    training    what the training script needs to go on, None in files of other origin
+    """
+
+    config: ModelConfig
+    state_dict: dict[str, Tensor]
+    pretrained: bool | None = None
+    training: dict | None = None
+    source: str = "state dict"
+
+
+class _NumpyStub:
+    """Takes the place of NumPy's classes in published training files, whose recalls are arrays: read, then ignored.
+
+    With it `weights_only=True` stays on, nothing of NumPy runs, and NumPy need not be installed.
+    """
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+_NUMPY_STUBS = [
+    (_NumpyStub, f"numpy.{name}")
+    for name in ("ndarray", "dtype", "core.multiarray._reconstruct", "core.multiarray.scalar",
+                 "_core.multiarray._reconstruct", "_core.multiarray.scalar")
+]
+
+
+def read_file(path: str | Path) -> dict:
+    """The dictionary in a torch file, on the CPU, with weights_only=True.
+
+    Raises FileNotFoundError, or CheckpointError for a file that is no checkpoint or asks to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file at {path}")
+    try:
+        with torch.serialization.safe_globals(_NUMPY_STUBS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError,
+            AttributeError, UnicodeDecodeError, IndexError) as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted:
+            raise CheckpointError(
+                f"{path}: refused, it asks to run {wanted[1]}; only tensors and plain values are loaded") from None
+        raise CheckpointError(f"{path}: not a readable torch checkpoint (damaged, or another kind of file)") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
+    return content
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a model file: ours, a published one (training file or bare state dict), with or without "module."."""
+    content = read_file(path)
+    weights = content.get("model_state_dict", content)
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path}: holds no state dict; expected tensors by name, or 'model_state_dict'")
+    state_dict = {to_own_names(key): value for key, value in weights.items()}
+    if content.get("format") != FORMAT:
+        return Checkpoint(infer_config(state_dict, str(path)), state_dict, source=str(path))
+    if content.get("version") != VERSION:
+        raise CheckpointError(f"{path}: format version {content.get('version')}, this project reads {VERSION}")
+    try:
+        config = ModelConfig.from_dict(content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return Checkpoint(config, state_dict, content.get("pretrained"), content.get("training"), str(path))
+
+
+def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
+    """The configuration that names and shapes (in our names) imply; CheckpointError where they imply none."""
+    cls_token = state_dict.get("backbone.cls_token")
+    if cls_token is None:
+        hint = ": a DINOv2 file belongs to --foundation_model_path" if "cls_token" in state_dict else ""
+        raise CheckpointError(f"{source}: not a SelaVPR++ model (no backbone.cls_token){hint}")
+
+    def count(prefix: str) -> int:
+        return len({key[len(prefix):].split(".")[0] for key in state_dict if key.startswith(prefix)})
+
+    dim, depth = cls_token.shape[-1], count("backbone.blocks.")
+    names = [name for name, variant in VARIANTS.items() if (variant.dim, variant.depth) == (dim, depth)]
+    if not names:
+        raise CheckpointError(f"{source}: no known backbone is {dim} wide and {depth} blocks deep; "
+                              f"known are {', '.join(VARIANTS)}")
+    branches = tuple(name for name in ("float", "binary") if count(f"{name}_branch."))
+    if not branches:
+        raise CheckpointError(f"{source}: holds neither a float nor a binary branch")
+    outputs = {}
+    for name, field in (("float", "float_dim"), ("binary", "code_bits")):
+        if name in branches:
+            weight = state_dict.get(f"{name}_branch.head.expand.weight")
+            if weight is None:
+                raise CheckpointError(f"{source}: the {name} branch has no GeM head; other aggregations are not supported")
+            outputs[field] = weight.shape[0]
+    adapters = count(f"{branches[0]}_branch.side.adapters.")
+    placement = "all" if adapters == depth else f"last:{adapters}"
+    try:
+        return ModelConfig(backbone=names[0], branches=branches, placement=placement, **outputs)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+def load_weights(module: torch.nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
+    """Strict loading with one line of error: shapes that differ, keys that are missing or unexpected."""
+    own = module.state_dict()
+    differ = [f"{key} is {tuple(state_dict[key].shape)}, expected {tuple(own[key].shape)}"
+              for key in own if key in state_dict and state_dict[key].shape != own[key].shape]
+    missing = [key for key in own if key not in state_dict]
+    unexpected = [key for key in state_dict if key not in own]
+    for what, keys in (("another size of model:", differ), ("missing", missing), ("unexpected", unexpected)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise CheckpointError(f"{source} does not fit: {what} {keys[0]}{more}")
+    module.load_state_dict(state_dict)
+
+
+def load_model(checkpoint: Checkpoint | str | Path) -> SelaVPRpp:
+    """The model of a file (or of a read Checkpoint), on the CPU, in eval mode."""
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = read_checkpoint(checkpoint)
+    with torch.device("meta"):
+        model = SelaVPRpp(checkpoint.config)
+    model = model.to_empty(device="cpu")
+    load_weights(model, checkpoint.state_dict, checkpoint.source)
+    return model.eval()
+
+
+def load_foundation(model: SelaVPRpp, path: str | Path) -> None:
+    """Loads an official dinov2_*_pretrain.pth into the backbone, strictly, by its own key names."""
+    content = read_file(path)
+    token = content.get("cls_token")
+    if not isinstance(token, Tensor):
+        raise CheckpointError(f"{path}: not a DINOv2 file (no cls_token); expected dinov2_*_pretrain.pth")
+    load_weights(model.backbone, content, f"{path} (into {model.config.backbone})")
+
+
+def write_file(content: dict, path: str | Path) -> None:
+    """torch.save to a temporary name in the same folder, then renamed: a reader never meets half a file."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | None,
+                    training: dict | None = None) -> None:
+    """Writes a file of ours, which carries its configuration; read_checkpoint is its reader."""
+    write_file({"format": FORMAT, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
+                "model_state_dict": model.state_dict(), "training": training}, path)
+
+
+def published_state_dict(model: SelaVPRpp) -> dict[str, Tensor]:
+    """The weights under the published code's names (no "module." prefix), for its own load_state_dict."""
+    return {to_published_names(key): value for key, value in model.state_dict().items()}
+
+
+def fingerprint(model: SelaVPRpp) -> str:
+    """sha256 over (name, shape, dtype, bytes) of the published state dict in sorted order, as hexadecimal digits.
+
+    Two models describe pictures alike if it is equal, whatever file they came from.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(published_state_dict(model).items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{key}:{tuple(value.shape)}:{str(value.dtype).removeprefix('torch.')}".encode())
+        size = value.numel() * value.element_size()
+        if size:
+            digest.update((ctypes.c_char * size).from_address(value.data_ptr()))
+    return digest.hexdigest()
+
+
+__all__ = [
+    "Checkpoint", "CheckpointError", "build_model", "fingerprint", "infer_config", "load_foundation", "load_model",
+    "load_weights", "published_state_dict", "read_checkpoint", "read_file", "save_checkpoint", "write_file",
+]

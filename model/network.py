@@ -1,0 +1,129 @@
+"""SelaVPR++: a frozen backbone, side networks and heads (Fig. 4 of the paper)."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import SideNetwork
+from .backbone import DinoV2
+from .binarize import straight_through_sign
+from .config import BRANCHES, ModelConfig
+from .gem import GeMHead
+from .names import to_own_names
+
+# A head takes (token width, output dimension); a new one is a file and a line here.
+AGGREGATORS: dict[str, Callable[[int, int], nn.Module]] = {"gem": GeMHead}
+
+
+class Descriptors(NamedTuple):
+    """What the model says of a batch of pictures; a field is None where its branch was not asked for. All fp32.
+
+    relaxed   (B, bits)  the binary branch before its sign, unit length
+    binary    (B, bits)  its sign, -1 or +1
+    floating  (B, D)     float descriptor, unit length
+    """
+
+    relaxed: Tensor | None = None
+    binary: Tensor | None = None
+    floating: Tensor | None = None
+
+
+class Branch(nn.Module):
+    """A side network and the head on its last state."""
+
+    def __init__(self, config: ModelConfig, head: nn.Module):
+        super().__init__()
+        self.side = SideNetwork(
+            dim=config.variant.dim, depth=config.variant.depth, first_level=config.first_level)
+        self.head = head
+
+
+class SelaVPRpp(nn.Module):
+    """Frozen DINOv2 with a float branch, a binary branch, or both; the modules follow `config`.
+
+    Frozen parts stay in eval mode under `.train()`, so that BatchNorm statistics of a frozen branch cannot drift.
+    State dicts in the published code's names load as they are: a hook translates them.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        if config.aggregation not in AGGREGATORS:
+            raise ValueError(f"unknown aggregation {config.aggregation!r}; choose one of {', '.join(AGGREGATORS)}")
+        self.config = config
+        variant = config.variant
+        self.backbone = DinoV2(dim=variant.dim, depth=variant.depth, heads=variant.heads)
+        if "float" in config.branches:
+            head = AGGREGATORS[config.aggregation](variant.dim, config.float_dim)
+            self.float_branch = Branch(config, head)
+        if "binary" in config.branches:
+            self.binary_branch = Branch(config, GeMHead(variant.dim, config.code_bits))
+        self._frozen: set[str] = set()
+        self.freeze("backbone")
+        self.register_load_state_dict_pre_hook(_accept_published_names)
+
+    def branch(self, name: str) -> Branch:
+        """The branch "float" or "binary"; ValueError where this model has none of that name."""
+        if name not in self.config.branches:
+            raise ValueError(f"this model has no branch {name!r}; it has {', '.join(self.config.branches)}")
+        return getattr(self, f"{name}_branch")
+
+    def freeze(self, *children: str) -> None:
+        """Takes whole children ("backbone", "float_branch", "binary_branch") out of training, for good."""
+        for name in children:
+            self.get_submodule(name).requires_grad_(False)
+            self._frozen.add(name)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "SelaVPRpp":
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def forward(self, images: Tensor, branches: Sequence[str] | None = None) -> Descriptors:
+        """Describes pictures (B, 3, H, W), ImageNet-normalised, H and W multiples of 14.
+
+        `branches` names those to compute, by default all that exist; they share one pass of the backbone.
+        """
+        names = self.config.branches if branches is None else branches
+        grid = self.backbone.grid(images)
+        active = {name: self.branch(name) for name in BRANCHES if name in names}
+        if not active or len(active) != len(names):
+            raise ValueError(f"branches {tuple(names)!r} must be one or both of {BRANCHES}, each once")
+        states: dict[str, Tensor | None] = dict.fromkeys(active)
+        for level, tokens in enumerate(self.backbone.stream_tokens(images)):
+            for name, branch in active.items():
+                states[name] = branch.side.step(states[name], tokens, level, grid)
+        # The backbone's last LayerNorm, frozen too, is applied to each side network's state, not to x_depth.
+        outputs = {name: branch.head(self.backbone.norm(states[name]), grid) for name, branch in active.items()}
+        relaxed = outputs.get("binary")
+        binary = None if relaxed is None else straight_through_sign(relaxed)
+        return Descriptors(relaxed=relaxed, binary=binary, floating=outputs.get("float"))
+
+    def initialise_adapters(self) -> None:
+        """The start of training from a foundation model (train.py, train_hashing.py): every adapter gives 0."""
+        for name in self.config.branches:
+            self.branch(name).side.initialise()
+
+    def initialise_binary_from_float(self) -> None:
+        """The start of train_rerank.py: the binary side network copies the float one, statistics included."""
+        self.branch("binary").side.load_state_dict(self.branch("float").side.state_dict())
+
+
+def build_model(config: ModelConfig, *, seed: int | None = None) -> SelaVPRpp:
+    """A model with random weights, in training mode; the same seed gives the same weights whatever ran before."""
+    if seed is None:
+        return SelaVPRpp(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SelaVPRpp(config)
+
+
+def _accept_published_names(module, state_dict, prefix, *_) -> None:
+    for key in list(state_dict):
+        if key.startswith(prefix):
+            own = prefix + to_own_names(key[len(prefix):])
+            if own != key:
+                state_dict[own] = state_dict.pop(key)

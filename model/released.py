@@ -1,0 +1,95 @@
+"""Files published elsewhere: the official DINOv2 weights and the published SelaVPR++ models; fetched, verified, cached."""
+
+import hashlib
+import os
+import sys
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, read_file
+from .config import VARIANTS, ModelConfig
+
+_RELEASE = "https://github.com/Lu-Feng/SelaVPRplusplus/releases/download/SelaVPR%2B%2B/"
+# (backbone, aggregation, branches) -> address of the published file.
+RELEASED_MODELS: dict[tuple[str, str, tuple[str, ...]], str] = {
+    ("dinov2-base", "gem", ("float",)): _RELEASE + "SelaVPRplusplus_base.pth",
+    ("dinov2-base", "gem", ("float", "binary")): _RELEASE + "SelaVPRplusplus_base_rerank.pth",
+    ("dinov2-large", "gem", ("float",)): _RELEASE + "SelaVPRplusplus_large.pth",
+    ("dinov2-large", "gem", ("float", "binary")): _RELEASE + "SelaVPRplusplus_large_rerank.pth",
+}
+
+
+def released_address(config: ModelConfig) -> str:
+    """Where the published weights of this configuration lie; ValueError names those that exist."""
+    address = RELEASED_MODELS.get((config.backbone, config.aggregation, config.branches))
+    if address is None or config != ModelConfig(backbone=config.backbone, branches=config.branches):
+        exist = "; ".join(f"{backbone} {aggregation} {'+'.join(branches)}"
+                          for backbone, aggregation, branches in RELEASED_MODELS)
+        raise ValueError(f"no weights are published for {config.backbone} {config.aggregation} "
+                         f"{'+'.join(config.branches)}; published are: {exist}")
+    return address
+
+
+def fetch_released(config: ModelConfig) -> tuple[Checkpoint, Path]:
+    """The published model of this configuration and the cached file it was read from."""
+    path = fetch(released_address(config), verify=read_checkpoint)
+    checkpoint = read_checkpoint(path)
+    if checkpoint.config != config:
+        raise CheckpointError(f"{path}: holds {checkpoint.config}, expected {config}; delete it and try again")
+    return checkpoint, path
+
+
+def fetch_foundation(backbone: str) -> Path:
+    """The official DINOv2 file of a backbone, from the cache or its official address."""
+    url = VARIANTS[backbone].weights_url
+    if url is None:
+        raise ValueError(f"no pre-trained weights exist for {backbone}; give --foundation_model_path random, "
+                         "or a file of your own")
+    return fetch(url, verify=read_file)
+
+
+def fetch(url: str, *, verify: Callable[[Path], object]) -> Path:
+    """Downloads a file once into torch.hub's cache (`torch.hub.get_dir()/checkpoints`) and returns its path.
+
+    A new file must be readable by `verify` before it enters the cache, so that a cut or wrong download never does. The
+    sources publish no checksums: the sha256 of the first good reading is kept beside the file and checked at
+    every later use. Raises CheckpointError with what to do.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rsplit("/", 1)[-1]
+    record = path.with_name(path.name + ".sha256")
+    if path.is_file() and record.is_file():
+        if _sha256(path) != record.read_text().strip():
+            raise CheckpointError(f"{path}: changed since it was fetched (sha256 differs from {record.name}); "
+                                  "delete both and try again")
+        return path
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        print(f"Fetching {url} to {path}", file=sys.stderr)
+        try:
+            torch.hub.download_url_to_file(url, str(partial), progress=sys.stderr.isatty())
+            verify(partial)
+            partial.replace(path)
+        except (urllib.error.URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise CheckpointError(f"cannot fetch {url} ({reason}); download it by hand to {path}") from None
+        except CheckpointError:
+            raise CheckpointError(f"{url} gave no readable checkpoint (cut off, or a web page); try again, "
+                                  f"or download it by hand to {path}") from None
+        finally:
+            partial.unlink(missing_ok=True)
+    else:
+        verify(path)  # put there by hand or by torch.hub
+    temporary = record.with_name(f".{record.name}.{os.getpid()}.tmp")
+    temporary.write_text(_sha256(path) + "\n")
+    temporary.replace(record)
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
