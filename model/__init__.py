@@ -13,10 +13,12 @@ from .checkpoint import (
 )
 from .config import BRANCHES, VARIANTS, ModelConfig
 from .network import AGGREGATORS, Descriptors, SelaVPRpp, build_model
+from .published_interface import PublishedInterface
 from .released import fetch_foundation, fetch_released, released_address
 
 __all__ = [
-    "AGGREGATORS", "BRANCHES", "VARIANTS", "Checkpoint", "CheckpointError", "Descriptors", "ModelConfig", "SelaVPRpp",
-    "build_model", "fetch_foundation", "fetch_released", "fingerprint", "load_foundation", "load_model",
-    "load_weights", "published_state_dict", "read_checkpoint", "released_address", "save_checkpoint",
+    "AGGREGATORS", "BRANCHES", "VARIANTS", "Checkpoint", "CheckpointError", "Descriptors", "ModelConfig",
+    "PublishedInterface", "SelaVPRpp", "build_model", "fetch_foundation", "fetch_released", "fingerprint",
+    "load_foundation", "load_model", "load_weights", "published_state_dict", "read_checkpoint", "released_address",
+    "save_checkpoint",
 ]

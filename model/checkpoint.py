@@ -123,7 +123,7 @@ def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
         if name in branches:
             weight = state_dict.get(f"{name}_branch.head.expand.weight")
             if weight is None:
-                raise CheckpointError(f"{source}: the {name} branch has no GeM head; other aggregations are not supported")
+                raise CheckpointError(f"{source}: the {name} branch has no GeM head; others are not supported")
             outputs[field] = weight.shape[0]
     adapters = count(f"{branches[0]}_branch.side.adapters.")
     placement = "all" if adapters == depth else f"last:{adapters}"

@@ -107,9 +107,13 @@ class SelaVPRpp(nn.Module):
         for name in self.config.branches:
             self.branch(name).side.initialise()
 
-    def initialise_binary_from_float(self) -> None:
-        """The start of train_rerank.py: the binary side network copies the float one, statistics included."""
-        self.branch("binary").side.load_state_dict(self.branch("float").side.state_dict())
+    @torch.no_grad()
+    def start_from_float(self, trained: "SelaVPRpp") -> None:
+        """The start of train_rerank.py: backbone and float branch of a float model; the binary side network copies
+        the float one, BatchNorm statistics included; the binary head stays as initialised."""
+        self.backbone.load_state_dict(trained.backbone.state_dict())
+        self.branch("float").load_state_dict(trained.branch("float").state_dict())
+        self.branch("binary").side.load_state_dict(trained.branch("float").side.state_dict())
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> SelaVPRpp:

@@ -1,6 +1,8 @@
-"""Files published elsewhere: the official DINOv2 weights and the published SelaVPR++ models; fetched, verified, cached."""
+"""Files published elsewhere, fetched, verified and cached: official DINOv2 weights and published SelaVPR++ models."""
 
+import dataclasses
 import hashlib
+import http.client
 import os
 import sys
 import urllib.error
@@ -33,13 +35,13 @@ def released_address(config: ModelConfig) -> str:
     return address
 
 
-def fetch_released(config: ModelConfig) -> tuple[Checkpoint, Path]:
-    """The published model of this configuration and the cached file it was read from."""
+def fetch_released(config: ModelConfig) -> Checkpoint:
+    """The published model of this configuration; its `source` is the cached file, its backbone is pre-trained."""
     path = fetch(released_address(config), verify=read_checkpoint)
     checkpoint = read_checkpoint(path)
     if checkpoint.config != config:
         raise CheckpointError(f"{path}: holds {checkpoint.config}, expected {config}; delete it and try again")
-    return checkpoint, path
+    return dataclasses.replace(checkpoint, pretrained=True)
 
 
 def fetch_foundation(backbone: str) -> Path:
@@ -74,7 +76,7 @@ def fetch(url: str, *, verify: Callable[[Path], object]) -> Path:
             torch.hub.download_url_to_file(url, str(partial), progress=sys.stderr.isatty())
             verify(partial)
             partial.replace(path)
-        except (urllib.error.URLError, OSError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", error)
             raise CheckpointError(f"cannot fetch {url} ({reason}); download it by hand to {path}") from None
         except CheckpointError:

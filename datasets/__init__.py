@@ -1,0 +1,19 @@
+"""Data: training places, benchmark sets, picture transforms.  Nothing here knows the model or the losses."""
+
+from .benchmark import BenchmarkDataset
+from .cities import GSV_CITIES, TRAINING_SETS, UNIFIED_CITIES
+from .places import CityBatchSampler, PlaceDataset, collate_places
+from .transforms import evaluation_transform, nearest_multiple, training_transform
+
+__all__ = [
+    "GSV_CITIES",
+    "TRAINING_SETS",
+    "UNIFIED_CITIES",
+    "BenchmarkDataset",
+    "CityBatchSampler",
+    "PlaceDataset",
+    "collate_places",
+    "evaluation_transform",
+    "nearest_multiple",
+    "training_transform",
+]

@@ -1,0 +1,311 @@
+"""Training places: reader, drawing, batches, and the city lists."""
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms.functional import pil_to_tensor
+
+from datasets import (
+    GSV_CITIES,
+    TRAINING_SETS,
+    UNIFIED_CITIES,
+    CityBatchSampler,
+    PlaceDataset,
+    collate_places,
+    training_transform,
+)
+
+HEADER = "place_id,year,month,northdeg,city_id,lat,lon,panoid"
+
+
+def write_table(root, city, rows, header=HEADER):
+    (root / "Dataframes").mkdir(parents=True, exist_ok=True)
+    (root / "Images" / city).mkdir(parents=True, exist_ok=True)
+    (root / "Dataframes" / f"{city}.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def write_city(root, city, counts, shade=0):
+    """A city whose place i has counts[i] pictures, of colour (shade, place, number of the picture).
+
+    The rows of the places are interleaved, as a table need not be sorted.
+    """
+    rows = []
+    for number in range(max(counts)):
+        for place, count in enumerate(counts):
+            if number < count:
+                rows.append(f"{place},2014,{number + 1},7,{city},40.50,-3.0,pano{place}_{number}")
+    write_table(root, city, rows)
+    for row in rows:
+        place, _, month, *_, pano = row.split(",")
+        name = f"{city}_{int(place):07d}_2014_{int(month):02d}_007_40.5_-3.0_{pano}.jpg"
+        colour = (shade, int(place), int(month) - 1)
+        # PNG content keeps the colours exactly; Pillow goes by content, not by the file's ending.
+        Image.new("RGB", (8, 6), colour).save(root / "Images" / city / name, "PNG")
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_city(tmp_path, "Rome", [4, 6, 3, 5, 4, 9, 1], shade=1)
+    write_city(tmp_path, "Oslo", [5, 4, 4], shade=2)
+    write_city(tmp_path, "Lima", [4, 4, 4, 4], shade=3)
+    return tmp_path
+
+
+CITIES = ("Rome", "Oslo", "Lima")
+
+
+def load(root, cities=CITIES, transform=pil_to_tensor, **options):
+    return PlaceDataset(root, cities=cities, transform=transform, **options)
+
+
+def colours(images):
+    return [tuple(image[:, 0, 0].tolist()) for image in images]
+
+
+def test_city_lists():
+    assert len(GSV_CITIES) == len(set(GSV_CITIES)) == 23
+    assert (GSV_CITIES[0], GSV_CITIES[11], GSV_CITIES[22]) == ("Bangkok", "TRT", "PRS")
+    assert len(UNIFIED_CITIES) == len(set(UNIFIED_CITIES)) == 436
+    assert UNIFIED_CITIES[0] == "SFXL" and UNIFIED_CITIES[1:24] == GSV_CITIES
+    assert UNIFIED_CITIES[24:27] == ("Trondheim0", "Amsterdam0", "Helsinki0")
+    assert UNIFIED_CITIES[46:48] == ("Pitts30k0", "Trondheim1") and UNIFIED_CITIES[-1] == "Pitts30k17"
+    assert {"Amman16", "Nairobi16", "bangkok17"} < set(UNIFIED_CITIES)
+    assert not {"Amman17", "Nairobi17"} & set(UNIFIED_CITIES)
+    assert TRAINING_SETS == {"gsv_cities": GSV_CITIES, "unified_dataset": UNIFIED_CITIES}
+
+
+def test_places_pictures_and_dropped_places_are_counted(root):
+    data = load(root, ("Rome", "Atlantis", "Oslo", "Lima", "Troy"))
+    assert data.cities == list(CITIES) and data.missing_cities == ["Atlantis", "Troy"]
+    assert len(data) == data.n_places == 5 + 3 + 4
+    assert data.n_images == (4 + 6 + 5 + 4 + 9) + (5 + 4 + 4) + 16
+    assert data.dropped_places == 2
+    assert data.city_places == [range(5), range(5, 8), range(8, 12)]
+    assert load(root, images_per_place=1).dropped_places == 0
+
+
+def test_every_item_shows_different_pictures_of_its_own_place(root):
+    data = load(root, images_per_place=3)
+    kept = [(shade, place) for shade, count in ((1, 6), (2, 3), (3, 4)) for place in range(count)]
+    seen = {place: set() for place in range(len(kept))}
+    for epoch in range(30):
+        for place, expected in enumerate(kept):
+            images, labels = data[epoch, place]
+            assert images.shape == (3, 3, 6, 8)
+            assert labels.tolist() == [place] * 3 and labels.dtype == torch.int64
+            shown = colours(images)
+            assert {colour[:2] for colour in shown} == {expected} and len(set(shown)) == 3
+            seen[place] |= {colour[2] for colour in shown}
+    counts = [4, 6, 3, 5, 4, 9, 5, 4, 4, 4, 4, 4, 4]
+    assert [len(seen[place]) for place in range(len(kept))] == counts  # every picture gets drawn some time
+
+
+def test_file_names_are_composed_as_specified(tmp_path):
+    """Values in the table are not written as in the file name: 5 -> 05, 13.50 -> 13.5, 1e-5 -> 1e-05."""
+    rows = {
+        "123456,987,5,0,Rome,13.50,100,a-b_C": "Rome_0123456_0987_05_000_13.5_100.0_a-b_C",
+        "7,2014,12,359,Rome,-34.6037220,0.00001,x": "Rome_0000007_2014_12_359_-34.603722_1e-05_x",
+        "100007,2014,12,45,Rome,40.712776000000001,-74.0059728,y": (
+            "Rome_0100007_2014_12_045_40.712776_-74.0059728_y"
+        ),
+    }
+    write_table(tmp_path, "Rome", rows)
+    data = load(tmp_path, ["Rome"], images_per_place=1)
+    assert data.n_places == 3  # 7 and 100007 are two places
+    for name in rows.values():
+        Image.new("RGB", (4, 4)).save(tmp_path / "Images" / "Rome" / f"{name}.jpg")
+    for place in range(3):
+        data[0, place]
+
+
+def test_columns_are_found_by_name(tmp_path):
+    header = "panoid,extra,lat,city_id,northdeg,month,year,lon,place_id"
+    write_table(tmp_path, "Rome", ["p,x,41.5,Rome,3,2,2014,0,7", "", "p,x,41.5,Rome,3,2,2014,0,7"], header)
+    Image.new("RGB", (4, 4)).save(tmp_path / "Images" / "Rome" / "Rome_0000007_2014_02_003_41.5_0.0_p.jpg")
+    assert load(tmp_path, ["Rome"], images_per_place=1)[0, 0][0].shape == (1, 3, 4, 4)
+
+
+def test_place_numbers_of_big_cities_do_not_collide(tmp_path):
+    n = 100_500
+    for city in CITIES[:2]:
+        write_table(tmp_path, city, [f"{place},2014,1,0,{city},1.5,2.5,p" for place in range(n)])
+    data = load(tmp_path, CITIES[:2], images_per_place=1)
+    assert data.n_places == 2 * n and data.city_places == [range(n), range(n, 2 * n)]
+    with pytest.raises(FileNotFoundError, match="Rome_0100001_2014_01_000"):
+        data[0, 100_001]
+    with pytest.raises(FileNotFoundError, match="Oslo_0000001_2014_01_000"):
+        data[0, n + 1]
+
+
+def test_an_item_depends_on_seed_epoch_and_place_alone(root):
+    transform = training_transform((14, 14))
+    data = load(root, transform=transform)
+    torch.manual_seed(98)
+    state = torch.random.get_rng_state()
+    first, _ = data[3, 5]
+    assert torch.equal(torch.random.get_rng_state(), state)  # the caller's generator is left alone
+    torch.manual_seed(99)
+    data[0, 0]
+    assert torch.equal(first, data[3, 5][0]) and torch.equal(first, load(root, transform=transform)[3, 5][0])
+    assert not torch.equal(first, data[4, 5][0])
+    assert not torch.equal(first, load(root, transform=transform, seed=1)[3, 5][0])
+    plain = load(root, ["Lima"])  # each place has 4 pictures; the order in which they come tells the draws apart
+    draws = {tuple(colour[2] for colour in colours(plain[0, place][0])) for place in range(4)}
+    assert len(draws) > 1
+
+
+def batches(data, *, epoch=0, seed=0, size=2):
+    sampler = CityBatchSampler(data, places_per_batch=size, seed=seed)
+    sampler.set_epoch(epoch)
+    result = list(sampler)
+    assert len(sampler) == len(result)
+    return result
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 12, 50])
+def test_batches_hold_every_place_once_city_by_city(root, size):
+    data = load(root)
+    city_of = {place: city for city, places in enumerate(data.city_places) for place in places}
+    for epoch in range(5):
+        result = batches(data, epoch=epoch, size=size)
+        assert all(len(batch) == size for batch in result[:-1]) and 0 < len(result[-1]) <= size
+        sequence = [place for batch in result for _, place in batch]
+        assert {e for batch in result for e, _ in batch} == {epoch}
+        assert sorted(sequence) == list(range(data.n_places))
+        changes = sum(city_of[a] != city_of[b] for a, b in zip(sequence[:-1], sequence[1:], strict=True))
+        assert changes == len(data.cities) - 1
+
+
+def test_batches_change_with_epoch_and_seed_only(root):
+    data = load(root)
+
+    def places(data, **options):
+        return [place for batch in batches(data, **options) for _, place in batch]
+
+    assert places(data) == places(load(root, seed=7))
+    orders = [tuple(places(data, epoch=epoch)) for epoch in range(8)]
+    assert len(set(orders)) == 8
+    assert len({next(city for city in data.city_places if order[0] in city) for order in orders}) > 1
+    rome = [tuple(place for place in order if place in data.city_places[0]) for order in orders]
+    assert len(set(rome)) > 1
+    assert places(data, seed=1) != places(data, seed=0)
+
+
+def test_batches_are_bit_equal_with_and_without_workers(root):
+    data = load(root, transform=training_transform((14, 14)))
+    sampler = CityBatchSampler(data, places_per_batch=5)
+
+    def epochs(n_workers):
+        loader = DataLoader(
+            data,
+            batch_sampler=sampler,
+            collate_fn=collate_places,
+            num_workers=n_workers,
+            persistent_workers=n_workers > 0,
+        )
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            yield from loader
+
+    alone, with_workers = list(epochs(0)), list(epochs(2))
+    assert [len(images) for images, _ in alone] == [20, 20, 8] * 2 and alone[0][0].shape[1:] == (3, 14, 14)
+    for (images, labels), (other_images, other_labels) in zip(alone, with_workers, strict=True):
+        assert torch.equal(images, other_images) and torch.equal(labels, other_labels)
+    assert sorted(torch.cat([labels for _, labels in alone[:3]]).tolist()) == sorted(list(range(12)) * 4)
+
+
+def test_collate_keeps_the_pictures_of_a_place_together():
+    samples = [(torch.full((2, 3, 1, 1), float(i)), torch.tensor([i, i])) for i in (4, 9)]
+    images, labels = collate_places(samples)
+    assert images.flatten(1).mean(1).tolist() == [4, 4, 9, 9] and labels.tolist() == [4, 4, 9, 9]
+
+
+def test_no_city_present_names_the_layout(root):
+    with pytest.raises(FileNotFoundError, match=r"none of the 2 .*Dataframes/<City>\.csv.*Lima, Oslo, Rome"):
+        load(root, ["Atlantis", "Troy"])
+    with pytest.raises(FileNotFoundError, match=r"expected <folder>/Dataframes/<City>\.csv"):
+        load(root / "nowhere")
+
+
+def test_a_city_without_picture_folder_is_an_error(root):
+    (root / "Images" / "Oslo").rename(root / "Images" / "Christiania")
+    with pytest.raises(FileNotFoundError, match="Oslo: no such folder"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images_per_place": 0}, "images_per_place 0"),
+        ({"images_per_place": 50}, "none of the 14 places .* 50 pictures"),
+        ({"seed": -1}, "seed -1"),
+        ({"cities": []}, "cities"),
+        ({"cities": ["Rome", "Rome"]}, "each named once"),
+    ],
+)
+def test_bad_arguments(root, options, message):
+    with pytest.raises(ValueError, match=message):
+        load(root, **options)
+    data = load(root)
+    with pytest.raises(ValueError, match="places_per_batch 0"):
+        CityBatchSampler(data, places_per_batch=0)
+    with pytest.raises(IndexError):
+        data[0, data.n_places]
+
+
+GOOD = "0,2014,1,7,Rome,40.5,-3.0,a"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("0,2014,1,7,Rome,40.5,-3.0", "7 fields under a header of 8"),
+        ("0,2014,1,7,Rome,40.5,-3.0,a,b", "9 fields"),
+        ("x,2014,1,7,Rome,40.5,-3.0,a", "'x'"),
+        ("-1,2014,1,7,Rome,40.5,-3.0,a", "place_id -1"),
+        ("99999999999999999999,2014,1,7,Rome,40.5,-3.0,a", "place_id 9999"),
+        ("0,2014,,7,Rome,40.5,-3.0,a", "''"),
+        ("0,2014,1,7,Rome,north,-3.0,a", "'north'"),
+        ("0,2014,1,7,Rome,nan,-3.0,a", "lat 'nan'"),
+        ("0,2014,1,7,,40.5,-3.0,a", "city_id ''"),
+        ("0,2014,1,7,Rome,40.5,-3.0,", "panoid ''"),
+    ],
+)
+def test_a_malformed_row_is_located(tmp_path, row, message):
+    write_table(tmp_path, "Rome", [GOOD, row, GOOD])
+    with pytest.raises(ValueError) as error:
+        load(tmp_path, ["Rome"])
+    text = str(error.value)
+    assert str(tmp_path / "Dataframes" / "Rome.csv") + ", line 3: " in text
+    assert message in text and "\n" not in text
+
+
+def test_missing_columns_and_empty_tables(tmp_path):
+    write_table(tmp_path, "Rome", [GOOD], HEADER.replace("lat", "latitude"))
+    with pytest.raises(ValueError, match=r"Rome\.csv, line 1: no column lat; expected columns place_id,"):
+        load(tmp_path, ["Rome"])
+    write_table(tmp_path, "Rome", [])
+    with pytest.raises(ValueError, match=r"Rome\.csv: no picture listed"):
+        load(tmp_path, ["Rome"])
+    (tmp_path / "Dataframes" / "Rome.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"Rome\.csv, line 1: "):
+        load(tmp_path, ["Rome"])
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_absent_and_unreadable_pictures_are_named(root, n_workers):
+    data = load(root, ["Lima"])
+    loader = DataLoader(
+        data,
+        batch_sampler=CityBatchSampler(data, places_per_batch=4),
+        collate_fn=collate_places,
+        num_workers=n_workers,
+    )
+    path = root / "Images" / "Lima" / "Lima_0000002_2014_03_007_40.5_-3.0_pano2_2.jpg"
+    path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=path.name):
+        list(loader)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=path.name):
+        list(loader)

@@ -1,0 +1,64 @@
+"""Trains a binary branch beside a frozen float model, for Hamming retrieval and L2 re-ranking (equation 15)."""
+
+from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
+from model import build_model, load_model
+from utils import cli
+from utils.data import validation_and_test_sets
+from utils.device import seed_everything
+from utils.evaluation import Evaluator, write_evaluation
+from utils.models import read_resume
+from utils.run import Run, exit_with
+from utils.training import Training, training_loader
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = cli.parse(cli.training_parser(__doc__, mode="rerank"), argv)
+    checkpoint, config = read_resume(
+        args.resume, backbone=args.backbone, aggregation=args.aggregation, branches=("float", "binary"),
+        also_from=("float",), required="a float model: train.py's best_model.pth or a published file")
+    run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=config)
+    seed_everything(args.seed)
+
+    # From a float model: the binary side network starts as a copy of the float one, its head at random.
+    model = trained = load_model(checkpoint)
+    if checkpoint.config.branches == ("float",):
+        model = build_model(config, seed=args.seed)
+        model.start_from_float(trained)
+    model.freeze("float_branch")
+
+    loader = training_loader(
+        training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, train_folder=args.train_folder,
+        cities=args.cities, images_per_place=args.images_per_place, size=args.train_resize,
+        places_per_batch=args.train_batch_size, seed=args.seed, num_workers=args.num_workers, device=args.device)
+    validation_sets, test_set = validation_and_test_sets(
+        args.val_datasets, args.dataset_name, datasets_folder=args.datasets_folder, size=args.resize,
+        threshold_m=args.val_positive_dist_threshold)
+    evaluate = Evaluator(
+        mode="rerank", recall_values=args.recall_values, rerank_num=args.rerank_num,
+        batch_size=args.infer_batch_size, num_workers=args.num_workers)
+
+    training = Training(
+        model, run=run, script="train_rerank.py", device=args.device, precision=args.precision, lr=args.lr,
+        lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience, pretrained=checkpoint.pretrained)
+    if model is trained:
+        training.resume(checkpoint)
+
+    # L = L_MS(b) + lambda L_Q(h, b) with b = sign(h), straight-through: the gradient runs through both terms.
+    for batches in training.remaining_epochs(loader):
+        for images, labels in batches:  # P places with K pictures each
+            with training.autocast():
+                out = model(images, branches=("binary",))
+            pairs = mine_pairs(out.binary, labels, epsilon=0.1)
+            metric = multi_similarity_loss(out.binary, pairs, alpha=1.0, beta=50.0, base=0.0)
+            quantisation = similarity_constrained_loss(out.relaxed, out.binary, pairs, fraction=args.pair_fraction)
+            loss = metric + args.quantization_weight * quantisation
+            training.step(loss, metric=metric, quantisation=quantisation)
+        training.end_training_pass()
+        training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
+
+    best, path = training.best_model()
+    write_evaluation(run, evaluate(best, test_set), best, pretrained=checkpoint.pretrained, checkpoint=path)
+
+
+if __name__ == "__main__":
+    exit_with(main)

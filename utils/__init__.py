@@ -1,0 +1,1 @@
+"""Plumbing of the scripts: command line, run folder, training state, evaluation."""

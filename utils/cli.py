@@ -1,0 +1,148 @@
+"""The command lines: every option and its default stands here once; below this file there are only typed keywords."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from datasets import TRAINING_SETS
+from model import AGGREGATORS, VARIANTS
+
+from .device import PRECISIONS, best_precision, pick_device
+from .modes import FLAGS, SCRIPTS
+
+
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
+    """The options of train.py ("float"), train_hashing.py ("hashing") and train_rerank.py ("rerank")."""
+    parser = _parser(description, mode)
+    data = parser.add_argument_group("training data")
+    data.add_argument("--training_dataset", choices=TRAINING_SETS, default="gsv_cities", help="list of cities")
+    data.add_argument("--train_folder", type=Path,
+                      help="GSV-Cities layout; default: <datasets_folder>/<training_dataset>")
+    data.add_argument("--cities", nargs="+", metavar="CITY", help="default: all of the training set's")
+    data.add_argument("--images_per_place", type=_positive, default=4, help="pictures drawn of each place")
+    data.add_argument("--train_resize", type=_positive, nargs=2, default=[224, 224], metavar=("H", "W"), help="pixels")
+    data.add_argument("--train_batch_size", type=_positive, default=120, help="places a batch")
+    data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
+                      help="evaluated after every epoch; the last decides which weights are best")
+    training = parser.add_argument_group("training")
+    if mode != "rerank":  # which starts from a model file, backbone included
+        training.add_argument("--foundation_model_path", metavar="FILE",
+                              help="official dinov2_*_pretrain.pth; 'random': seeded random weights; default: fetched")
+    training.add_argument("--epochs_num", type=_positive, default=25, help="epochs at most")
+    training.add_argument("--patience", type=_positive, default=12, help="epochs without improvement before stopping")
+    training.add_argument("--lr", type=_positive_float, default=4e-4, help="learning rate of Adam")
+    training.add_argument("--lr_halving", type=_positive, default=3, metavar="EPOCHS", help="halves it so often")
+    training.add_argument("--precision", choices=PRECISIONS, help="default: the best the device has")
+    training.add_argument("--seed", type=_seed, default=0, help="of weights, sampling and augmentation")
+    if mode != "float":
+        training.add_argument("--quantization_weight", type=_non_negative, default=0.1,
+                              help="lambda of equation 15")
+        training.add_argument("--pair_fraction", type=_fraction, default=1.0,
+                              help="share of the mined pairs in the similarity-constrained loss")
+    parser.set_defaults(output_root="logs")
+    return parser
+
+
+def evaluation_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
+    """The options of eval.py ("float"), eval_hashing.py ("hashing") and eval_rerank.py ("rerank")."""
+    parser = _parser(description, mode)
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="of the data set")
+    parser.set_defaults(output_root="test")
+    return parser
+
+
+def _parser(description: str, mode: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Defaults, allow_abbrev=False)
+    parser.set_defaults(mode=mode)
+    model = parser.add_argument_group("model")
+    model.add_argument("--backbone", choices=VARIANTS, help="default: the file's, dinov2-large without one")
+    model.add_argument("--aggregation", choices=AGGREGATORS, help="default: the file's, gem without one")
+    model.add_argument("--resume", type=Path, metavar="FILE", help="model file, ours or published")
+    model.add_argument("--hashing", action="store_true", help="accepted as in the published code: the script decides")
+    model.add_argument("--rerank", action="store_true", help="likewise")
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
+                            help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
+    evaluation.add_argument("--dataset_name", default="pitts30k", help="test set")
+    evaluation.add_argument("--resize", type=_positive, nargs=2, default=[322, 322], metavar=("H", "W"), help="pixels")
+    evaluation.add_argument("--infer_batch_size", type=_positive, default=16, help="pictures a batch")
+    evaluation.add_argument("--val_positive_dist_threshold", type=_positive_float, default=25.0, help="metres")
+    evaluation.add_argument("--recall_values", type=_positive, nargs="+", default=[1, 5, 10, 20, 100], metavar="K",
+                            help="the k of recall@k")
+    if mode == "rerank":
+        evaluation.add_argument("--rerank_num", type=_positive, default=100, help="candidates that are re-ranked")
+    machine = parser.add_argument_group("machine and output")
+    machine.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
+    machine.add_argument("--num_workers", type=_count, default=min(8, os.cpu_count() or 1), help="loader processes")
+    machine.add_argument("--save_dir", default="default", help="name of the folder that holds the run folders")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parses and checks what one option alone cannot tell; a mistake is one line and exit code 2."""
+    args = parser.parse_args(argv)
+    for flag in ("hashing", "rerank"):
+        if getattr(args, flag) and flag not in FLAGS[args.mode]:
+            parser.error(f"--{flag} does not belong to this script; use "
+                         f"{SCRIPTS['rerank' if args.rerank else 'hashing']}")
+    if args.datasets_folder is None:
+        parser.error("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
+                     "<dataset_name>/images/<split>/{database,queries}")
+    if args.resume and getattr(args, "foundation_model_path", None):
+        parser.error("--foundation_model_path beside --resume: that file holds the backbone; leave the former out")
+    args.datasets_folder = Path(args.datasets_folder)
+    args.recall_values = sorted(set(args.recall_values))
+    try:
+        args.device = pick_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
+    if "precision" in args:
+        args.precision = args.precision or best_precision(args.device)
+    return args
+
+
+def resolved_options(args: argparse.Namespace) -> dict:
+    """Every option's value as plain JSON, for the run folder and the checkpoint."""
+    return {key: str(value) if isinstance(value, (Path, torch.device)) else value
+            for key, value in sorted(vars(args).items())}
+
+
+def _number(text: str, kind: type, accept, expected: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not accept(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value
+
+
+def _positive(text: str) -> int:
+    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+
+
+def _count(text: str) -> int:
+    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
+
+
+def _seed(text: str) -> int:
+    return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
+
+
+def _positive_float(text: str) -> float:
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a positive number")
+
+
+def _non_negative(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
+
+
+def _fraction(text: str) -> float:
+    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")

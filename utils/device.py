@@ -1,0 +1,61 @@
+"""The device, its precision, its clock and its memory."""
+
+import random
+import resource
+import sys
+
+import numpy as np
+import torch
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device asked for, or cuda where there is one; ValueError where cuda is asked for in vain."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return torch.device(name or ("cuda" if available else "cpu"))
+
+
+def best_precision(device: torch.device) -> str:
+    """bf16 where the device multiplies it natively, else fp16 on a GPU and fp32 on a CPU."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    # torch.cpu's probes are not public yet: where one is gone, the answer is the safe one.
+    probes = (getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return "bf16" if any(probe() for probe in probes) else "fp32"
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_states(device: torch.device) -> dict:
+    """torch's generators, as tensors; the data have none, they depend on (seed, epoch, place) alone."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_states(states: dict, device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits for queued GPU work, so that a clock read next is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Highest use so far: of the GPU by tensors since the last reset, or of the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,187 @@
+"""Describing a benchmark set and searching it: the one evaluation behind all six scripts."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datasets import BenchmarkDataset
+from model import SelaVPRpp, fingerprint
+
+from .metrics import correctness, recall_at_k
+from .modes import MODES, protocol
+from .retrieval import pack_codes, rerank_l2, search_hamming, search_l2
+from .run import Run, hardware, progress, temporary_path, versions
+
+log = logging.getLogger("selavprpp")
+
+SCHEMA = 1
+KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
+
+
+class Described:
+    """A set's descriptors, database first, then queries: packed codes (n, bits / 8) uint8, float (n, D) float32."""
+
+    def __init__(self, codes: np.ndarray | None, floating: np.ndarray | None, n_database: int):
+        self.codes, self.floating, self.n_database = codes, floating, n_database
+
+    def database(self, kind: str) -> np.ndarray:
+        return getattr(self, kind)[:self.n_database]
+
+    def queries(self, kind: str) -> np.ndarray:
+        return getattr(self, kind)[self.n_database:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a search found: ids (queries, k) int64 of both stages, best first, their distances, and the time.
+
+    first, first_distances   Hamming distances in bits (None: there is one stage, the final one)
+    final, final_distances   L2 distances of the re-ranked part; squared L2 or bits where there is one stage
+    latency_ms               per query, of a search for all queries at once
+    """
+
+    dataset: BenchmarkDataset
+    protocol: str
+    recall_values: tuple[int, ...]
+    first: np.ndarray | None
+    first_distances: np.ndarray | None
+    final: np.ndarray
+    final_distances: np.ndarray
+    latency_ms: dict[str, float | None]
+    bytes_per_picture: dict[str, int | None]
+
+    def final_recalls(self, recall_values: Sequence[int]) -> dict[int, float]:
+        """Recall@k of the final stage in percent."""
+        return recall_at_k(self.final, self.dataset.positives, recall_values)
+
+    def recalls(self, *, answerable_only: bool = False) -> dict[str, dict[str, float] | None]:
+        """Recall@k of both stages in percent, as in results.json: k is text, a stage that is not there None."""
+        stages = {}
+        for stage, ids in (("first_stage", self.first), ("final", self.final)):
+            recalls = None if ids is None else recall_at_k(
+                ids, self.dataset.positives, self.recall_values, answerable_only=answerable_only)
+            stages[stage] = recalls and {str(k): value for k, value in recalls.items()}
+        return stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """How to evaluate: called with a model and a set it describes the pictures, searches and logs the recalls.
+
+    mode  "float": flat L2; "hashing": Hamming; "rerank": Hamming, then L2 of the first `rerank_num`
+    """
+
+    mode: str
+    recall_values: Sequence[int]
+    batch_size: int
+    num_workers: int
+    rerank_num: int | None = None
+
+    def __call__(self, model: SelaVPRpp, dataset: BenchmarkDataset) -> Evaluation:
+        started = time.perf_counter()
+        described = describe(model, dataset, branches=MODES[self.mode], batch_size=self.batch_size,
+                             num_workers=self.num_workers)
+        seconds = time.perf_counter() - started
+        evaluation = search(described, dataset, mode=self.mode, recall_values=self.recall_values,
+                            rerank_num=self.rerank_num)
+        for stage, recalls in evaluation.recalls().items():
+            if recalls is not None:
+                log.info("%s %s, %s: %s", dataset.display_name, dataset.split,
+                         evaluation.protocol if stage == "final" else protocol("hashing"), format_recalls(recalls))
+        latency = ", ".join(f"{stage} {value:.3f} ms a query" for stage, value in evaluation.latency_ms.items()
+                            if value is not None)
+        log.info("described %.1f pictures/s; %s", len(dataset) / seconds, latency)
+        return evaluation
+
+
+@torch.no_grad()
+def describe(model: SelaVPRpp, dataset: BenchmarkDataset, *, branches: Sequence[str], batch_size: int,
+             num_workers: int) -> Described:
+    """Runs the model, in fp32, over a set's pictures with one pass of the backbone for all branches."""
+    device = next(model.parameters()).device
+    model.eval()
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, pin_memory=device.type == "cuda")
+    codes = floating = None
+    for images, ids in progress(loader, f"describing {dataset.display_name} {dataset.split}"):
+        out = model(images.to(device, non_blocking=True), branches=branches)
+        if out.binary is not None:
+            packed = pack_codes(out.binary.cpu().numpy())
+            codes = np.empty((len(dataset), packed.shape[1]), np.uint8) if codes is None else codes
+            codes[ids] = packed
+        if out.floating is not None:
+            rows = out.floating.cpu().numpy()
+            floating = np.empty((len(dataset), rows.shape[1]), np.float32) if floating is None else floating
+            floating[ids] = rows
+    return Described(codes, floating, dataset.n_database)
+
+
+def search(described: Described, dataset: BenchmarkDataset, *, mode: str, recall_values: Sequence[int],
+           rerank_num: int | None = None) -> Evaluation:
+    """Flat L2 ("float"), Hamming ("hashing"), or Hamming and then L2 of the first `rerank_num` ("rerank")."""
+    depth = max([*recall_values, rerank_num or 1, KEPT_PREDICTIONS])
+    started = time.perf_counter()
+    if mode == "float":
+        distances, ids = search_l2(described.database("floating"), described.queries("floating"), depth)
+    else:
+        distances, ids = search_hamming(described.database("codes"), described.queries("codes"), depth)
+    searched = time.perf_counter()
+    first = first_distances = rerank_ms = None
+    if mode == "rerank":
+        first, first_distances = ids, distances
+        ids, distances = rerank_l2(described.database("floating"), described.queries("floating"), first, rerank_num)
+        rerank_ms = 1000 * (time.perf_counter() - searched) / dataset.n_queries
+    bytes_per_picture = {name: None if rows is None else rows.shape[1] * rows.itemsize
+                         for name, rows in (("binary", described.codes), ("float", described.floating))}
+    latency = {"search": 1000 * (searched - started) / dataset.n_queries, "rerank": rerank_ms}
+    return Evaluation(dataset, protocol(mode, rerank_num), tuple(recall_values), first, first_distances, ids, distances,
+                      latency, bytes_per_picture)
+
+
+def format_recalls(recalls: dict[str, float]) -> str:
+    return ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items())
+
+
+def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pretrained: bool | None,
+                     checkpoint: Path | str) -> Path:
+    """Writes results.json (schema 1) and predictions.npz into the run folder; returns the path of the former."""
+    dataset = evaluation.dataset
+    _write_predictions(evaluation, run.folder / "predictions.npz")
+    return run.write_results({
+        "schema": SCHEMA,
+        "dataset": dataset.display_name,
+        "split": dataset.split,
+        "protocol": evaluation.protocol,
+        "n_database": dataset.n_database,
+        "n_queries": dataset.n_queries,
+        "n_queries_without_positives": sum(len(ids) == 0 for ids in dataset.positives),
+        "threshold_m": dataset.threshold_m,
+        "recalls": evaluation.recalls(),
+        "recalls_answerable": evaluation.recalls(answerable_only=True),
+        "latency_ms": evaluation.latency_ms,
+        "bytes_per_picture": evaluation.bytes_per_picture,
+        "model": {"backbone": model.config.backbone, "pretrained": pretrained, "checkpoint": str(checkpoint),
+                  "fingerprint": fingerprint(model), "config": model.config.to_dict()},
+        "options": {**run.options, "resize_antialias": True},
+        "versions": versions(),
+        "hardware": hardware(next(model.parameters()).device),
+    })
+
+
+def _write_predictions(evaluation: Evaluation, path: Path) -> None:
+    dataset = evaluation.dataset
+    arrays = {f"{side}_names": np.array([name.relative_to(dataset.folder).as_posix() for name in paths])
+              for side, paths in (("database", dataset.database_paths), ("query", dataset.query_paths))}
+    for stage, ids, distances in (("first_stage", evaluation.first, evaluation.first_distances),
+                                  ("final", evaluation.final, evaluation.final_distances)):
+        if ids is not None:
+            ids = ids[:, :KEPT_PREDICTIONS]
+            arrays |= {f"{stage}_ids": ids, f"{stage}_distances": distances[:, :KEPT_PREDICTIONS],
+                       f"{stage}_correct": correctness(ids, dataset.positives)}
+    with temporary_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -1,0 +1,143 @@
+"""A run's folder: resolved options, log, metrics, results; and how a script ends."""
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from model import ModelConfig
+
+log = logging.getLogger("selavprpp")
+
+
+class Run:
+    """The folder <root>/<name>/<date_time>, with config.json, info.log, metrics.jsonl and results.json."""
+
+    def __init__(self, root: str | Path, name: str, *, options: dict, model: ModelConfig):
+        stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        self.folder = _new_folder(Path(root) / name, stamp)
+        self.options = options
+        _log_to(self.folder / "info.log")
+        config = {"options": options, "model": model.to_dict(), "versions": versions()}
+        write_json(config, self.folder / "config.json")
+        log.info("%s", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+        log.info("run folder %s", self.folder)
+        for what, values in config.items():
+            log.info("%s %s", what, json.dumps(values))
+
+    def add_metrics(self, record: dict) -> None:
+        """Appends one line to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_results(self, results: dict) -> Path:
+        """Writes results.json; its path is the last line on stdout."""
+        path = self.folder / "results.json"
+        write_json(results, path)
+        print(path, flush=True)
+        return path
+
+
+def _new_folder(parent: Path, stamp: str) -> Path:
+    for attempt in range(1, 1000):
+        folder = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue  # another run began in this second
+        return folder
+    raise FileExistsError(f"no free run folder under {parent} for {stamp}")
+
+
+def _log_to(path: Path) -> None:
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    for handler in (logging.StreamHandler(sys.stderr), logging.FileHandler(path)):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(handler)
+
+
+def write_json(content: object, path: Path) -> None:
+    """Under a temporary name, then renamed."""
+    with temporary_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+class temporary_path:
+    """`with temporary_path(path) as temporary:` renames what was written at `temporary` to `path` on success."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f".{os.getpid()}.{self.path.name}")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self.temporary.replace(self.path)
+        self.temporary.unlink(missing_ok=True)
+
+
+def progress(items: Iterable, description: str, **options) -> tqdm:
+    """A progress bar with an estimate on stderr, quiet when that is not a terminal."""
+    return tqdm(items, desc=description, disable=not sys.stderr.isatty(), leave=False, **options)
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "numpy", "Pillow", "scikit-learn")
+    found = {name: importlib.metadata.version(name) for name in names}
+    for name in ("faiss-gpu", "faiss-cpu"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **found}
+
+
+def hardware(device: torch.device) -> dict[str, object]:
+    described = {"cpu": _processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+    return described
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def exit_with(main: Callable[[], object]) -> None:
+    """Runs a script's main: a user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if os.environ.get("SELAVPRPP_TRACEBACK"):
+            raise
+        message = " ".join(str(error).split())
+        (log.error if log.handlers else _print_error)(f"error: {message}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        (log.error if log.handlers else _print_error)("interrupted")
+        sys.exit(130)
+
+
+def _print_error(message: str) -> None:
+    print(message, file=sys.stderr)
