@@ -44,8 +44,9 @@ def training_loader(*, training_dataset: str, datasets_folder: Path, train_folde
 class Training:
     """Optimiser, schedule, precision and record of one training; the loop itself stands in the script.
 
-    Adam over the trainable parameters, the learning rate halved every `lr_halving` epochs. After every epoch last_model.pth is
-    written, with all that is needed to go on, and copied to best_model.pth when the score is the best so far.
+    Adam over the trainable parameters, the learning rate halved every `lr_halving` epochs. After every epoch
+    last_model.pth is written, with all that is needed to go on, and copied to best_model.pth when the score is the best
+    so far.
     """
 
     def __init__(self, model: SelaVPRpp, *, run: Run, script: str, device: torch.device, precision: str,
