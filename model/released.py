@@ -77,7 +77,7 @@ def fetch(url: str, *, verify: Callable[[Path], object]) -> Path:
             verify(partial)
             partial.replace(path)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            reason = getattr(error, "reason", error)
+            reason = " ".join(str(getattr(error, "reason", error)).split())
             raise CheckpointError(f"cannot fetch {url} ({reason}); download it by hand to {path}") from None
         except CheckpointError:
             raise CheckpointError(f"{url} gave no readable checkpoint (cut off, or a web page); try again, "

@@ -1,0 +1,73 @@
+"""torch.hub entry point of SelaVPR++; needs torch alone."""
+
+import hashlib
+import importlib.util
+import pathlib
+import sys
+import types
+
+import torch
+
+dependencies = ["torch"]
+
+
+def SelaVPRplusplus(
+    backbone: str = "dinov2-large",
+    aggregation: str = "gem",
+    hashing: bool = True,
+    rerank: bool = True,
+    pretrained: bool = True,
+) -> torch.nn.Module:
+    """A SelaVPR++ model on the CPU, in eval mode; its call takes pictures and gives, all float32:
+
+        hashing=False                float descriptors (B, D), unit length; D 2048 (base) or 4096 (large)
+        hashing=True, rerank=False   relaxed codes (B, 512), unit length, and binary codes (B, 512) of -1/+1
+        hashing=True, rerank=True    relaxed codes, binary codes, float descriptors
+
+    The pictures are a float tensor (B, 3, H, W): RGB from 0 to 1, normalised with the ImageNet mean (0.485, 0.456,
+    0.406) and standard deviation (0.229, 0.224, 0.225), H and W multiples of 14 (322 x 322 in the paper; other
+    sizes raise ValueError). Similar places have a small L2 distance between float descriptors, and a small
+    Hamming distance between binary codes.
+
+    backbone      "dinov2-base" or "dinov2-large"; with pretrained=False also "dinov2-small" and "dinov2-tiny"
+    aggregation   head of the float branch
+    pretrained    True: the published weights, fetched once into torch.hub's cache; False: random weights, drawn
+                  from torch's global generator (torch.manual_seed repeats them)
+
+    Raises ValueError, before any download, for a combination that does not exist, with those that do.
+
+    >>> model = torch.hub.load("<this repository>", "SelaVPRplusplus", backbone="dinov2-base")
+    >>> with torch.inference_mode():
+    ...     relaxed, binary, descriptors = model(torch.zeros(1, 3, 322, 322))
+    """
+    package = _load_package()
+    if not hashing:
+        branches = ("float",)
+    else:
+        branches = ("float", "binary") if rerank else ("binary",)
+    config = package.ModelConfig(backbone=backbone, aggregation=aggregation, branches=branches)
+    if not pretrained:
+        return package.PublishedInterface(config).eval()
+    checkpoint = package.fetch_released(config)
+    with torch.device("meta"):  # every weight comes from the file: none is drawn first
+        model = package.PublishedInterface(config)
+    model.to_empty(device="cpu")
+    package.load_weights(model, checkpoint.state_dict, checkpoint.source)
+    return model.eval()
+
+
+def _load_package() -> types.ModuleType:
+    """Our package `model`, under a name of its own: another hub repository's `model` may be in sys.modules."""
+    folder = pathlib.Path(__file__).resolve().parent / "model"
+    name = "selavprpp_" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
