@@ -18,12 +18,6 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=config)
     seed_everything(args.seed)
 
-    # A frozen DINOv2 and a side network whose adapters give zero at the start, so that y_l = x_0.
-    if checkpoint is None:
-        model, pretrained = model_from_foundation(config, args.foundation_model_path, seed=args.seed)
-    else:
-        model, pretrained = load_model(checkpoint), checkpoint.pretrained
-
     loader = training_loader(
         training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, train_folder=args.train_folder,
         cities=args.cities, images_per_place=args.images_per_place, size=args.train_resize,
@@ -34,6 +28,12 @@ def main(argv: list[str] | None = None) -> None:
     evaluate = Evaluator(
         mode="float", recall_values=args.recall_values, batch_size=args.infer_batch_size,
         num_workers=args.num_workers)
+
+    # A frozen DINOv2 and a side network whose adapters give zero at the start, so that y_l = x_0.
+    if checkpoint is None:
+        model, pretrained = model_from_foundation(config, args.foundation_model_path, seed=args.seed)
+    else:
+        model, pretrained = load_model(checkpoint), checkpoint.pretrained
 
     training = Training(
         model, run=run, script="train.py", device=args.device, precision=args.precision, lr=args.lr,

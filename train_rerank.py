@@ -19,13 +19,6 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=config)
     seed_everything(args.seed)
 
-    # From a float model: the binary side network starts as a copy of the float one, its head at random.
-    model = trained = load_model(checkpoint)
-    if checkpoint.config.branches == ("float",):
-        model = build_model(config, seed=args.seed)
-        model.start_from_float(trained)
-    model.freeze("float_branch")
-
     loader = training_loader(
         training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, train_folder=args.train_folder,
         cities=args.cities, images_per_place=args.images_per_place, size=args.train_resize,
@@ -36,6 +29,13 @@ def main(argv: list[str] | None = None) -> None:
     evaluate = Evaluator(
         mode="rerank", recall_values=args.recall_values, rerank_num=args.rerank_num,
         batch_size=args.infer_batch_size, num_workers=args.num_workers)
+
+    # From a float model: the binary side network starts as a copy of the float one, its head at random.
+    model = trained = load_model(checkpoint)
+    if checkpoint.config.branches == ("float",):
+        model = build_model(config, seed=args.seed)
+        model.start_from_float(trained)
+    model.freeze("float_branch")
 
     training = Training(
         model, run=run, script="train_rerank.py", device=args.device, precision=args.precision, lr=args.lr,

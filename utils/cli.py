@@ -11,11 +11,18 @@ from model import AGGREGATORS, VARIANTS
 
 from .device import PRECISIONS, best_precision, pick_device
 from .modes import FLAGS, SCRIPTS
+from .run import start_log
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        # argparse would print its 20 lines of usage before the one that counts.
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
 def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
@@ -59,7 +66,7 @@ def evaluation_parser(description: str, *, mode: str) -> argparse.ArgumentParser
 
 
 def _parser(description: str, mode: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Defaults, allow_abbrev=False)
+    parser = _Parser(description=description, formatter_class=_Defaults, allow_abbrev=False)
     parser.set_defaults(mode=mode)
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", choices=VARIANTS, help="default: the file's, dinov2-large without one")
@@ -86,7 +93,7 @@ def _parser(description: str, mode: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Parses and checks what one option alone cannot tell; a mistake is one line and exit code 2."""
+    """Parses and checks what one option alone cannot tell; a mistake is one line and exit code 2. Starts the log."""
     args = parser.parse_args(argv)
     for flag in ("hashing", "rerank"):
         if getattr(args, flag) and flag not in FLAGS[args.mode]:
@@ -105,6 +112,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
         parser.error(str(error))
     if "precision" in args:
         args.precision = args.precision or best_precision(args.device)
+    start_log()
     return args
 
 

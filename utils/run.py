@@ -4,9 +4,11 @@ import datetime
 import importlib.metadata
 import json
 import logging
+import logging.handlers
 import os
 import platform
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -58,13 +60,27 @@ def _new_folder(parent: Path, stamp: str) -> Path:
     raise FileExistsError(f"no free run folder under {parent} for {stamp}")
 
 
+def start_log() -> None:
+    """Logs to stderr, and keeps what is said before there is a run folder for that folder's info.log."""
+    _set_handlers(logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1))
+
+
 def _log_to(path: Path) -> None:
+    early = [record for handler in log.handlers if isinstance(handler, logging.handlers.MemoryHandler)
+             for record in handler.buffer]
+    file = logging.FileHandler(path)
+    _set_handlers(file)
+    for record in early:
+        file.handle(record)
+
+
+def _set_handlers(second: logging.Handler) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
-    for handler in (logging.StreamHandler(sys.stderr), logging.FileHandler(path)):
+    for handler in (logging.StreamHandler(sys.stderr), second):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
 
@@ -126,17 +142,33 @@ def _processor_name() -> str:
 
 def exit_with(main: Callable[[], object]) -> None:
     """Runs a script's main: a user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130."""
+    pressed = []
+
+    def interrupt(*_):
+        pressed.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         main()
     except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         if os.environ.get("SELAVPRPP_TRACEBACK"):
             raise
-        message = " ".join(str(error).split())
+        # An error of a loader's worker process carries a whole traceback, whose last line is the message.
+        text = str(error).strip()
+        if "\nOriginal Traceback" in text:
+            text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
+        message = " ".join(text.split())
         (log.error if log.handlers else _print_error)(f"error: {message}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # Python swallows a Ctrl-C that comes while it forks a loader's worker; then it shows as that worker's end.
+        if isinstance(error, RuntimeError) and not pressed:
+            raise
         (log.error if log.handlers else _print_error)("interrupted")
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _print_error(message: str) -> None:

@@ -17,9 +17,12 @@ from model import Checkpoint, CheckpointError, SelaVPRpp, load_model, save_check
 from .data import patch_size
 from .device import PRECISIONS, peak_memory_mib, random_states, restore_random_states, synchronise
 from .evaluation import Evaluation
-from .run import Run, progress
+from .run import Run, progress, temporary_path
 
 log = logging.getLogger("selavprpp")
+
+# What a resumed run is rightly called without, or with another value: the file holds or decides it.
+OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashing", "rerank", "resume", "save_dir"}
 
 
 def training_loader(*, training_dataset: str, datasets_folder: Path, train_folder: Path | None,
@@ -37,7 +40,10 @@ def training_loader(*, training_dataset: str, datasets_folder: Path, train_folde
              dataset.folder, dataset.n_places, dataset.n_images, len(dataset.cities), dataset.dropped_places,
              images_per_place)
     sampler = CityBatchSampler(dataset, places_per_batch=places_per_batch, seed=seed)
+    # A generator of its own: otherwise starting workers would draw from torch's global one, and what the losses
+    # draw there would depend on the number of workers.
     return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=collate_places,
+                      generator=torch.Generator(),
                       pin_memory=device.type == "cuda", persistent_workers=num_workers > 0)
 
 
@@ -73,13 +79,15 @@ class Training:
             return
         if state["script"] != self.script:
             raise CheckpointError(f"{checkpoint.source}: written by {state['script']}, this is {self.script}")
-        for name in sorted(self.run.options):
-            if name not in ("resume", "save_dir") and state["options"].get(name) != self.run.options[name]:
-                log.warning("option %s was %s in the resumed run and is %s now", name, state["options"].get(name),
-                            self.run.options[name])
+        for name in sorted(set(self.run.options) - OPTIONS_OF_A_START):
+            before, now = state["options"].get(name), self.run.options[name]
+            if before != now:
+                log.warning("option %s was %s in the resumed run and is %s now%s", name, before, now,
+                            "; the schedule goes on as it was" if name in ("lr", "lr_halving") else "")
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty unless it was fp16
+            self.scaler.load_state_dict(state["scaler"])
         restore_random_states(state["random"], self.device)
         self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
         self.best_score = state["best_score"]
@@ -136,7 +144,7 @@ class Training:
     def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
         """Records the epoch, whose score is R@1 + R@5 of the last validation set, and writes the checkpoints."""
         score = sum(evaluations[-1].final_recalls((1, 5)).values())
-        last = evaluations[-1].dataset.display_name
+        deciding = evaluations[-1].dataset.display_name
         better = score > self.best_score
         self.best_score = max(score, self.best_score)
         self.epochs_without_gain = 0 if better else self.epochs_without_gain + 1
@@ -149,17 +157,18 @@ class Training:
                   "recalls": {evaluation.dataset.display_name: evaluation.recalls() for evaluation in evaluations},
                   "score": score, "best_score": self.best_score}
         self.run.add_metrics(record)
-        path = self.run.folder / "last_model.pth"
-        save_checkpoint(self.model, path, pretrained=self.pretrained, training={
+        last, best = self.run.folder / "last_model.pth", self.run.folder / "best_model.pth"
+        # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
+        save_checkpoint(self.model, best if better else last, pretrained=self.pretrained, training={
             "script": self.script, "options": self.run.options, "epoch": self.epoch, "score": score,
             "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device)})
         if better:
-            _copy(path, self.run.folder / "best_model.pth")
+            _copy(best, last)
         log.info("epoch %d/%d: %s, lr %.1e, %.1f pictures/s, peak memory %.0f MiB, %s R@1+R@5 %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["pictures_per_second"], record["peak_memory_mib"], last, score,
+                 record["pictures_per_second"], record["peak_memory_mib"], deciding, score,
                  "best so far" if better else f"best {self.best_score:.1f}, {self.epochs_without_gain} without gain")
 
     def best_model(self) -> tuple[SelaVPRpp, Path]:
@@ -176,6 +185,5 @@ class Training:
 
 
 def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    with temporary_path(target) as temporary:
+        shutil.copyfile(source, temporary)

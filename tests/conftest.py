@@ -1,0 +1,38 @@
+import logging
+
+import pytest
+from pictures import write_all
+from scripts import RANDOM, run_folder, training_options
+
+import train
+import train_rerank
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """The small sets of pictures.py; shared, so never written to."""
+    return write_all(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def float_run(data, tmp_path_factory):
+    """Run folder of train.py, two epochs."""
+    return run_folder(train.main, *training_options(data), *RANDOM, "--epochs_num", 2,
+                      cwd=tmp_path_factory.mktemp("float"))
+
+
+@pytest.fixture(scope="session")
+def rerank_run(data, float_run, tmp_path_factory):
+    """Run folder of train_rerank.py, two epochs from the float model."""
+    return run_folder(train_rerank.main, *training_options(data), "--resume", float_run / "last_model.pth",
+                      "--epochs_num", 2, cwd=tmp_path_factory.mktemp("rerank"))
+
+
+@pytest.fixture(autouse=True)
+def closed_log():
+    """Lets go of the log files and of pytest's stderr, which end with the test."""
+    yield
+    log = logging.getLogger("selavprpp")
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,50 @@
+"""Very small sets of pictures in the two folder layouts, for tests that read real files."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIDE = 56  # pixels: 4 x 4 patches
+
+
+def picture(place: int, shot: int, *, noise: float = 0.15) -> Image.Image:
+    """A texture that belongs to the place, under noise that belongs to the shot."""
+    texture = np.random.default_rng(place).random((7, 7, 3)).repeat(SIDE // 7, 0).repeat(SIDE // 7, 1)
+    shown = texture + noise * np.random.default_rng((place, shot)).standard_normal(texture.shape)
+    return Image.fromarray((255 * shown.clip(0, 1)).astype(np.uint8))
+
+
+def write_city(folder: Path, city: str, *, places: int, shots: int = 4, first_place: int = 0) -> None:
+    """One city of a GSV-Cities layout."""
+    (folder / "Dataframes").mkdir(parents=True, exist_ok=True)
+    (folder / "Images" / city).mkdir(parents=True)
+    rows = ["place_id,year,month,northdeg,city_id,lat,lon,panoid"]
+    for place in range(places):
+        for shot in range(shots):
+            rows.append(f"{place},2018,{shot + 1},90,{city},1.5,-2.25,pano{place}x{shot}")
+            name = f"{city}_{place:07d}_2018_{shot + 1:02d}_090_1.5_-2.25_pano{place}x{shot}.jpg"
+            picture(first_place + place, shot).save(folder / "Images" / city / name)
+    (folder / "Dataframes" / f"{city}.csv").write_text("\n".join(rows) + "\n")
+
+
+def write_benchmark(folder: Path, name: str, split: str, *, database: int, queries: int, first_place: int,
+                    unanswerable: int = 0, noise: float = 0.15) -> None:
+    """Database pictures 100 m apart; a query lies 10 m from its place, unanswerable ones far from all."""
+    for side, count in (("database", database), ("queries", queries + unanswerable)):
+        target = folder / name / "images" / split / side
+        target.mkdir(parents=True)
+        for i in range(count):
+            north = {"database": 0, "queries": 10 if i < queries else 9000}[side]
+            picture(first_place + i, 0 if side == "database" else 1, noise=noise).save(
+                target / f"@{1000 + 100 * i:010.2f}@{5000 + north:010.2f}@{side}.jpg")
+
+
+def write_all(folder: Path) -> Path:
+    """Two training cities, and val and test of two benchmark sets; msls is hard, so that its score moves."""
+    write_city(folder / "gsv_cities", "Boston", places=3)
+    write_city(folder / "gsv_cities", "Lisbon", places=4, first_place=10)
+    for k, split in enumerate(("val", "test")):
+        write_benchmark(folder, "pitts30k", split, database=8, queries=4, unanswerable=1, first_place=100 + 50 * k)
+        write_benchmark(folder, "msls", split, database=10, queries=9, first_place=300 + 50 * k, noise=0.6)
+    return folder

@@ -1,0 +1,178 @@
+"""The run folder: what is in it, whole files only; how a script ends; quiet progress."""
+
+import contextlib
+import io
+import json
+import logging
+import signal
+import sys
+
+import pytest
+import torch
+
+from model import ModelConfig
+from utils import run as module
+from utils.run import Run, exit_with, hardware, progress, start_log, temporary_path, versions, write_json
+
+TINY = ModelConfig(backbone="dinov2-tiny")
+log = logging.getLogger("selavprpp")
+
+
+def new_run(folder, name="name"):
+    return Run(folder, name, options={"lr": 0.1}, model=TINY)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_run_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["somewhere/train.py", "--save_dir", "two words"])
+    run = new_run(tmp_path)
+    log.info("hello")
+    assert run.folder.parent == tmp_path / "name"
+    assert sorted(path.name for path in run.folder.iterdir()) == ["config.json", "info.log"]
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["options"] == {"lr": 0.1}
+    assert ModelConfig.from_dict(config["model"]) == TINY
+    assert config["versions"]["torch"] == torch.__version__.split("+")[0]
+    lines = (run.folder / "info.log").read_text().splitlines()
+    assert lines[0].endswith(" train.py --save_dir 'two words'")  # to be pasted
+    assert lines[-1].endswith(" hello")
+    output = capsys.readouterr()
+    assert output.err.splitlines() == lines
+    assert output.out == ""
+
+
+def test_runs_of_the_same_second_have_their_own_folders(tmp_path, monkeypatch):
+    class Clock(module.datetime.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(module.datetime, "datetime", Clock)
+    names = [new_run(tmp_path).folder.name for _ in range(3)]
+    assert names == ["2026-01-02_03-04-05", "2026-01-02_03-04-05_2", "2026-01-02_03-04-05_3"]
+    assert new_run(tmp_path, "other").folder.name == names[0]
+
+
+def test_each_run_logs_into_its_own_folder(tmp_path):
+    first, second = new_run(tmp_path), new_run(tmp_path)
+    log.info("of the second")
+    assert "of the second" not in (first.folder / "info.log").read_text()
+    assert (second.folder / "info.log").read_text().count("of the second") == 1
+
+
+def test_what_is_said_before_the_run_is_in_its_log(tmp_path, capsys):
+    start_log()
+    log.info("early")
+    assert capsys.readouterr().err.count("early") == 1
+    run = new_run(tmp_path)
+    log.info("late")
+    said = (run.folder / "info.log").read_text()
+    assert said.index("early") < said.index("late")
+    assert "early" not in capsys.readouterr().err
+    assert "early" not in (new_run(tmp_path).folder / "info.log").read_text()
+
+
+def test_metrics_lines(tmp_path):
+    run = new_run(tmp_path)
+    for epoch in (1, 2):
+        run.add_metrics({"epoch": epoch, "recalls": {"msls": {"1": 50.0}}})
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_results_path_is_the_last_line_on_stdout(tmp_path, capsys):
+    run = new_run(tmp_path)
+    print("something before")
+    path = run.write_results({"schema": 1})
+    assert capsys.readouterr().out.splitlines()[-1] == str(path) == str(run.folder / "results.json")
+    assert json.loads(path.read_text()) == {"schema": 1}
+
+
+def test_json_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "results.json"
+    write_json({"a": 1}, path)
+    circle = []
+    circle.append(circle)
+    with pytest.raises(ValueError):
+        write_json(circle, path)
+    assert json.loads(path.read_text()) == {"a": 1}
+    with pytest.raises(KeyboardInterrupt), temporary_path(path) as temporary:
+        temporary.write_text("half of")
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_progress_is_quiet_unless_stderr_is_a_terminal(monkeypatch):
+    for stream, said in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert list(progress(range(3), "counting")) == [0, 1, 2]
+        assert ("counting" in stream.getvalue()) == said
+
+
+@pytest.mark.parametrize(("error", "code", "said"), [
+    (ValueError("lr is -1;\n expected more"), 2, "error: lr is -1; expected more"),
+    (FileNotFoundError("no checkpoint file at x"), 2, "error: no checkpoint file at x"),
+    (KeyboardInterrupt(), 130, "interrupted")])
+@pytest.mark.parametrize("logging_started", [False, True])
+def test_how_a_script_ends(error, code, said, logging_started, tmp_path, capsys, monkeypatch):
+    def main():
+        raise error
+
+    monkeypatch.setattr(log, "handlers", [])  # pytest's own too
+    run = new_run(tmp_path) if logging_started else None
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        exit_with(main)
+    assert stop.value.code == code
+    line, = capsys.readouterr().err.splitlines()
+    assert line.endswith(said)
+    if run:
+        assert (run.folder / "info.log").read_text().splitlines()[-1] == line
+
+
+def test_a_swallowed_interrupt_still_counts(capsys):
+    def main():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("DataLoader worker exited unexpectedly")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stop:
+        exit_with(main)
+    assert stop.value.code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_defects_of_ours_keep_their_traceback(monkeypatch):
+    def broken():
+        raise RuntimeError("not the user's mistake")
+
+    def mistake():
+        raise ValueError("the user's")
+
+    with pytest.raises(RuntimeError):
+        exit_with(broken)
+    monkeypatch.setenv("SELAVPRPP_TRACEBACK", "1")
+    with pytest.raises(ValueError):
+        exit_with(mistake)
+
+
+def test_a_save_dir_that_is_a_file(tmp_path):
+    (tmp_path / "name").write_text("")
+    with pytest.raises(NotADirectoryError):
+        new_run(tmp_path)
+
+
+def test_versions_and_hardware():
+    found = versions()
+    assert found["python"] == sys.version.split()[0]
+    assert {"torch", "torchvision", "numpy"} < found.keys()
+    assert any(name.startswith("faiss") for name in found)
+    described = hardware(torch.device("cpu"))
+    assert described["threads"] == torch.get_num_threads()
+    assert described["cpu"]
