@@ -154,7 +154,7 @@ def test_a_file_without_our_training_state_gives_weights_and_starts_at_epoch_0(k
     torch.save(content, tmp_path / "theirs.pth")
     training, log = start(train.main, *training_options(data), "--resume", tmp_path / "theirs.pth")
     assert_equal(training.model.state_dict(), model.state_dict())
-    assert (training.epoch, training.best_score, training.epochs_without_gain) == (0, float("-inf"), 0)
+    assert (training.epoch, training.best_score, training.epochs_without_gain) == (0, (float("-inf"), 0.0), 0)
     assert training.optimiser.state_dict()["state"] == {}
     assert "holds no training state: starting at epoch 0" in log
 
@@ -290,12 +290,11 @@ class Clockwork:
 class Scored:
     dataset = types.SimpleNamespace(display_name="made up")
 
-    def __init__(self, score: float):
-        self.score = score
+    def __init__(self, score: float | tuple[float, float]):
+        self.stages = score if isinstance(score, tuple) else (score, 0.0)
 
-    def final_recalls(self, ranks):
-        assert ranks == (1, 5)
-        return {1: self.score / 4, 5: self.score * 3 / 4}
+    def score(self):
+        return self.stages
 
     def recalls(self):
         return {"first_stage": None, "final": {}}
@@ -320,6 +319,12 @@ def test_the_best_is_strictly_better_and_patience_counts_epochs_without_gain(tmp
     assert "no gain in 3 epochs" in (clockwork.folder / "info.log").read_text()
 
 
+def test_the_first_stage_decides_between_equal_scores(tmp_path):
+    clockwork = Clockwork(tmp_path, patience=2)
+    assert clockwork.run([(30, 10), (30, 12), (30, 11), (29, 50)]) == 4
+    assert clockwork.epoch_of("best_model.pth") == 2
+
+
 def test_all_scores_zero_still_give_a_best_model(tmp_path):
     clockwork = Clockwork(tmp_path, patience=2)
     assert clockwork.run([0, 0, 0, 0]) == 3
@@ -331,7 +336,7 @@ def test_best_score_and_patience_go_on_after_a_break(tmp_path):
     first = Clockwork(tmp_path, patience=3, epochs=3)
     first.run([10, 30, 20])
     again = Clockwork(tmp_path, patience=3, resume=first.folder / "last_model.pth")
-    assert again.training.best_score == 30
+    assert again.training.best_score == (30, 0.0)
     assert again.training.optimiser.param_groups[0]["lr"] == 2e-4
     assert again.run([25, 29, 99]) == 2
     assert (again.epoch_of("best_model.pth"), again.epoch_of("last_model.pth")) == (2, 5)

@@ -60,6 +60,16 @@ class Evaluation:
         """Recall@k of the final stage in percent."""
         return recall_at_k(self.final, self.dataset.positives, recall_values)
 
+    def score(self) -> tuple[float, float]:
+        """What chooses the best epoch: R@1 + R@5 of the final stage; where that is equal, of the first stage.
+
+        The second decides on sets of hardly more than `rerank_num` pictures, where re-ranking sees them all and the
+        final stage says nothing of the binary codes. It is 0 without a first stage.
+        """
+        stages = (self.final, self.first)
+        return tuple(0.0 if ids is None else sum(recall_at_k(ids, self.dataset.positives, (1, 5)).values())
+                     for ids in stages)
+
     def recalls(self, *, answerable_only: bool = False) -> dict[str, dict[str, float] | None]:
         """Recall@k of both stages in percent, as in results.json: k is text, a stage that is not there None."""
         stages = {}

@@ -65,7 +65,7 @@ class Training:
         self.optimiser = torch.optim.Adam(trainable, lr=lr)
         self.schedule = torch.optim.lr_scheduler.StepLR(self.optimiser, step_size=lr_halving, gamma=0.5)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.epoch, self.best_score, self.epochs_without_gain = 0, float("-inf"), 0
+        self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
         self._start_epoch()
         log.info("device %s, precision %s; %.2f million parameters, %.2f trained", device, self.precision,
                  sum(parameter.numel() for parameter in model.parameters()) / 1e6,
@@ -101,7 +101,8 @@ class Training:
         if (folder / "metrics.jsonl").is_file():
             earlier = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)[:self.epoch]
             (self.run.folder / "metrics.jsonl").write_text("".join(earlier))
-        log.info("going on with %s after %d epochs (best score %.1f)", checkpoint.source, self.epoch, self.best_score)
+        log.info("going on with %s after %d epochs (best score %.1f)", checkpoint.source, self.epoch,
+                 self.best_score[0])
 
     def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Yields, epoch by epoch, the epoch's batches on the device; ends at the last or when patience is spent."""
@@ -143,7 +144,7 @@ class Training:
 
     def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
         """Records the epoch, whose score is R@1 + R@5 of the last validation set, and writes the checkpoints."""
-        score = sum(evaluations[-1].final_recalls((1, 5)).values())
+        score = evaluations[-1].score()
         deciding = evaluations[-1].dataset.display_name
         better = score > self.best_score
         self.best_score = max(score, self.best_score)
@@ -155,7 +156,7 @@ class Training:
         record = {"epoch": self.epoch, **losses, "lr": lr, "pictures_per_second": self.pictures / self.seconds,
                   "peak_memory_mib": peak_memory_mib(self.device), "seconds": self.seconds,
                   "recalls": {evaluation.dataset.display_name: evaluation.recalls() for evaluation in evaluations},
-                  "score": score, "best_score": self.best_score}
+                  "score": score[0], "best_score": self.best_score[0], "first_stage_score": score[1]}
         self.run.add_metrics(record)
         last, best = self.run.folder / "last_model.pth", self.run.folder / "best_model.pth"
         # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
@@ -168,8 +169,8 @@ class Training:
             _copy(best, last)
         log.info("epoch %d/%d: %s, lr %.1e, %.1f pictures/s, peak memory %.0f MiB, %s R@1+R@5 %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["pictures_per_second"], record["peak_memory_mib"], deciding, score,
-                 "best so far" if better else f"best {self.best_score:.1f}, {self.epochs_without_gain} without gain")
+                 record["pictures_per_second"], record["peak_memory_mib"], deciding, score[0],
+                 "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def best_model(self) -> tuple[SelaVPRpp, Path]:
         """The model with the best validation score, on the device in eval mode, and its file."""
