@@ -141,7 +141,10 @@ def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up):
     assert found.recalls()["final"] != found.recalls()["first_stage"]
     assert found.final_recalls((1, 5)) == pytest.approx(
         {k: naive_recall(found.final, dataset.positives, k) for k in (1, 5)})
-    assert search(described, dataset, mode="float", recall_values=[1]).recalls()["first_stage"] is None
+    assert found.score() == pytest.approx(tuple(
+        sum(naive_recall(ids, dataset.positives, k) for k in (1, 5)) for ids in (found.final, found.first)))
+    one_stage = search(described, dataset, mode="float", recall_values=[1])
+    assert one_stage.recalls()["first_stage"] is None and one_stage.score()[1] == 0
 
 
 # --- what is written
