@@ -9,16 +9,10 @@ from utils.run import Run, exit_with
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(cli.evaluation_parser(__doc__, mode="hashing"), argv)
-    dataset = benchmark_set(
-        args.dataset_name, datasets_folder=args.datasets_folder, split=args.split, size=args.resize,
-        threshold_m=args.val_positive_dist_threshold)
-    model, checkpoint = model_for_evaluation(
-        args.resume, backbone=args.backbone, aggregation=args.aggregation, branches=("binary",))
+    dataset = benchmark_set(args.dataset_name, split=args.split, **cli.set_options(args))
+    model, checkpoint = model_for_evaluation(args.resume, **cli.model_flags(args), branches=("binary",))
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
-    evaluate = Evaluator(
-        mode="hashing", recall_values=args.recall_values, batch_size=args.infer_batch_size,
-        num_workers=args.num_workers)
-    evaluation = evaluate(model.to(args.device), dataset)
+    evaluation = Evaluator(**cli.evaluation_options(args))(model.to(args.device), dataset)
     write_evaluation(run, evaluation, model, pretrained=checkpoint.pretrained, checkpoint=checkpoint.source)
 
 

@@ -1,43 +1,28 @@
 """Trains the binary branch alone: compact codes for retrieval by Hamming distance (equation 15)."""
 
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
-from model import load_model
 from utils import cli
 from utils.data import validation_and_test_sets
 from utils.device import seed_everything
 from utils.evaluation import Evaluator, write_evaluation
-from utils.models import model_from_foundation, read_resume
+from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
 from utils.training import Training, training_loader
 
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(cli.training_parser(__doc__, mode="hashing"), argv)
-    checkpoint, config = read_resume(
-        args.resume, backbone=args.backbone, aggregation=args.aggregation, branches=("binary",))
+    checkpoint, config = read_resume(args.resume, **cli.model_flags(args), branches=("binary",))
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=config)
     seed_everything(args.seed)
 
-    loader = training_loader(
-        training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, train_folder=args.train_folder,
-        cities=args.cities, images_per_place=args.images_per_place, size=args.train_resize,
-        places_per_batch=args.train_batch_size, seed=args.seed, num_workers=args.num_workers, device=args.device)
-    validation_sets, test_set = validation_and_test_sets(
-        args.val_datasets, args.dataset_name, datasets_folder=args.datasets_folder, size=args.resize,
-        threshold_m=args.val_positive_dist_threshold)
-    evaluate = Evaluator(
-        mode="hashing", recall_values=args.recall_values, batch_size=args.infer_batch_size,
-        num_workers=args.num_workers)
+    loader = training_loader(**cli.loader_options(args))
+    validation_sets, test_set = validation_and_test_sets(args.val_datasets, args.dataset_name, **cli.set_options(args))
+    evaluate = Evaluator(**cli.evaluation_options(args))
 
     # A frozen DINOv2 and a side network whose adapters give zero at the start, so that y_l = x_0.
-    if checkpoint is None:
-        model, pretrained = model_from_foundation(config, args.foundation_model_path, seed=args.seed)
-    else:
-        model, pretrained = load_model(checkpoint), checkpoint.pretrained
-
-    training = Training(
-        model, run=run, script="train_hashing.py", device=args.device, precision=args.precision, lr=args.lr,
-        lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience, pretrained=pretrained)
+    model, pretrained = model_to_train(checkpoint, config, foundation=args.foundation_model_path, seed=args.seed)
+    training = Training(model, run=run, script="train_hashing.py", pretrained=pretrained, **cli.training_options(args))
     if checkpoint is not None:
         training.resume(checkpoint)
 

@@ -14,21 +14,14 @@ from utils.training import Training, training_loader
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(cli.training_parser(__doc__, mode="rerank"), argv)
     checkpoint, config = read_resume(
-        args.resume, backbone=args.backbone, aggregation=args.aggregation, branches=("float", "binary"),
+        args.resume, **cli.model_flags(args), branches=("float", "binary"),
         also_from=("float",), required="a float model: train.py's best_model.pth or a published file")
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=config)
     seed_everything(args.seed)
 
-    loader = training_loader(
-        training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, train_folder=args.train_folder,
-        cities=args.cities, images_per_place=args.images_per_place, size=args.train_resize,
-        places_per_batch=args.train_batch_size, seed=args.seed, num_workers=args.num_workers, device=args.device)
-    validation_sets, test_set = validation_and_test_sets(
-        args.val_datasets, args.dataset_name, datasets_folder=args.datasets_folder, size=args.resize,
-        threshold_m=args.val_positive_dist_threshold)
-    evaluate = Evaluator(
-        mode="rerank", recall_values=args.recall_values, rerank_num=args.rerank_num,
-        batch_size=args.infer_batch_size, num_workers=args.num_workers)
+    loader = training_loader(**cli.loader_options(args))
+    validation_sets, test_set = validation_and_test_sets(args.val_datasets, args.dataset_name, **cli.set_options(args))
+    evaluate = Evaluator(**cli.evaluation_options(args))
 
     # From a float model: the binary side network starts as a copy of the float one, its head at random.
     model = trained = load_model(checkpoint)
@@ -38,8 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     model.freeze("float_branch")
 
     training = Training(
-        model, run=run, script="train_rerank.py", device=args.device, precision=args.precision, lr=args.lr,
-        lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience, pretrained=checkpoint.pretrained)
+        model, run=run, script="train_rerank.py", pretrained=checkpoint.pretrained, **cli.training_options(args))
     if model is trained:
         training.resume(checkpoint)
 

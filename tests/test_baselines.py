@@ -28,9 +28,8 @@ def unit(values):
 def naive_hog(path):
     grey = np.asarray(Image.open(path).convert("L").resize((128, 128), Image.BILINEAR)).astype(float)
 
-    def difference(values, i):  # central inside, one-sided at the ends
-        low, high = max(i - 1, 0), min(i + 1, 127)
-        return (values[high] - values[low]) / (high - low)
+    def difference(values, i):  # central inside, none at the border
+        return values[i + 1] - values[i - 1] if 0 < i < 127 else 0.0
 
     cells = {(r, c): [0.0] * 9 for r in range(8) for c in range(8)}
     for y in range(128):
@@ -45,7 +44,8 @@ def naive_hog(path):
     blocks = []
     for r in range(7):
         for c in range(7):
-            blocks.extend(unit(cells[r, c] + cells[r, c + 1] + cells[r + 1, c] + cells[r + 1, c + 1]))
+            block = unit(cells[r, c] + cells[r, c + 1] + cells[r + 1, c] + cells[r + 1, c + 1])
+            blocks.extend(unit([min(value, 0.2) for value in block]))
     return unit(blocks)
 
 

@@ -77,12 +77,14 @@ def test_at_most_30_options_and_each_is_read(script):
     assert len(set(options)) == len(options)
     assert len(options) <= 30
     functions = {node.name: node for node in tree("utils/cli.py").body if isinstance(node, ast.FunctionDef)}
-    read = attributes_of_args(tree(script)) | attributes_of_args(functions["parse"])
+    used = {node.attr for node in ast.walk(tree(script)) if ast.unparse(node).startswith("cli.")
+            and isinstance(node, ast.Attribute)}  # functions of utils/cli.py that this script calls
+    read = attributes_of_args(tree(script)).union(*(attributes_of_args(functions[name]) for name in used))
     # The published flags are looked up by name: they are only checked against the script.
     read |= {node.value for node in ast.walk(functions["parse"])
              if isinstance(node, ast.Constant) and node.value in ("hashing", "rerank")}
     assert set(options) - read == set()
-    assert attributes_of_args(tree(script)) - set(options) == {"output_root"}  # which parser.set_defaults gives
+    assert attributes_of_args(tree(script)) - set(options) <= {"output_root"}  # which parser.set_defaults gives
 
 
 def imported(path: Path | str) -> set[str]:

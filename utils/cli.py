@@ -104,6 +104,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
                      "<dataset_name>/images/<split>/{database,queries}")
     if args.resume and getattr(args, "foundation_model_path", None):
         parser.error("--foundation_model_path beside --resume: that file holds the backbone; leave the former out")
+    if args.resume and not args.resume.is_file():
+        parser.error(f"no checkpoint file at {args.resume}")
     args.datasets_folder = Path(args.datasets_folder)
     args.recall_values = sorted(set(args.recall_values))
     try:
@@ -120,6 +122,39 @@ def resolved_options(args: argparse.Namespace) -> dict:
     """Every option's value as plain JSON, for the run folder and the checkpoint."""
     return {key: str(value) if isinstance(value, (Path, torch.device)) else value
             for key, value in sorted(vars(args).items())}
+
+
+# What the options are called below the scripts: typed keywords of the functions named.
+
+def model_flags(args: argparse.Namespace) -> dict:
+    """For utils.models: what --resume's file must agree with."""
+    return {"backbone": args.backbone, "aggregation": args.aggregation}
+
+
+def set_options(args: argparse.Namespace) -> dict:
+    """For utils.data: where benchmark sets lie and how they are read."""
+    return {"datasets_folder": args.datasets_folder, "size": args.resize,
+            "threshold_m": args.val_positive_dist_threshold}
+
+
+def evaluation_options(args: argparse.Namespace) -> dict:
+    """For utils.evaluation.Evaluator."""
+    return {"mode": args.mode, "recall_values": args.recall_values, "batch_size": args.infer_batch_size,
+            "num_workers": args.num_workers, "rerank_num": args.rerank_num if args.mode == "rerank" else None}
+
+
+def loader_options(args: argparse.Namespace) -> dict:
+    """For utils.training.training_loader."""
+    return {"training_dataset": args.training_dataset, "datasets_folder": args.datasets_folder,
+            "train_folder": args.train_folder, "cities": args.cities, "images_per_place": args.images_per_place,
+            "size": args.train_resize, "places_per_batch": args.train_batch_size, "seed": args.seed,
+            "num_workers": args.num_workers, "device": args.device}
+
+
+def training_options(args: argparse.Namespace) -> dict:
+    """For utils.training.Training."""
+    return {"device": args.device, "precision": args.precision, "lr": args.lr, "lr_halving": args.lr_halving,
+            "epochs": args.epochs_num, "patience": args.patience}
 
 
 def _number(text: str, kind: type, accept, expected: str):

@@ -63,6 +63,14 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     return model, path != "random"
 
 
+def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, *, foundation: str | None,
+                   seed: int) -> tuple[SelaVPRpp, bool | None]:
+    """The model of --resume's file, or one at the start of its training; and whether its DINOv2 was pre-trained."""
+    if checkpoint is not None:
+        return load_model(checkpoint), checkpoint.pretrained
+    return model_from_foundation(config, foundation, seed=seed)
+
+
 def model_for_evaluation(path: Path | None, *, backbone: str | None, aggregation: str | None,
                          branches: tuple[str, ...]) -> tuple[SelaVPRpp, Checkpoint]:
     """The model of --resume, or the published one of that backbone, with at least `branches`; in eval mode."""

@@ -1,0 +1,116 @@
+"""Trains on a small real set in the GSV-Cities layout and evaluates on others: `python -m benchmarks.real_sets FOLDER`.
+
+FOLDER holds gsv_real_mini (cities SpedA and SpedB), sped_thumbs, corridor and sf_toy; they are not part of the project.
+For each seed: train.py, train_rerank.py, then the three evaluations on three sets, beside descriptors without learning
+and the untrained model of the same seed. Writes <out>/real_sets.json and the tables of real_sets.md to stdout.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from datasets import BenchmarkDataset, evaluation_transform
+from model import ModelConfig, build_model
+from utils.baselines import BASELINES
+from utils.demo import run
+from utils.evaluation import Described, Evaluator, search
+from utils.run import exit_with, hardware, versions, write_json
+
+SIZE = (168, 168)
+SETS = ("sped_thumbs", "corridor", "sf_toy")
+RECALLS = (1, 5, 10)
+SCRIPTS = {"float, L2": ("eval.py", "final"), "binary, Hamming": ("eval_hashing.py", "final"),
+           "binary, re-ranked by float": ("eval_rerank.py", "final")}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="holds the real sets")
+    parser.add_argument("--out", type=Path, required=True, help="run folders and figures are written here")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=25)
+    args = parser.parse_args(argv)
+    real, out = args.folder.resolve(), args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    sets = {name: BenchmarkDataset(real, name, split="test", transform=evaluation_transform(SIZE)) for name in SETS}
+    figures = {f"{name}, L2": {set_name: [baseline(describe, dataset)] for set_name, dataset in sets.items()}
+               for name, describe in BASELINES.items()}
+    minutes = []
+    for seed in args.seeds:
+        for name, recalls in untrained(sets, seed).items():
+            for set_name, values in recalls.items():
+                figures.setdefault(f"untrained {name}", {}).setdefault(set_name, []).append(values)
+        started = time.perf_counter()
+        both = train(real, out, seed, args.epochs)
+        minutes.append((time.perf_counter() - started) / 60)
+        for name, (script, stage) in SCRIPTS.items():
+            for set_name in SETS:
+                results = run(out, script, *evaluation_options(real, set_name), "--resume", str(both))
+                recalls = json.loads(results.read_text())["recalls"][stage]
+                figures.setdefault(name, {}).setdefault(set_name, []).append([recalls[str(k)] for k in RECALLS])
+        report = {"figures": figures, "seeds": args.seeds, "epochs": args.epochs, "minutes": minutes,
+                  "versions": versions(), "hardware": hardware(next(build_model(tiny()).parameters()).device)}
+        write_json(report, out / "real_sets.json")
+    print(table(figures))
+
+
+def tiny(*branches: str) -> ModelConfig:
+    return ModelConfig(backbone="dinov2-tiny", branches=branches or ("float",))
+
+
+def evaluation_options(real: Path, name: str) -> list[str]:
+    return ["--datasets_folder", str(real), "--dataset_name", name, "--resize", *map(str, SIZE), "--num_workers", "1",
+            "--infer_batch_size", "64", "--device", "cpu"]
+
+
+def train(real: Path, out: Path, seed: int, epochs: int) -> Path:
+    """Both stages by their scripts; returns the two-branch model's file."""
+    options = [*evaluation_options(real, "sped_thumbs"), "--val_datasets", "sped_thumbs", "--seed", str(seed),
+               "--train_folder", str(real / "gsv_real_mini"), "--cities", "SpedA", "SpedB", "--train_resize",
+               *map(str, SIZE), "--train_batch_size", "30", "--lr_halving", "8", "--epochs_num", str(epochs)]
+    trained = run(out, "train.py", *options, "--backbone", "dinov2-tiny", "--foundation_model_path", "random",
+                  "--save_dir", f"float_{seed}")
+    both = run(out, "train_rerank.py", *options, "--resume", str(trained.with_name("best_model.pth")),
+               "--save_dir", f"rerank_{seed}")
+    return both.with_name("best_model.pth")
+
+
+def baseline(describe, dataset: BenchmarkDataset) -> list[float]:
+    descriptors = np.ascontiguousarray(describe([*dataset.database_paths, *dataset.query_paths]), np.float32)
+    evaluation = search(Described(None, descriptors, dataset.n_database), dataset, mode="float", recall_values=RECALLS)
+    return list(evaluation.final_recalls(RECALLS).values())
+
+
+def untrained(sets: dict[str, BenchmarkDataset], seed: int) -> dict[str, dict[str, list[float]]]:
+    """Recalls of both branches before their first step."""
+    start = build_model(tiny("float"), seed=seed)
+    start.initialise_adapters()
+    model = build_model(tiny("float", "binary"), seed=seed)
+    model.start_from_float(start)
+    options = {"recall_values": RECALLS, "batch_size": 64, "num_workers": 0, "rerank_num": 100}
+    return {name: {set_name: list(Evaluator(mode=mode, **options)(model, dataset).final_recalls(RECALLS).values())
+                   for set_name, dataset in sets.items()}
+            for name, mode in (("float, L2", "float"), ("binary, Hamming", "hashing"))}
+
+
+def table(figures: dict[str, dict[str, list[list[float]]]]) -> str:
+    """Mean +- standard deviation over the seeds of R@1 / R@5 / R@10, a column for each set."""
+    lines = ["| descriptor, search | " + " | ".join(f"{name} R@1 / R@5 / R@10" for name in SETS) + " |",
+             "|---|" + "---|" * len(SETS)]
+    for name, by_set in figures.items():
+        cells = []
+        for set_name in SETS:
+            columns = list(zip(*by_set[set_name], strict=True))
+            cells.append(" / ".join(
+                f"{statistics.mean(values):.1f}" + (f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+                for values in columns))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,51 @@
+"""The demo's table and sheet of retrievals, from made-up results; the runs themselves are `make demo`."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import demo
+
+
+def results(final, first=None, rerank=None):
+    def recalls(values):
+        return None if values is None else dict(zip(("1", "5", "10"), values, strict=True))
+
+    return {"recalls": {"final": recalls(final), "first_stage": recalls(first)},
+            "latency_ms": {"search": 0.25, "rerank": rerank}, "bytes_per_picture": {"binary": 64, "float": 2048}}
+
+
+def test_rows_of_the_three_searches():
+    rows = demo.results_rows(results((80, 90, 95)), results((85, 91, 96), first=(70, 88, 93), rerank=0.5))
+    assert [(row["recalls"], row["ms"], row["bytes"]) for row in rows] == [
+        ([80, 90, 95], 0.25, 2048), ([70, 88, 93], 0.25, 64), ([85, 91, 96], 0.75, 2112)]
+
+
+def test_interesting_queries_are_of_every_kind_and_come_once():
+    right = np.array([True] * 20 + [False] * 4)
+    at_first = np.array([False] * 5 + [True] * 15 + [False] * 4)
+    chosen = demo._interesting(right, at_first, 8)
+    assert len(chosen) == len(set(chosen)) == 8
+    assert (sum(query < 5 for query in chosen), sum(query >= 20 for query in chosen)) == (3, 2)
+    assert demo._interesting(np.array([True]), np.array([True]), 8) == [0]
+
+
+def test_frames_tell_right_from_wrong(tmp_path):
+    for name in ("q0.png", "d0.png", "d1.png"):
+        Image.new("RGB", (168, 126), (10, 20, 30)).save(tmp_path / name)
+    np.savez(tmp_path / "predictions.npz", final_ids=[[1, 0]], final_correct=[[False, True]],
+             first_stage_correct=[[False, True]], query_names=["q0.png"], database_names=["d0.png", "d1.png"])
+    sheet = demo.draw_retrievals(tmp_path / "predictions.npz", tmp_path, found=2)
+    # Frames are 4 pixels wide, outside the 168-pixel pictures, which start at 10, 200 and 378.
+    assert [sheet.getpixel((left - 2, 60)) for left in (10, 200, 378)] == [demo.PLAIN, demo.WRONG, demo.RIGHT]
+    assert sheet.getpixel((300, 90)) == (10, 20, 30)
+
+
+def test_a_command_that_fails_is_named(tmp_path, capfd):
+    with pytest.raises(ValueError, match="eval.py ended with exit code 2"):
+        demo.run(tmp_path, "eval.py", "--no_such_option")
+    out, err = capfd.readouterr()
+    assert "$ python eval.py --no_such_option" in out
+    assert "error" in err and sys.executable not in err

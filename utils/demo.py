@@ -1,0 +1,169 @@
+"""The main job on drawn pictures, in minutes on a CPU: `python -m utils.demo [FOLDER]` (what `make demo` runs).
+
+Builds the toy city, trains the float branch and then the binary branch beside it, evaluates, prints one table and draws
+some queries with what was found for them. Every script is run by the command line that is printed.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets import BenchmarkDataset, evaluation_transform
+from model import ModelConfig, build_model
+
+from .baselines import BASELINES
+from .evaluation import Described, Evaluator, search
+from .run import exit_with, temporary_path
+
+PROJECT = Path(__file__).resolve().parent.parent
+PICTURE_SIZE = (112, 112)
+SEED = 0
+RECALLS = (1, 5, 10)
+DATA = ["--datasets_folder", "toy_city", "--resize", "112", "112", "--infer_batch_size", "64", "--num_workers", "1",
+        "--device", "cpu"]
+TRAINING = ["--val_datasets", "msls", "--train_resize", "112", "112", "--train_batch_size", "20", "--lr", "0.002",
+            "--lr_halving", "4", "--seed", str(SEED)]
+RIGHT, WRONG, PLAIN = (35, 150, 70), (205, 45, 45), (90, 90, 90)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="default: demo")
+    folder = parser.parse_args(argv).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+
+    run(folder, "-m", "datasets.toy_city", "toy_city")
+    trained_float = run(folder, "train.py", *DATA, *TRAINING, "--backbone", "dinov2-tiny", "--foundation_model_path",
+                        "random", "--epochs_num", "12", "--save_dir", "float")
+    trained_both = run(folder, "train_rerank.py", *DATA, *TRAINING, "--resume", best_model(trained_float),
+                       "--epochs_num", "5", "--save_dir", "rerank")
+    reranked = run(folder, "eval_rerank.py", *DATA, "--resume", best_model(trained_both), "--save_dir", "rerank")
+
+    test_set = BenchmarkDataset(
+        folder / "toy_city", "pitts30k", split="test", transform=evaluation_transform(PICTURE_SIZE))
+    rows = [baseline(name, test_set) for name in BASELINES]
+    rows.append(untrained(test_set))
+    rows += results_rows(json.loads(trained_float.read_text()), json.loads(reranked.read_text()))
+    table = format_table(rows, test_set)
+    with temporary_path(folder / "table.md") as temporary:
+        temporary.write_text(table)
+    picture = folder / "retrievals.png"
+    with temporary_path(picture) as temporary:
+        draw_retrievals(reranked.with_name("predictions.npz"), test_set.folder).save(temporary, "png")
+    print(f"\n{table}\n{time.perf_counter() - started:.0f} s in all; queries with their top 5: {picture}")
+
+
+def run(folder: Path, *command: str) -> Path:
+    """Runs a script or module of the project in `folder`; returns the path that its last line of output names.
+
+    Half of the cores compute and half are left to the loaders: threads that wait for a loader's core cost more than
+    they bring.
+    """
+    print(f"\n$ python {shlex.join(command)}", flush=True)
+    head = [str(PROJECT / command[0])] if command[0] != "-m" else ["-m"]
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)), **os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, *head, *command[1:]], cwd=folder, env=environment, stdout=subprocess.PIPE,
+                          text=True)
+    if done.returncode:
+        raise ValueError(f"{command[0]} ended with exit code {done.returncode}; its own message stands above")
+    return folder / done.stdout.strip().splitlines()[-1]
+
+
+def best_model(results: Path) -> str:
+    """The best weights of the run that wrote this results.json."""
+    return str(results.with_name("best_model.pth").resolve())
+
+
+def baseline(name: str, test_set: BenchmarkDataset) -> dict:
+    """A descriptor without learning, searched by flat L2: one row of the table."""
+    descriptors = BASELINES[name]([*test_set.database_paths, *test_set.query_paths])
+    described = Described(None, np.ascontiguousarray(descriptors, np.float32), test_set.n_database)
+    evaluation = search(described, test_set, mode="float", recall_values=RECALLS)
+    return row(f"{name}, L2", evaluation.recalls()["final"], evaluation.latency_ms, descriptors.shape[1] * 4)
+
+
+def untrained(test_set: BenchmarkDataset) -> dict:
+    """The model of the same seed before its first step."""
+    model = build_model(ModelConfig(backbone="dinov2-tiny", branches=("float",)), seed=SEED)
+    model.initialise_adapters()
+    evaluation = Evaluator(mode="float", recall_values=RECALLS, batch_size=64, num_workers=0)(model, test_set)
+    return row("float, untrained", evaluation.recalls()["final"], evaluation.latency_ms,
+               evaluation.bytes_per_picture["float"])
+
+
+def results_rows(trained_float: dict, reranked: dict) -> list[dict]:
+    """The rows of float, binary and re-ranked retrieval from two results.json."""
+    sizes = reranked["bytes_per_picture"]
+    search_ms = {"search": reranked["latency_ms"]["search"]}
+    return [
+        row("float, L2", trained_float["recalls"]["final"], trained_float["latency_ms"], sizes["float"]),
+        row("binary, Hamming", reranked["recalls"]["first_stage"], search_ms, sizes["binary"]),
+        row("binary, re-ranked by float", reranked["recalls"]["final"], reranked["latency_ms"], sum(sizes.values())),
+    ]
+
+
+def row(name: str, recalls: dict[str, float], latency_ms: dict[str, float | None], size: int) -> dict:
+    return {"name": name, "recalls": [recalls[str(k)] for k in RECALLS], "bytes": size,
+            "ms": sum(value for value in latency_ms.values() if value is not None)}
+
+
+def format_table(rows: list[dict], test_set: BenchmarkDataset) -> str:
+    lines = [f"{test_set.display_name} {test_set.split}: {test_set.n_queries} queries, "
+             f"{test_set.n_database} database pictures, drawn", "",
+             "| descriptor, search            |   R@1 |   R@5 |  R@10 | ms/query | bytes |",
+             "|-------------------------------|------:|------:|------:|---------:|------:|"]
+    for values in rows:
+        recalls = " | ".join(f"{value:5.1f}" for value in values["recalls"])
+        lines.append(f"| {values['name']:29} | {recalls} | {values['ms']:8.3f} | {values['bytes']:5} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_retrievals(predictions: Path, pictures: Path, *, queries: int = 8, found: int = 5) -> Image.Image:
+    """A sheet: each row a query and its first `found` pictures, framed green where right and red where wrong."""
+    with np.load(predictions) as file:
+        ids, correct, first = file["final_ids"], file["final_correct"], file["first_stage_correct"]
+        query_names, database_names = file["query_names"], file["database_names"]
+    chosen = _interesting(correct[:, 0], first[:, 0], queries)
+    width, height, gap, head = 168, 126, 10, 34
+    size = (found + 1) * (width + gap) + gap + 12, head + len(chosen) * (height + gap) + gap
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    draw.text((gap, 9), "query", PLAIN, font)
+    draw.text((2 * gap + width + 12, 9), "top 5 after re-ranking: right in green, wrong in red", PLAIN, font)
+    for line, query in enumerate(chosen):
+        top = head + line * (height + gap)
+        cells = [(query_names[query], PLAIN)]
+        cells += [(database_names[ids[query, rank]], RIGHT if correct[query, rank] else WRONG) for rank in range(found)]
+        for column, (name, colour) in enumerate(cells):
+            left = gap + column * (width + gap) + (12 if column else 0)
+            with Image.open(pictures / str(name)) as picture:
+                sheet.paste(picture.convert("RGB").resize((width, height)), (left, top))
+            draw.rectangle((left - 4, top - 4, left + width + 3, top + height + 3), outline=colour, width=4)
+    return sheet
+
+
+def _interesting(right: np.ndarray, right_at_first: np.ndarray, count: int) -> list[int]:
+    """Queries that re-ranking put right, some that stay wrong, and others, spread over the set."""
+    kinds = (right & ~right_at_first, ~right, right & right_at_first)
+    chosen: list[int] = []
+    for kind, share in zip(kinds, (3, 2, count), strict=True):
+        where = np.flatnonzero(kind)
+        wanted = min(share, len(where), count - len(chosen))
+        if wanted:
+            chosen += where[np.linspace(0, len(where) - 1, wanted).round().astype(int)].tolist()
+    return chosen
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    exit_with(main)
