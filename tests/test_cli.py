@@ -165,7 +165,7 @@ def test_the_command_line_as_a_caller_meets_it():
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     line, = done.stderr.splitlines()
-    assert "error: no checkpoint file at none.pth" in line
+    assert "error: sets/pitts30k/images/test/database: no such folder; expected " in line
 
 
 # --- files that do not fit

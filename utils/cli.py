@@ -104,8 +104,6 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
                      "<dataset_name>/images/<split>/{database,queries}")
     if args.resume and getattr(args, "foundation_model_path", None):
         parser.error("--foundation_model_path beside --resume: that file holds the backbone; leave the former out")
-    if args.resume and not args.resume.is_file():
-        parser.error(f"no checkpoint file at {args.resume}")
     args.datasets_folder = Path(args.datasets_folder)
     args.recall_values = sorted(set(args.recall_values))
     try:
