@@ -1,11 +1,15 @@
 """The device, its precision, its clock and its memory."""
 
 import random
-import resource
 import sys
 
 import numpy as np
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -53,9 +57,14 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Highest use so far: of the GPU by tensors since the last reset, or of the process's resident memory."""
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Highest use so far: of the GPU by tensors since the last reset, or of the process's resident memory.
+
+    None on a CPU whose system does not tell (Windows).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -60,6 +60,9 @@ def search_hamming(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nearest database codes of each query, exhaustively, on the CPU.
 
+    Among codes nearly every query has equal distances around rank k, and which of them a GPU index keeps is open: each
+    would have to be searched again here.
+
     Args: database_codes (n, bytes) and query_codes (m, bytes), uint8, from `pack_codes`; k >= 1.
     Returns Hamming distances in bits (m, k') int32, ascending, and database indices (m, k') int64,
     k' = min(k, n). Raises ValueError for shapes or dtypes that do not fit.

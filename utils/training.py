@@ -153,8 +153,9 @@ class Training:
         self.schedule.step()
         self.epoch += 1
         losses = {name: total.item() / self.steps for name, total in self.sums.items()}
+        memory = peak_memory_mib(self.device)
         record = {"epoch": self.epoch, **losses, "lr": lr, "pictures_per_second": self.pictures / self.seconds,
-                  "peak_memory_mib": peak_memory_mib(self.device), "seconds": self.seconds,
+                  "peak_memory_mib": memory, "seconds": self.seconds,
                   "recalls": {evaluation.dataset.display_name: evaluation.recalls() for evaluation in evaluations},
                   "score": score[0], "best_score": self.best_score[0], "first_stage_score": score[1]}
         self.run.add_metrics(record)
@@ -167,9 +168,9 @@ class Training:
             "scaler": self.scaler.state_dict(), "random": random_states(self.device)})
         if better:
             _copy(best, last)
-        log.info("epoch %d/%d: %s, lr %.1e, %.1f pictures/s, peak memory %.0f MiB, %s R@1+R@5 %.1f (%s)", self.epoch,
+        log.info("epoch %d/%d: %s, lr %.1e, %.1f pictures/s, peak memory %s, %s R@1+R@5 %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["pictures_per_second"], record["peak_memory_mib"], deciding, score[0],
+                 record["pictures_per_second"], "unknown" if memory is None else f"{memory:.0f} MiB", deciding, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def best_model(self) -> tuple[SelaVPRpp, Path]:
