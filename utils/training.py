@@ -154,6 +154,7 @@ class Training:
         self.epoch += 1
         losses = {name: total.item() / self.steps for name, total in self.sums.items()}
         memory = peak_memory_mib(self.device)
+        shown_memory = "unknown" if memory is None else f"{memory:.0f} MiB"
         record = {"epoch": self.epoch, **losses, "lr": lr, "pictures_per_second": self.pictures / self.seconds,
                   "peak_memory_mib": memory, "seconds": self.seconds,
                   "recalls": {evaluation.dataset.display_name: evaluation.recalls() for evaluation in evaluations},
@@ -170,7 +171,7 @@ class Training:
             _copy(best, last)
         log.info("epoch %d/%d: %s, lr %.1e, %.1f pictures/s, peak memory %s, %s R@1+R@5 %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["pictures_per_second"], "unknown" if memory is None else f"{memory:.0f} MiB", deciding, score[0],
+                 record["pictures_per_second"], shown_memory, deciding, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def best_model(self) -> tuple[SelaVPRpp, Path]:
