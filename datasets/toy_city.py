@@ -231,7 +231,7 @@ def build_toy_city(
     seed: int = 0,
     train_places: int = 600,
     train_pictures: int = 4,
-    val_places: int = 40,
+    val_places: int = 100,
     test_places: int = 120,
     database_pictures: int = 3,
     query_pictures: int = 1,

@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
 
     run(folder, "-m", "datasets.toy_city", "toy_city")
     trained_float = run(folder, "train.py", *DATA, *TRAINING, "--backbone", "dinov2-tiny", "--foundation_model_path",
-                        "random", "--epochs_num", "12", "--save_dir", "float")
+                        "random", "--epochs_num", "18", "--save_dir", "float")
     trained_both = run(folder, "train_rerank.py", *DATA, *TRAINING, "--resume", best_model(trained_float),
-                       "--epochs_num", "5", "--save_dir", "rerank")
+                       "--epochs_num", "4", "--save_dir", "rerank")
     reranked = run(folder, "eval_rerank.py", *DATA, "--resume", best_model(trained_both), "--save_dir", "rerank")
 
     test_set = BenchmarkDataset(
