@@ -31,7 +31,7 @@ RECALLS = (1, 5, 10)
 DATA = ["--datasets_folder", "toy_city", "--resize", "112", "112", "--infer_batch_size", "64", "--num_workers", "1",
         "--device", "cpu"]
 TRAINING = ["--val_datasets", "msls", "--train_resize", "112", "112", "--train_batch_size", "20", "--lr", "0.002",
-            "--lr_halving", "4", "--seed", str(SEED)]
+            "--lr_halving", "5", "--seed", str(SEED)]
 RIGHT, WRONG, PLAIN = (35, 150, 70), (205, 45, 45), (90, 90, 90)
 
 
@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
 
     run(folder, "-m", "datasets.toy_city", "toy_city")
     trained_float = run(folder, "train.py", *DATA, *TRAINING, "--backbone", "dinov2-tiny", "--foundation_model_path",
-                        "random", "--epochs_num", "18", "--save_dir", "float")
+                        "random", "--epochs_num", "22", "--save_dir", "float")
     trained_both = run(folder, "train_rerank.py", *DATA, *TRAINING, "--resume", best_model(trained_float),
-                       "--epochs_num", "4", "--save_dir", "rerank")
+                       "--epochs_num", "3", "--save_dir", "rerank")
     reranked = run(folder, "eval_rerank.py", *DATA, "--resume", best_model(trained_both), "--save_dir", "rerank")
 
     test_set = BenchmarkDataset(
