@@ -16,12 +16,15 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import utm
+from tqdm import tqdm
 
 from .toy_facades import Scene
 from .toy_places import Place, draw_place
@@ -187,11 +190,13 @@ def _write_city(folder, parameters, workers):
             (folder / name / "images" / split / part).mkdir(parents=True)
     write, tasks = partial(_write_place, folder=folder, parameters=parameters), _tasks(parameters)
     if workers > 1:
-        # Fresh processes: the caller may hold threads (torch), which a forked copy would not survive.
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            rows = [row for place in pool.imap(write, tasks, chunksize=8) for row in place]
+        # Fresh processes: the caller may hold threads (torch), which a forked copy would not survive. Ctrl-C is the
+        # caller's to answer, once.
+        context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        with context.Pool(workers, initializer=signal.signal, initargs=ignore) as pool:
+            rows = _with_progress(pool.imap(write, tasks, chunksize=8), len(tasks))
     else:
-        rows = [row for task in tasks for row in write(task)]
+        rows = _with_progress(map(write, tasks), len(tasks))
     tables = folder / "gsv_cities" / "Dataframes"
     tables.mkdir()
     for city in TRAINING_CITIES:
@@ -202,6 +207,12 @@ def _write_city(folder, parameters, workers):
     manifest = {"note": _NOTE, "version": VERSION, "parameters": asdict(parameters), "picture_size": [HEIGHT, WIDTH],
                 "training_cities": TRAINING_CITIES, "counts": _counts(parameters)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _with_progress(places, count) -> list[dict]:
+    """All table lines of the places as they are drawn, with a bar on stderr where that is a terminal."""
+    quiet = not sys.stderr.isatty()
+    return [row for place in tqdm(places, "drawing places", count, leave=False, disable=quiet) for row in place]
 
 
 def _check_existing(folder, parameters):
@@ -276,8 +287,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     try:
         print(build_toy_city(**vars(parser.parse_args(argv))))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted; nothing is left behind\n")
 
 
 if __name__ == "__main__":

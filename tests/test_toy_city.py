@@ -205,6 +205,23 @@ def test_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         main([*options, "--seed", "8"])
     assert error.value.code == 2 and "seed 7 instead of 8" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as error:
+        main([str(tmp_path / "file" / "city")])
+    said = capsys.readouterr().err
+    assert error.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_an_interrupt_leaves_nothing_and_says_so_in_one_line(tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("datasets.toy_city._write_place", interrupt)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    with pytest.raises(SystemExit) as error:
+        main([str(tmp_path / "city"), "--train_places", "4"])
+    assert error.value.code == 130 and capsys.readouterr().err == "interrupted; nothing is left behind\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_draws_nothing_and_needs_no_model():
@@ -214,7 +231,7 @@ def test_importing_draws_nothing_and_needs_no_model():
 
 def test_the_test_split_is_hard_for_descriptors_without_learning(tmp_path):
     # The test split of the default city: grey under 40 %, the others under 50 % R@1, and all of them above chance.
-    parameters, paths, places = Parameters(0, 600, 4, 40, 120, 3, 1), {"database": [], "queries": []}, []
+    parameters, paths, places = Parameters(0, 600, 4, 100, 120, 3, 1), {"database": [], "queries": []}, []
     for number in range(parameters.test_places):
         place, pictures = draw_set_place(parameters, "test", 1 + BENCHMARKS.index(("pitts30k", "test")), number)
         scene = Scene(place)
