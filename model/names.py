@@ -1,4 +1,4 @@
-"""The published code's state-dict names and ours, one table used both ways (SPEC: "Modules and state-dict names")."""
+"""The published code's state-dict names and ours, one table used both ways."""
 
 # (ours, published), first match wins.
 _PREFIXES = (

@@ -61,7 +61,7 @@ def test_every_picture_is_counted_and_readable(city):
 
 
 def test_training_table_and_files_agree(city):
-    # SPEC 6.1, composed here independently of the generator.
+    # The GSV-Cities file names, composed here independently of the generator.
     names = []
     for line in training_lines(city):
         place, year, month, north = (int(line[key]) for key in ("place_id", "year", "month", "northdeg"))

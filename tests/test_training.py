@@ -99,7 +99,7 @@ def test_going_on_equals_never_stopping(main, precision, data, float_run, tmp_pa
 
 
 def test_a_resumed_rerank_training_keeps_its_own_binary_branch(data, rerank_run, start):
-    """SPEC D3: the published script copies the float adapters over it at every start."""
+    """The published script copies the float adapters over it at every start."""
     training, log = start(train_rerank.main, *training_options(data), "--resume", rerank_run / "last_model.pth")
     assert_equal(training.model.state_dict(), weights(rerank_run / "last_model.pth"))
     assert training.epoch == 2
@@ -183,7 +183,7 @@ def test_weights_without_pre_training_are_stamped(data, float_run, rerank_run, s
 # --- what changes
 
 def test_frozen_parts_stay_bit_equal(float_run, rerank_run):
-    """SPEC D2: the published frozen branch drifts."""
+    """The published frozen branch drifts."""
     before, after = weights(float_run / "last_model.pth"), weights(rerank_run / "last_model.pth")
     for prefix in ("backbone.", "float_branch."):
         assert_equal(part(after, prefix), part(before, prefix))
@@ -332,7 +332,7 @@ def test_all_scores_zero_still_give_a_best_model(tmp_path):
 
 
 def test_best_score_and_patience_go_on_after_a_break(tmp_path):
-    """SPEC D4 and D5: the published code restores the score before the best, and counts one too few."""
+    """The published code restores the score before the best, and counts one too few."""
     first = Clockwork(tmp_path, patience=3, epochs=3)
     first.run([10, 30, 20])
     again = Clockwork(tmp_path, patience=3, resume=first.folder / "last_model.pth")
