@@ -1,5 +1,6 @@
 """The demo's table and sheet of retrievals, from made-up results; the runs themselves are `make demo`."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -49,3 +50,15 @@ def test_a_command_that_fails_is_named(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert "$ python eval.py --no_such_option" in out
     assert "error" in err and sys.executable not in err
+
+
+def test_an_interrupt_waits_until_the_command_has_cleared_up(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("import pathlib, time\ntime.sleep(1)\npathlib.Path('cleared_up').touch()\n")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(tmp_path, "-m", "slow")
+    assert (tmp_path / "cleared_up").exists()

@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets import BenchmarkDataset, evaluation_transform
 from model import ModelConfig, build_model
 
-from .baselines import BASELINES
-from .evaluation import Described, Evaluator, search
+from .baselines import BASELINES, search_baseline
+from .evaluation import Evaluation, Evaluator
 from .run import exit_with, temporary_path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -72,11 +72,16 @@ def run(folder: Path, *command: str) -> Path:
     print(f"\n$ python {shlex.join(command)}", flush=True)
     head = [str(PROJECT / command[0])] if command[0] != "-m" else ["-m"]
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)), **os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([sys.executable, *head, *command[1:]], cwd=folder, env=environment, stdout=subprocess.PIPE,
-                          text=True)
-    if done.returncode:
-        raise ValueError(f"{command[0]} ended with exit code {done.returncode}; its own message stands above")
-    return folder / done.stdout.strip().splitlines()[-1]
+    with subprocess.Popen([sys.executable, *head, *command[1:]], cwd=folder, env=environment, stdout=subprocess.PIPE,
+                          text=True) as child:
+        try:
+            output, _ = child.communicate()
+        except KeyboardInterrupt:
+            child.wait()  # it was interrupted too, and clears up behind itself
+            raise
+    if child.returncode:
+        raise ValueError(f"{command[0]} ended with exit code {child.returncode}; its own message stands above")
+    return folder / output.strip().splitlines()[-1]
 
 
 def best_model(results: Path) -> str:
@@ -86,10 +91,7 @@ def best_model(results: Path) -> str:
 
 def baseline(name: str, test_set: BenchmarkDataset) -> dict:
     """A descriptor without learning, searched by flat L2: one row of the table."""
-    descriptors = BASELINES[name]([*test_set.database_paths, *test_set.query_paths])
-    described = Described(None, np.ascontiguousarray(descriptors, np.float32), test_set.n_database)
-    evaluation = search(described, test_set, mode="float", recall_values=RECALLS)
-    return row(f"{name}, L2", evaluation.recalls()["final"], evaluation.latency_ms, descriptors.shape[1] * 4)
+    return float_row(f"{name}, L2", search_baseline(BASELINES[name], test_set, recall_values=RECALLS))
 
 
 def untrained(test_set: BenchmarkDataset) -> dict:
@@ -97,8 +99,11 @@ def untrained(test_set: BenchmarkDataset) -> dict:
     model = build_model(ModelConfig(backbone="dinov2-tiny", branches=("float",)), seed=SEED)
     model.initialise_adapters()
     evaluation = Evaluator(mode="float", recall_values=RECALLS, batch_size=64, num_workers=0)(model, test_set)
-    return row("float, untrained", evaluation.recalls()["final"], evaluation.latency_ms,
-               evaluation.bytes_per_picture["float"])
+    return float_row("float, untrained", evaluation)
+
+
+def float_row(name: str, evaluation: Evaluation) -> dict:
+    return row(name, evaluation.recalls()["final"], evaluation.latency_ms, evaluation.bytes_per_picture["float"])
 
 
 def results_rows(trained_float: dict, reranked: dict) -> list[dict]:
