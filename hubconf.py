@@ -48,12 +48,7 @@ def SelaVPRplusplus(
     config = package.ModelConfig(backbone=backbone, aggregation=aggregation, branches=branches)
     if not pretrained:
         return package.PublishedInterface(config).eval()
-    checkpoint = package.fetch_released(config)
-    with torch.device("meta"):  # every weight comes from the file: none is drawn first
-        model = package.PublishedInterface(config)
-    model.to_empty(device="cpu")
-    package.load_weights(model, checkpoint.state_dict, checkpoint.source)
-    return model.eval()
+    return package.load_model(package.fetch_released(config), interface=package.PublishedInterface)
 
 
 def _load_package() -> types.ModuleType:

@@ -11,20 +11,17 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
-
 from datasets import BenchmarkDataset, evaluation_transform
 from model import ModelConfig, build_model
-from utils.baselines import BASELINES
-from utils.demo import run
-from utils.evaluation import Described, Evaluator, search
+from utils.baselines import BASELINES, search_baseline
+from utils.demo import best_model, run
+from utils.evaluation import Evaluation, Evaluator
 from utils.run import exit_with, hardware, versions, write_json
 
 SIZE = (168, 168)
 SETS = ("sped_thumbs", "corridor", "sf_toy")
 RECALLS = (1, 5, 10)
-SCRIPTS = {"float, L2": ("eval.py", "final"), "binary, Hamming": ("eval_hashing.py", "final"),
-           "binary, re-ranked by float": ("eval_rerank.py", "final")}
+SCRIPTS = {"float, L2": "eval.py", "binary, Hamming": "eval_hashing.py", "binary, re-ranked by float": "eval_rerank.py"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     real, out = args.folder.resolve(), args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     sets = {name: BenchmarkDataset(real, name, split="test", transform=evaluation_transform(SIZE)) for name in SETS}
-    figures = {f"{name}, L2": {set_name: [baseline(describe, dataset)] for set_name, dataset in sets.items()}
+    figures = {f"{name}, L2": {set_name: [recalls_of(search_baseline(describe, dataset, recall_values=RECALLS))]
+                               for set_name, dataset in sets.items()}
                for name, describe in BASELINES.items()}
     minutes = []
     for seed in args.seeds:
@@ -47,10 +45,10 @@ def main(argv: list[str] | None = None) -> None:
         started = time.perf_counter()
         both = train(real, out, seed, args.epochs)
         minutes.append((time.perf_counter() - started) / 60)
-        for name, (script, stage) in SCRIPTS.items():
+        for name, script in SCRIPTS.items():
             for set_name in SETS:
-                results = run(out, script, *evaluation_options(real, set_name), "--resume", str(both))
-                recalls = json.loads(results.read_text())["recalls"][stage]
+                results = run(out, script, *evaluation_options(real, set_name), "--resume", both)
+                recalls = json.loads(results.read_text())["recalls"]["final"]
                 figures.setdefault(name, {}).setdefault(set_name, []).append([recalls[str(k)] for k in RECALLS])
         report = {"figures": figures, "seeds": args.seeds, "epochs": args.epochs, "minutes": minutes,
                   "versions": versions(), "hardware": hardware(next(build_model(tiny()).parameters()).device)}
@@ -67,21 +65,19 @@ def evaluation_options(real: Path, name: str) -> list[str]:
             "--infer_batch_size", "64", "--device", "cpu"]
 
 
-def train(real: Path, out: Path, seed: int, epochs: int) -> Path:
+def train(real: Path, out: Path, seed: int, epochs: int) -> str:
     """Both stages by their scripts; returns the two-branch model's file."""
     options = [*evaluation_options(real, "sped_thumbs"), "--val_datasets", "sped_thumbs", "--seed", str(seed),
                "--train_folder", str(real / "gsv_real_mini"), "--cities", "SpedA", "SpedB", "--train_resize",
                *map(str, SIZE), "--train_batch_size", "30", "--lr_halving", "8", "--epochs_num", str(epochs)]
     trained = run(out, "train.py", *options, "--backbone", "dinov2-tiny", "--foundation_model_path", "random",
                   "--save_dir", f"float_{seed}")
-    both = run(out, "train_rerank.py", *options, "--resume", str(trained.with_name("best_model.pth")),
+    both = run(out, "train_rerank.py", *options, "--resume", best_model(trained),
                "--save_dir", f"rerank_{seed}")
-    return both.with_name("best_model.pth")
+    return best_model(both)
 
 
-def baseline(describe, dataset: BenchmarkDataset) -> list[float]:
-    descriptors = np.ascontiguousarray(describe([*dataset.database_paths, *dataset.query_paths]), np.float32)
-    evaluation = search(Described(None, descriptors, dataset.n_database), dataset, mode="float", recall_values=RECALLS)
+def recalls_of(evaluation: Evaluation) -> list[float]:
     return list(evaluation.final_recalls(RECALLS).values())
 
 
@@ -92,7 +88,7 @@ def untrained(sets: dict[str, BenchmarkDataset], seed: int) -> dict[str, dict[st
     model = build_model(tiny("float", "binary"), seed=seed)
     model.start_from_float(start)
     options = {"recall_values": RECALLS, "batch_size": 64, "num_workers": 0, "rerank_num": 100}
-    return {name: {set_name: list(Evaluator(mode=mode, **options)(model, dataset).final_recalls(RECALLS).values())
+    return {name: {set_name: recalls_of(Evaluator(mode=mode, **options)(model, dataset))
                    for set_name, dataset in sets.items()}
             for name, mode in (("float, L2", "float"), ("binary, Hamming", "hashing"))}
 

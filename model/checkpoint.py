@@ -150,12 +150,12 @@ def load_weights(module: torch.nn.Module, state_dict: dict[str, Tensor], source:
     module.load_state_dict(state_dict)
 
 
-def load_model(checkpoint: Checkpoint | str | Path) -> SelaVPRpp:
-    """The model of a file (or of a read Checkpoint), on the CPU, in eval mode."""
+def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp] = SelaVPRpp) -> SelaVPRpp:
+    """The model of a file (or of a read Checkpoint), on the CPU, in eval mode; its call is that of `interface`."""
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     with torch.device("meta"):
-        model = SelaVPRpp(checkpoint.config)
+        model = interface(checkpoint.config)  # every weight comes from the file: none is drawn first
     model = model.to_empty(device="cpu")
     load_weights(model, checkpoint.state_dict, checkpoint.source)
     return model.eval()

@@ -4,13 +4,16 @@ Each function takes picture paths and returns (n, d) float32 descriptors of unit
 search.  Raises ValueError for no path at all and what `datasets.transforms.read_picture` raises for a bad one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from datasets import BenchmarkDataset
 from datasets.transforms import read_picture
+
+from .evaluation import Described, Evaluation, search
 
 
 def _describe(paths, describe) -> np.ndarray:
@@ -78,6 +81,13 @@ def hog_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
         return _unit(np.minimum(_unit(blocks), 0.2)).ravel()
 
     return _describe(paths, describe)
+
+
+def search_baseline(describe: Callable[[Iterable[str | Path]], np.ndarray], dataset: BenchmarkDataset, *,
+                    recall_values: Sequence[int]) -> Evaluation:
+    """Describes a set's pictures without learning and searches them by flat L2."""
+    descriptors = np.ascontiguousarray(describe([*dataset.database_paths, *dataset.query_paths]), np.float32)
+    return search(Described(None, descriptors, dataset.n_database), dataset, mode="float", recall_values=recall_values)
 
 
 BASELINES: dict[str, Callable[[Iterable[str | Path]], np.ndarray]] = {

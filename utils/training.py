@@ -134,8 +134,9 @@ class Training:
             self.sums[name] = self.sums[name] + value.detach()
 
     def end_training_pass(self) -> None:
-        """Notes the time that the epoch's batches took; to be called before validation."""
+        """Notes the time and memory that the epoch's batches took; to be called before validation."""
         synchronise(self.device)
+        self.memory_mib = peak_memory_mib(self.device)
         self.seconds = time.perf_counter() - self.started
         for name, total in self.sums.items():
             if not torch.isfinite(total):
@@ -153,10 +154,9 @@ class Training:
         self.schedule.step()
         self.epoch += 1
         losses = {name: total.item() / self.steps for name, total in self.sums.items()}
-        memory = peak_memory_mib(self.device)
-        shown_memory = "unknown" if memory is None else f"{memory:.0f} MiB"
+        shown_memory = "unknown" if self.memory_mib is None else f"{self.memory_mib:.0f} MiB"
         record = {"epoch": self.epoch, **losses, "lr": lr, "pictures_per_second": self.pictures / self.seconds,
-                  "peak_memory_mib": memory, "seconds": self.seconds,
+                  "peak_memory_mib": self.memory_mib, "seconds": self.seconds,
                   "recalls": {evaluation.dataset.display_name: evaluation.recalls() for evaluation in evaluations},
                   "score": score[0], "best_score": self.best_score[0], "first_stage_score": score[1]}
         self.run.add_metrics(record)
