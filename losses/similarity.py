@@ -21,15 +21,17 @@ def similarity_constrained_loss(
         L_Q = 1/K sum_ij (<f_i, f_j> - <b_i, b_j> / d)^2
 
     The gradient flows through both terms (through the second by the straight-through estimator that made b).
-    With no pair the loss is a zero that can still be differentiated.
+    With no pair the loss is a zero that can still be differentiated. It is NaN when any code is not finite, in a
+    pair or not: no value is read back from the device to look for that, as in `mine_pairs`.
 
     Args:
         relaxed: f (n, d), of unit norm, so that the inner product is the cosine of equation 10.
         binary: b (n, d), of -1/+1.
         pairs: from `mine_pairs`.
-        fraction: share of the pairs used, in (0, 1], drawn at random without repetition (at least one pair).
+        fraction: share of the pairs used, in (0, 1]: max(1, int(fraction K)) drawn at random without repetition.
             The paper takes 1/5 to save memory; here one n x n matrix serves all pairs, so 1 is affordable.
-        generator: source of that draw, on the device of `pairs`; by default torch's global one.
+        generator: source of that draw, on the device of `pairs`; by default torch's global one. How much is taken
+            from it depends on n alone, so processes that start from one seed stay in step.
 
     Raises ValueError for shapes that differ or a fraction outside (0, 1].
     """
@@ -41,10 +43,20 @@ def similarity_constrained_loss(
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; expected a share of the mined pairs in (0, 1]")
 
-    first, second = torch.cat([pairs.positive, pairs.negative], dim=1)
+    pairs.check(len(relaxed))
+    kept = pairs.positive | pairs.negative
     if fraction < 1:
-        count = max(1, int(fraction * len(first)))
-        drawn = torch.randperm(len(first), generator=generator, device=first.device)[:count]
-        first, second = first[drawn], second[drawn]
+        kept = _draw(kept, fraction, generator)
     difference = inner_products(relaxed) - inner_products(binary) / binary.shape[1]
-    return difference[first, second].square().sum() / max(1, len(first))
+    # A product rather than a selection: 0 times NaN is NaN.
+    return (difference * kept).square().sum() / kept.sum().clamp_min(1)
+
+
+def _draw(kept: Tensor, fraction: float, generator: torch.Generator | None) -> Tensor:
+    """The mask `kept` (n, n) of K pairs with max(1, int(fraction K)) of them left, each set equally likely."""
+    # The first so many in a random order of all n * n entries, so that the host need not know K.
+    order = torch.randperm(kept.numel(), generator=generator, device=kept.device)
+    shuffled = kept.flatten()[order]
+    count = (shuffled.sum().double() * fraction).long().clamp_min(1)  # float64, as Python computes fraction K
+    drawn = shuffled & (shuffled.cumsum(0) <= count)
+    return torch.empty_like(drawn).scatter_(0, order, drawn).view_as(kept)

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batch_norm import BatchNorm
+from .economical import economical_step
+
 
 class ConvUnit(nn.Module):
     """Convolution, BatchNorm, ReLU; keeps height and width."""
@@ -11,7 +14,7 @@ class ConvUnit(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-        self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.bn = BatchNorm(outputs, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)))
@@ -72,13 +75,19 @@ class SideNetwork(nn.Module):
         self.first_level = first_level
         self.adapters = nn.ModuleList(MultiConvAdapter(dim) for _ in range(depth - first_level))
 
-    def step(self, state: Tensor | None, tokens: Tensor, level: int, grid: tuple[int, int]) -> Tensor | None:
-        """Takes one level's tokens x_level (B, 1+N, C) and returns the new state y; None before the first level."""
+    def step(self, state: Tensor | None, tokens: Tensor, level: int, grid: tuple[int, int], *,
+             economical: bool = False) -> Tensor | None:
+        """Takes one level's tokens x_level (B, 1+N, C) and returns the new state y; None before the first level.
+
+        `economical` has training keep an adapter's input alone, with equal results (economical.py).
+        """
         if level < self.first_level:
             return None
         if level == self.first_level:
             return tokens
         adapter = self.adapters[level - self.first_level - 1]
+        if economical and self.training and torch.is_grad_enabled():
+            return economical_step(adapter, state, tokens, grid)
         return adapter(state + tokens, grid) + state
 
     def initialise(self) -> None:

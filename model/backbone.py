@@ -1,5 +1,6 @@
 """DINOv2 vision transformer (Oquab et al., TMLR 2023), frozen, with the official files' own key names."""
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PATCH = 14  # pixels
+# A block runs over so many pictures at a time: its hidden layer, four times as wide as the tokens, would be the largest
+# tensor of a training step.
+PICTURES_AT_ONCE = 64
 PRETRAINING_GRID = 37  # patches a side: 518-pixel pictures
 # The official position table is resized by scale factors (size + 0.1) / 37, which shifts the sampling step a little.
 POSITION_OFFSET = 0.1
@@ -25,8 +29,18 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, 1+N, C / heads)
-        x = F.scaled_dot_product_attention(q, k, v)
+        attend = F.scaled_dot_product_attention if x.is_cuda or q.dtype == torch.float32 else _attend_by_products
+        x = attend(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(width)) v, as `scaled_dot_product_attention`: torch's fused kernel for processors takes
+    2.7 times as long in bfloat16 at 257 tokens (benchmarks/training.md)."""
+    shape = q.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(dim=-1), v).view(shape)
 
 
 class MLP(nn.Module):
@@ -44,8 +58,8 @@ class LayerScale(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return torch.addcmul(residual, x, self.gamma)
 
 
 class Block(nn.Module):
@@ -61,8 +75,8 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        x = self.ls1(self.attn(self.norm1(x)), residual=x)
+        return self.ls2(self.mlp(self.norm2(x)), residual=x)
 
 
 class PatchEmbed(nn.Module):
@@ -125,11 +139,39 @@ class DinoV2(nn.Module):
 
         A consumer that keeps none of them holds one level in memory at a time.
         """
-        rows, columns = self.grid(images)
-        patches = self.patch_embed(images)
-        x = torch.cat([self.cls_token.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
-        x = x + self.position_embedding(rows, columns)
+        x = self._embed(images)
         yield x
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
             yield x
+
+    def _embed(self, images: Tensor) -> Tensor:
+        rows, columns = self.grid(images)
+        patches = self.patch_embed(images.to(self.patch_embed.proj.weight.dtype))
+        x = torch.cat([self.cls_token.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
+        return x + self.position_embedding(rows, columns)
+
+    def _run(self, block: Block, x: Tensor) -> Tensor:
+        # Rounded weights decide the type themselves; autocast would turn LayerNorm and the residuals back to fp32.
+        with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type)
+                            and x.dtype not in (torch.bfloat16, torch.float16)):
+            parts = [block(part) for part in x.split(PICTURES_AT_ONCE)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @contextlib.contextmanager
+    def rounded(self, dtype: torch.dtype) -> Iterator[None]:
+        """Inside the context, embedding and blocks hold their weights, and compute, in `dtype`; exact again after it.
+
+        Nothing here is trained, so that half the memory and no conversion in every step cost no more than rounding.
+        On a GPU the exact weights wait in the processor's memory. The last LayerNorm stays: it takes the side networks'
+        states, not the tokens.
+        """
+        parameters = [p for name, p in self.named_parameters() if not name.startswith("norm.")]
+        exact = [p.data if dtype == p.dtype else p.data.cpu() for p in parameters]
+        for p in parameters:
+            p.data = p.data.to(dtype)
+        try:
+            yield
+        finally:
+            for p, values in zip(parameters, exact, strict=True):
+                p.data = values.to(p.device)

@@ -10,6 +10,7 @@ from .adapter import SideNetwork
 from .backbone import DinoV2
 from .binarize import straight_through_sign
 from .config import BRANCHES, ModelConfig
+from .economical import keep_input_only
 from .gem import GeMHead
 from .names import to_own_names
 
@@ -45,7 +46,12 @@ class SelaVPRpp(nn.Module):
 
     Frozen parts stay in eval mode under `.train()`, so that BatchNorm statistics of a frozen branch cannot drift.
     State dicts in the published code's names load as they are: a hook translates them.
+
+    economical  training keeps only what the gradient needs (economical.py); False: the readable modules all through,
+                with equal results and some six times the memory
     """
+
+    economical = True
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -95,12 +101,20 @@ class SelaVPRpp(nn.Module):
         states: dict[str, Tensor | None] = dict.fromkeys(active)
         for level, tokens in enumerate(self.backbone.stream_tokens(images)):
             for name, branch in active.items():
-                states[name] = branch.side.step(states[name], tokens, level, grid)
-        # The backbone's last LayerNorm, frozen too, is applied to each side network's state, not to x_depth.
-        outputs = {name: branch.head(self.backbone.norm(states[name]), grid) for name, branch in active.items()}
+                states[name] = branch.side.step(states[name], tokens, level, grid, economical=self.economical)
+        outputs = {name: self._describe(branch.head, states[name], grid) for name, branch in active.items()}
         relaxed = outputs.get("binary")
         binary = None if relaxed is None else straight_through_sign(relaxed)
         return Descriptors(relaxed=relaxed, binary=binary, floating=outputs.get("float"))
+
+    def _describe(self, head: nn.Module, state: Tensor, grid: tuple[int, int]) -> Tensor:
+        # The backbone's last LayerNorm, frozen too, is applied to each side network's state, not to x_depth.
+        def describe(tokens: Tensor) -> Tensor:
+            return head(self.backbone.norm(tokens), grid)
+
+        if self.economical and head.training and torch.is_grad_enabled():
+            return keep_input_only(describe, state, head.parameters())
+        return describe(state)
 
     def initialise_adapters(self) -> None:
         """The start of training from a foundation model (train.py, train_hashing.py): every adapter gives 0."""

@@ -72,8 +72,12 @@ def losses_of(outputs, labels):
     return outputs.relaxed, pairs, metric, metric + 0.1 * constrained
 
 
-@pytest.mark.parametrize("tag", ["float_init", "hashing", "hashing_init", "rerank_init"])
-def test_training_step_equals_the_published_code(base_weights, tag):
+# The economical path runs in double precision: of the 4 million values before a ReLU some lie within fp32's rounding of
+# the kink, and where two of them fall to the other side a gradient of the smallest branch moves by 0.2 %.
+@pytest.mark.parametrize(("tag", "economical"), [
+    ("float_init", False), ("hashing", False), ("hashing_init", False), ("rerank_init", False),
+    ("float_init", True), ("rerank_init", True)])
+def test_training_step_equals_the_published_code(base_weights, tag, economical):
     summary = TRAIN_SUMMARY[tag]
     model = base_model(base_weights, {"float": "float/gem", "rerank": "rerank/gem"}.get(tag.split("_")[0], "hashing"))
     images, labels = training_batch()
@@ -84,6 +88,11 @@ def test_training_step_equals_the_published_code(base_weights, tag):
     elif tag == "rerank_init":
         model.start_from_float(base_model(base_weights, "float/gem"))
         model.freeze("float_branch")
+    model.economical = economical
+    if economical:
+        model.double()
+        images = images.double()
+    if tag == "rerank_init":
         frozen_descriptors = model(images, ("float",)).floating
     model.train()
     outputs = model(images)
@@ -95,8 +104,8 @@ def test_training_step_equals_the_published_code(base_weights, tag):
     if part == "hash":
         assert (np.packbits(outputs.binary.detach().numpy() >= 0, axis=1) == TRAIN[f"{tag}.bits"]).all()
     count = summary["pairs_positive"]
-    for ours, theirs in ((pairs.positive, TRAIN[f"{tag}.pairs"][:, :count]),
-                         (pairs.negative, TRAIN[f"{tag}.pairs"][:, count:])):
+    published = TRAIN[f"{tag}.pairs"]
+    for ours, theirs in zip(pairs.indices(), (published[:, :count], published[:, count:]), strict=True):
         assert sorted(ours.T.tolist()) == sorted(theirs.T.tolist())
     assert metric.item() == pytest.approx(summary["loss_metric"], rel=1e-4)
     assert loss.item() == pytest.approx(summary["loss"], rel=1e-4)

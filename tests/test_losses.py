@@ -10,11 +10,16 @@ import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from losses import Pairs, mine_pairs, multi_similarity_loss, similarity_constrained_loss
+from losses.similarity import _draw
 
 DATA = Path(__file__).parent / "data"
-NO_PAIR = torch.empty(2, 0, dtype=torch.int64)
+READS_BACK = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 class Sign(torch.autograd.Function):
@@ -30,9 +35,17 @@ class Sign(torch.autograd.Function):
 
 
 def as_sets(pairs: Pairs) -> tuple[set, set]:
-    sets = tuple(set(map(tuple, kept.T.tolist())) for kept in pairs)
-    assert [len(kept) for kept in sets] == [kept.shape[1] for kept in pairs], "a pair was mined twice"
-    return sets
+    """Both kinds of pairs (anchor, other), read from the masks entry by entry."""
+    return tuple({(q, k) for q, row in enumerate(kept.tolist()) for k, it in enumerate(row) if it} for kept in pairs)
+
+
+def pairs_of(n: int, positive=((), ()), negative=((), ())) -> Pairs:
+    """Pairs of n pictures from anchors and others, row 0 and row 1."""
+    masks = Pairs(torch.zeros(n, n, dtype=torch.bool), torch.zeros(n, n, dtype=torch.bool))
+    for mask, (anchors, others) in zip(masks, (positive, negative), strict=True):
+        for anchor, other in zip(anchors, others, strict=True):
+            mask[anchor, other] = True
+    return masks
 
 
 def unit(vector: list[float]) -> list[float]:
@@ -133,7 +146,7 @@ def test_mining_loss_and_gradient_match_pytorch_metric_learning(seed, binary):
     ours, theirs = (descriptors.clone().requires_grad_() for _ in range(2))
 
     anchor_p, other_p, anchor_n, other_n = MultiSimilarityMiner(epsilon=0.1)(theirs, labels)
-    expected_pairs = Pairs(torch.stack([anchor_p, other_p]), torch.stack([anchor_n, other_n]))
+    expected_pairs = pairs_of(len(labels), (anchor_p, other_p), (anchor_n, other_n))
     pairs = mine_pairs(ours, labels, epsilon=0.1)
     assert as_sets(pairs) == as_sets(expected_pairs)
 
@@ -152,8 +165,8 @@ def test_golden_multi_similarity(golden, case, epsilon):
     arrays, summary = golden
     descriptors = arrays["loss.embeddings"].requires_grad_()
     pairs = mine_pairs(descriptors, arrays["loss.labels"], epsilon=epsilon)
-    assert pairs.positive.shape[1] == summary[case]["pairs_positive"]
-    assert pairs.negative.shape[1] == summary[case]["pairs_negative"]
+    assert pairs.positive.sum() == summary[case]["pairs_positive"]
+    assert pairs.negative.sum() == summary[case]["pairs_negative"]
     if case == "loss.ms.mined":
         positive, negative = as_sets(pairs)
         assert positive | negative == set(map(tuple, arrays["loss.ms.mined.pairs"].T.tolist()))
@@ -252,7 +265,7 @@ def test_edge_cases_give_finite_losses_and_gradients(case):
         assert loss.shape == () and loss.isfinite()
         (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=True)
         assert gradient.isfinite().all()
-        if pairs.positive.shape[1] + pairs.negative.shape[1] == 0:
+        if not pairs.positive.any() and not pairs.negative.any():
             assert loss == 0 and not gradient.any()
 
 
@@ -260,9 +273,10 @@ def test_anchors_without_pairs_count_in_the_mean():
     descriptors, labels = places(1)
     lonely = torch.cat([descriptors, descriptors[:1]]), torch.cat([labels, torch.tensor([-1])])
     with_lonely = mine_pairs(*lonely)
-    kept = Pairs(*(part[:, (part < len(labels)).all(0)] for part in with_lonely))
     n = len(labels)
-    ratio = multi_similarity_loss(lonely[0], kept) / multi_similarity_loss(descriptors, kept)
+    kept = Pairs(*(part[:n, :n] for part in with_lonely))
+    padded = Pairs(*(torch.nn.functional.pad(part, (0, 1, 0, 1)) for part in kept))
+    ratio = multi_similarity_loss(lonely[0], padded) / multi_similarity_loss(descriptors, kept)
     assert ratio.item() == pytest.approx(n / (n + 1), rel=1e-6)
 
 
@@ -299,9 +313,36 @@ def test_the_margin_is_strict():
 
 def test_mining_leaves_no_graph():
     descriptors, labels = places(0)
-    pairs = mine_pairs(descriptors.requires_grad_(), labels)
-    assert pairs.positive.dtype == pairs.negative.dtype == torch.int64
-    assert not pairs.positive.requires_grad and not pairs.negative.requires_grad
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda _: None):
+        pairs = mine_pairs(descriptors.requires_grad_(), labels)
+        assert saved == []
+        multi_similarity_loss(descriptors, pairs)
+    assert saved != []
+    assert pairs.positive.dtype == pairs.negative.dtype == torch.bool
+    assert pairs.positive.shape == pairs.negative.shape == (24, 24)
+
+
+def test_pairs_as_lists_of_indices():
+    pairs = pairs_of(4, ([0, 2], [1, 3]), ([3], [0]))
+    positive, negative = pairs.indices()
+    assert positive.tolist() == [[0, 2], [1, 3]] and negative.tolist() == [[3], [0]]
+    assert positive.dtype == negative.dtype == torch.int64
+    assert [kept.shape for kept in pairs_of(4).indices()] == [(2, 0), (2, 0)]
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-5, 1e5, 1e15, "mixed"])
+def test_the_norm_of_a_descriptor_does_not_matter(scale):
+    descriptors, labels = places(2)
+    scale = torch.logspace(-10, 15, 24)[:, None] if scale == "mixed" else torch.tensor(scale)
+    unscaled, scaled = (values.requires_grad_() for values in (descriptors.clone(), descriptors * scale))
+    pairs = mine_pairs(scaled, labels)
+    assert as_sets(pairs) == naive_pairs(descriptors, labels)
+    loss, expected = multi_similarity_loss(scaled, pairs), multi_similarity_loss(unscaled, pairs)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (loss + expected).backward()
+    # L(c x) = L(x), so its gradient at c x is 1/c of that at x.
+    torch.testing.assert_close(scaled.grad * scale, unscaled.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_fraction_draws_that_share_of_the_pairs_once_each():
@@ -311,8 +352,7 @@ def test_fraction_draws_that_share_of_the_pairs_once_each():
     relaxed[torch.arange(10), torch.arange(10)] = weights.sqrt()
     relaxed[torch.arange(10) + 10, torch.arange(10)] = 1.0
     binary = torch.zeros_like(relaxed)
-    every = torch.stack([torch.arange(10), torch.arange(10) + 10])
-    pairs = Pairs(every[:, :4], every[:, 4:])
+    pairs = pairs_of(20, (range(4), range(10, 14)), (range(4, 10), range(14, 20)))
 
     seen = set()
     for seed in range(30):
@@ -330,9 +370,44 @@ def test_fraction_draws_that_share_of_the_pairs_once_each():
     assert similarity_constrained_loss(relaxed, binary, pairs).item() == pytest.approx(weights.mean().item())
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 10, 57, 100, 143, 144])
+@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.29, 0.57, 0.7, 0.999])
+def test_as_many_pairs_are_drawn_as_python_rounds(count, fraction):
+    """0.29 * 100 is 28.999... in Python's double precision and 29 in single."""
+    entries = torch.randperm(144, generator=torch.Generator().manual_seed(count))[:count]
+    pairs = pairs_of(12, (entries // 12, entries % 12))
+    drawn = _draw(pairs.positive, fraction, None)
+    assert drawn.sum() == min(count, max(1, int(fraction * count)))
+    assert not (drawn & ~pairs.positive).any()
+    ones = torch.ones(12, 1, dtype=torch.float64)  # every squared difference is 1 here, and so is their mean
+    assert similarity_constrained_loss(ones, 0 * ones, pairs, fraction=fraction) == (1 if count else 0)
+
+
+def test_every_pair_is_drawn_equally_often():
+    kept = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    generator = torch.Generator().manual_seed(1)
+    times = sum(_draw(kept, 0.5, generator).int() for _ in range(2000))[kept]
+    share = int(0.5 * len(times)) / len(times)
+    deviation = math.sqrt(2000 * share * (1 - share))
+    assert (times - 2000 * share).abs().max() < 4 * deviation
+
+
+def test_the_draw_takes_as_much_of_the_generator_whatever_the_pairs():
+    """So that processes which share a seed, but not their kernels' last bits, go on drawing the same."""
+    codes = torch.randn(6, 4)
+    states = []
+    for pairs in (pairs_of(6), pairs_of(6, ([0, 1, 2], [3, 4, 5])), mine_pairs(codes, torch.arange(6) // 2)):
+        torch.manual_seed(3)
+        similarity_constrained_loss(codes, Sign.apply(codes), pairs, fraction=0.5)
+        states.append(torch.get_rng_state())
+    assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
+    similarity_constrained_loss(codes, Sign.apply(codes), pairs)  # all pairs: nothing to draw
+    assert torch.equal(states[2], torch.get_rng_state())
+
+
 def test_no_pair_with_a_fraction_is_a_differentiable_zero():
     codes = torch.randn(3, 8, requires_grad=True)
-    loss = similarity_constrained_loss(codes, Sign.apply(codes), Pairs(NO_PAIR, NO_PAIR), fraction=0.2)
+    loss = similarity_constrained_loss(codes, Sign.apply(codes), pairs_of(3), fraction=0.2)
     loss.backward()
     assert loss == 0 and not codes.grad.any()
 
@@ -346,10 +421,124 @@ def test_errors_name_what_was_given_and_expected():
         multi_similarity_loss(descriptors[:0], pairs)
     with pytest.raises(ValueError, match=r"labels have shape \(3,\); expected \(24,\)"):
         mine_pairs(descriptors, labels[:3])
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        mine_pairs(descriptors.index_fill(0, torch.tensor([2]), math.nan), labels)
+    for loss in (lambda pairs: multi_similarity_loss(descriptors, pairs),
+                 lambda pairs: similarity_constrained_loss(descriptors, descriptors, pairs)):
+        for wrong in (pairs_of(1), Pairs(*pairs.indices()), pairs._replace(negative=pairs.negative[:1])):
+            with pytest.raises(ValueError, match=r"pairs have a mask of shape .*; expected \(24, 24\)"):
+                loss(wrong)
     with pytest.raises(ValueError, match=r"shapes \(24, 24\) and \(24, 8\)"):
         similarity_constrained_loss(descriptors, descriptors[:, :8], pairs)
     for fraction in (0.0, -1.0, 1.5, math.nan):
         with pytest.raises(ValueError, match="fraction is"):
             similarity_constrained_loss(descriptors, descriptors, pairs, fraction=fraction)
+
+
+def step(descriptors: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Metric and quantisation loss of relaxed codes, as train_rerank.py has them, after backward."""
+    relaxed = torch.nn.functional.normalize(descriptors, dim=1)
+    binary = Sign.apply(relaxed)
+    pairs = mine_pairs(binary, labels, epsilon=0.1)
+    metric = multi_similarity_loss(binary, pairs)
+    quantisation = similarity_constrained_loss(relaxed, binary, pairs, fraction=0.4)
+    metric_of_floats = multi_similarity_loss(descriptors, mine_pairs(descriptors, labels))
+    (metric + quantisation + metric_of_floats).backward()
+    return metric, quantisation
+
+
+NOT_FINITE = [("one entry", math.nan), ("one entry", math.inf), ("one entry", -math.inf), ("a row", math.nan),
+              ("a row", math.inf), ("all", math.nan)]
+
+
+@pytest.mark.parametrize("where, value", NOT_FINITE)
+@pytest.mark.parametrize("case", ["overlapping places", *EDGE_CASES])
+def test_descriptors_that_are_not_finite_make_the_losses_nan(case, where, value):
+    """Also in a picture that is in no pair: nothing else would tell of it."""
+    descriptors, labels = EDGE_CASES.get(case) or places(0)
+    good = mine_pairs(descriptors, labels)
+    codes = Sign.apply(descriptors)
+    for picture in range(len(labels)):
+        broken = descriptors.clone()
+        broken[{"one entry": (picture, 1), "a row": picture, "all": slice(None)}[where]] = value
+        for pairs in (mine_pairs(broken, labels), good, pairs_of(len(labels))):
+            assert multi_similarity_loss(broken, pairs).isnan()
+            for fraction in (1.0, 0.2):
+                # The sign of NaN is finite, so the relaxed codes must tell; the binary ones may not go unseen either.
+                assert similarity_constrained_loss(broken, codes, pairs, fraction=fraction).isnan()
+                assert similarity_constrained_loss(codes, broken, pairs, fraction=fraction).isnan()
+
+
+def test_nothing_is_read_back_from_the_device():
+    """Fake tensors have shapes but no values: whatever would make the host wait for a GPU has no answer here."""
+    with FakeTensorMode():
+        descriptors, labels = torch.randn(12, 8, requires_grad=True), torch.arange(12) // 3
+        for loss in step(descriptors, labels):
+            assert loss.shape == ()
+            with pytest.raises(READS_BACK):
+                loss.item()
+        assert descriptors.grad.shape == (12, 8)
+        with pytest.raises(READS_BACK):
+            mine_pairs(descriptors, labels).indices()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_the_host_does_not_wait_for_the_gpu():
+    descriptors, labels = (values.cuda() for values in places(0))
+    torch.manual_seed(0)
+    step(descriptors.clone().requires_grad_(), labels)  # libraries start here, and may wait
+    leaf = descriptors.clone().requires_grad_()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metric, _ = step(leaf, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    on_cpu = descriptors.cpu().requires_grad_()
+    expected, _ = step(on_cpu, labels.cpu())
+    assert metric.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+class Recorder(TorchDispatchMode):
+    """Notes how many operations run, and the number of elements of their largest result."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.largest = 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        self.operations += 1
+        sizes = [result.numel() for result in tree_leaves(results) if isinstance(result, torch.Tensor)]
+        self.largest = max(self.largest, *sizes, 0)
+        return results
+
+
+def recorded(function, *inputs) -> Recorder:
+    with Recorder() as recorder:
+        function(*inputs)
+    return recorder
+
+
+@pytest.mark.parametrize("dim", [8, 64])
+def test_memory_is_quadratic_and_no_loop_runs_over_the_anchors(dim):
+    seen = {}
+    for n in (16, 32):
+        descriptors, labels = places(0, n_places=n // 4, dim=dim)
+        seen[n] = recorded(step, descriptors.requires_grad_(), labels)
+        # n x n, with a column for the 1 of the logarithm; or the descriptors. The next product is 8 n * n at least.
+        assert n * n <= seen[n].largest <= max(n * (n + 1), n * dim)
+    assert seen[16].operations == seen[32].operations > 20
+
+
+def test_three_products_of_the_descriptors_in_all():
+    """One to mine, one for the loss, one for its gradient, which autograd alone would take in two."""
+    descriptors, labels = places(0)
+    n, dim = descriptors.shape
+    with FlopCounterMode(display=False) as counter:
+        multi_similarity_loss(descriptors.requires_grad_(), mine_pairs(descriptors, labels)).backward()
+    assert counter.get_total_flops() == 3 * 2 * n * n * dim
+
+
+def test_the_recorder_sees_what_it_is_to_find():
+    values = torch.ones(5, 5)
+    assert recorded(lambda: values[:, :, None] < values[:, None]).largest == 125
+    assert recorded(lambda: [row.sum() for row in values]).operations > recorded(lambda: [values.sum()]).operations

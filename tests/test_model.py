@@ -261,12 +261,12 @@ def test_training_keeps_no_level_and_runs_the_backbone_once(tiny, monkeypatch):
     seen = []
     step = type(tiny.float_branch.side).step
 
-    def recording_step(side, state, tokens, level, grid):
+    def recording_step(side, state, tokens, level, grid, **options):
         # x_0 is the state that both side networks start from; every other earlier level must be gone.
         assert all(reference() is None for reference in seen[1:-1] if reference() is not tokens)
         if not seen or seen[-1]() is not tokens:
             seen.append(weakref.ref(tokens))
-        return step(side, state, tokens, level, grid)
+        return step(side, state, tokens, level, grid, **options)
 
     monkeypatch.setattr(type(tiny.float_branch.side), "step", recording_step)
     outputs = tiny.train()(batch(range(2), 28, 28))

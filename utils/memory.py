@@ -1,0 +1,86 @@
+"""What a training step needs of the device's memory, told before training starts."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from model import SelaVPRpp
+from model.backbone import PATCH, PICTURES_AT_ONCE
+
+# Tensors of the size of a batch's tokens that are alive at the peak, beside those kept: counted on the code in
+# model/economical.py and model/backbone.py, and compared with every allocation of a step in tests/test_memory.py.
+ADAPTER = 5.1  # an adapter, forward or backward
+LEVELS = 1.1  # the stream of tokens while a block or a head runs over a part of the batch
+BLOCK, HEAD = 9, 10  # of that part; the head's are fp32 whatever the precision
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMemory:
+    """Bytes that one process's training step takes on its device.
+
+    fixed        weights, gradients, Adam's two moments
+    per_picture  what is kept for the gradient, and the picture itself
+    working      (a, b): at the peak a * pictures + b * min(pictures, PICTURES_AT_ONCE) more; the largest pair counts
+    """
+
+    fixed: int
+    kept_per_picture: int
+    picture: int
+    working: tuple[tuple[float, float], ...]
+
+    def kept(self, pictures: int) -> int:
+        """Saved for the backward pass."""
+        return pictures * self.kept_per_picture
+
+    def total(self, pictures: int) -> int:
+        part = min(pictures, PICTURES_AT_ONCE)
+        peak = max(all_of_them * pictures + some * part for all_of_them, some in self.working)
+        return int(self.fixed + pictures * (self.kept_per_picture + self.picture) + peak)
+
+    def largest_batch(self, available: int) -> int:
+        """The most pictures whose step fits into so many bytes; 0 where none does."""
+        low, high = 0, 1
+        while self.total(high) <= available:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.total(middle) <= available else (low, middle)
+        return low
+
+
+def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> StepMemory:
+    """Of pictures of `size` (H, W) pixels, in `dtype` (the frozen backbone's weights too), for what is not frozen."""
+    variant = model.config.variant
+    tokens = 1 + (size[0] // PATCH) * (size[1] // PATCH)
+    unit = tokens * variant.dim * dtype.itemsize
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    if dtype != torch.float32:  # rounded weights; the exact ones wait in the processor's memory
+        backbone = sum(p.numel() for p in model.backbone.parameters())
+        frozen += backbone * (dtype.itemsize - (0 if device.type == "cpu" else torch.float32.itemsize))
+    branches = [model.branch(name) for name in model.config.branches]
+    kept = sum(1 + len(branch.side.adapters) for branch in branches
+               if any(p.requires_grad for p in branch.parameters()))
+    working = [(ADAPTER * unit, 0.0), (LEVELS * unit, BLOCK * unit),
+               (LEVELS * unit, HEAD * tokens * variant.dim * torch.float32.itemsize)]
+    if device.type == "cpu" and dtype != torch.float32:  # attention by products holds its scores twice
+        working.append((LEVELS * unit, 7 * unit + 2 * variant.heads * tokens**2 * dtype.itemsize))
+    return StepMemory(fixed=frozen + 4 * trained, kept_per_picture=kept * unit,
+                      picture=3 * size[0] * size[1] * torch.float32.itemsize, working=tuple(working))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on the device; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return None
+    try:
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no control group, or one without a limit
+        return free
+    return min(free, limit - used)
