@@ -2,12 +2,13 @@
 
 from losses import mine_pairs, multi_similarity_loss
 from utils import cli
-from utils.data import validation_and_test_sets
+from utils.data import training_loader, validation_and_test_sets
 from utils.device import seed_everything
+from utils.distributed import gather
 from utils.evaluation import Evaluator, write_evaluation
 from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
-from utils.training import Training, training_loader
+from utils.training import Training
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     for batches in training.remaining_epochs(loader):
         for images, labels in batches:  # P places with K pictures each
             with training.autocast():
-                descriptors = model(images, branches=("float",)).floating
+                descriptors = training.network(images, branches=("float",)).floating
+            descriptors, labels = gather(descriptors, labels)  # the whole batch, under torchrun
             pairs = mine_pairs(descriptors, labels, epsilon=0.1)
             loss = multi_similarity_loss(descriptors, pairs, alpha=1.0, beta=50.0, base=0.0)
             training.step(loss)

@@ -2,12 +2,13 @@
 
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from utils import cli
-from utils.data import validation_and_test_sets
+from utils.data import training_loader, validation_and_test_sets
 from utils.device import seed_everything
+from utils.distributed import gather
 from utils.evaluation import Evaluator, write_evaluation
 from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
-from utils.training import Training, training_loader
+from utils.training import Training
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,10 +31,11 @@ def main(argv: list[str] | None = None) -> None:
     for batches in training.remaining_epochs(loader):
         for images, labels in batches:  # P places with K pictures each
             with training.autocast():
-                out = model(images, branches=("binary",))
-            pairs = mine_pairs(out.binary, labels, epsilon=0.1)
-            metric = multi_similarity_loss(out.binary, pairs, alpha=1.0, beta=50.0, base=0.0)
-            quantisation = similarity_constrained_loss(out.relaxed, out.binary, pairs, fraction=args.pair_fraction)
+                out = training.network(images, branches=("binary",))
+            relaxed, binary, labels = gather(out.relaxed, out.binary, labels)  # the whole batch, under torchrun
+            pairs = mine_pairs(binary, labels, epsilon=0.1)
+            metric = multi_similarity_loss(binary, pairs, alpha=1.0, beta=50.0, base=0.0)
+            quantisation = similarity_constrained_loss(relaxed, binary, pairs, fraction=args.pair_fraction)
             loss = metric + args.quantization_weight * quantisation
             training.step(loss, metric=metric, quantisation=quantisation)
         training.end_training_pass()

@@ -1,5 +1,6 @@
 """Measuring one training step: bytes kept for the gradient, most bytes alive at once, seconds."""
 
+import contextlib
 import statistics
 import time
 import weakref
@@ -62,15 +63,22 @@ class PeakBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def alternate(runs: dict[str, Callable[[], object]], *, repeats: int = 5) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls of each, one after the other in turn, after one call of each that does not count."""
+def alternate(runs: dict[str, Callable[[], object]], *, repeats: int = 5,
+              around: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+              ) -> dict[str, list[float]]:
+    """Seconds of `repeats` calls of each, one after the other in turn, after one call of each that does not count.
+
+    `around` gives, for a run's name, a context for its call whose own time does not count.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
-            run()
+            with around(name):
+                started = time.perf_counter()
+                run()
+                taken = time.perf_counter() - started
             if turn:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
     return seconds
 
 

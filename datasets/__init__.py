@@ -3,7 +3,7 @@
 from .benchmark import BenchmarkDataset
 from .cities import GSV_CITIES, TRAINING_SETS, UNIFIED_CITIES
 from .places import CityBatchSampler, PlaceDataset, collate_places
-from .transforms import evaluation_transform, nearest_multiple, training_transform
+from .transforms import evaluation_transform, nearest_multiple, normalise, training_transform
 
 __all__ = [
     "GSV_CITIES",
@@ -15,5 +15,6 @@ __all__ = [
     "collate_places",
     "evaluation_transform",
     "nearest_multiple",
+    "normalise",
     "training_transform",
 ]

@@ -19,6 +19,8 @@ LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/*.jpg"
 class PlaceDataset(Dataset):
     """Places with several pictures each; an item is `images_per_place` pictures of one, drawn at random.
 
+    `transform` makes tensors of one size of the RGB pictures (`training_transform`).
+
     Stateless: the pictures drawn and their augmentation depend on (seed, epoch, place) alone, hence neither
     on the number of workers nor on what ran before.
 
@@ -94,7 +96,7 @@ class PlaceDataset(Dataset):
         return self.n_places
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(epoch, place) -> pictures (K,3,H,W) float32 and the place's label repeated (K,) int64.
+        """(epoch, place) -> pictures (K,3,H,W) uint8 and the place's label repeated (K,) int64.
 
         Raises FileNotFoundError or ValueError naming a picture that is absent or cannot be read.
         """
@@ -121,15 +123,29 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
     Every epoch the order of the cities and the places inside each city are shuffled, and the sequence is cut
     into batches: a batch comes from one city (its negatives are harder) and mixes only where a city's places
     end.  Every place comes once an epoch; the last batch may be short.  The order is that of (seed, epoch).
+
+    Of several processes that train together each gets its `share` of every batch; laid end to end the shares are the
+    batch of one process.  None is ever empty: a last batch with fewer places than processes joins the one before.
     """
 
-    def __init__(self, dataset: PlaceDataset, *, places_per_batch: int, seed: int = 0) -> None:
-        if places_per_batch < 1:
-            raise ValueError(f"places_per_batch {places_per_batch}: expected at least 1")
+    def __init__(
+        self, dataset: PlaceDataset, *, places_per_batch: int, seed: int = 0, process: int = 0, processes: int = 1
+    ) -> None:
+        if places_per_batch < processes:
+            raise ValueError(
+                f"places_per_batch {places_per_batch}: expected at least {processes}, a place for each process; "
+                "raise it or start fewer processes"
+            )
+        if dataset.n_places < processes:
+            raise ValueError(
+                f"{dataset.n_places} places for {processes} processes: expected at least one for each; "
+                "start fewer processes"
+            )
         self.city_places = dataset.city_places
         self.n_places = dataset.n_places
         self.places_per_batch = places_per_batch
         self.seed = _checked_seed(seed)
+        self.process, self.processes = process, processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -137,19 +153,28 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(self.n_places / self.places_per_batch)
+        whole, rest = divmod(self.n_places, self.places_per_batch)
+        return whole + (rest >= self.processes)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
         rng = _generator(self.seed, epoch)
         cities = rng.permutation(len(self.city_places))
         places = np.concatenate([rng.permutation(self.city_places[city]) for city in cities]).tolist()
-        for start in range(0, self.n_places, self.places_per_batch):
-            yield [(epoch, place) for place in places[start : start + self.places_per_batch]]
+        for batch in range(len(self)):
+            start = batch * self.places_per_batch
+            stop = self.n_places if batch == len(self) - 1 else start + self.places_per_batch
+            own = share(stop - start, self.process, self.processes)
+            yield [(epoch, place) for place in places[start + own.start : start + own.stop]]
+
+
+def share(count: int, process: int, processes: int) -> range:
+    """Which of `count` things in a row one of several processes takes; shares differ by one at most."""
+    return range(-(-count * process // processes), -(-count * (process + 1) // processes))
 
 
 def collate_places(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """B items of a PlaceDataset -> pictures (B*K,3,H,W) float32 and labels (B*K,) int64."""
+    """B items of a PlaceDataset -> pictures (B*K,3,H,W) uint8 and labels (B*K,) int64."""
     images, labels = zip(*samples, strict=True)
     return torch.cat(images), torch.cat(labels)
 

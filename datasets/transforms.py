@@ -1,12 +1,18 @@
 """From picture file to network input: reading, and the training and evaluation transforms."""
 
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
+
+from .augment import RandAugment
 
 # Channel statistics (RGB, pictures in [0, 1]) of the ImageNet training set, as torchvision documents them for
 # its pretrained models; DINOv2 was trained with the same.
@@ -26,7 +32,10 @@ def read_picture(path: Path | str) -> Image.Image:
         with Image.open(path) as picture:
             if picture.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {picture.mode}; expected 8 bits a channel")
-            return picture.convert("RGB")
+            if picture.mode != "RGB":
+                return picture.convert("RGB")
+            picture.load()  # convert would copy it as well
+            return picture
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -34,20 +43,51 @@ def read_picture(path: Path | str) -> Image.Image:
 
 
 def training_transform(size: tuple[int, int]) -> Transform:
-    """PIL picture -> (3,H,W) float32, ImageNet-normalised: resized to exactly `size`, then RandAugment(3).
+    """RGB picture -> (3,H,W) uint8: resized to exactly `size`, then RandAugment(3); see `normalise`.
 
-    `size` is (H, W) in pixels; the ratio is not kept.  PIL's bilinear resampling is antialiased.  RandAugment
-    (Cubuk et al., 2020) has torchvision's default magnitude 9 and draws from torch's global CPU generator.
+    `size` is (H, W) in pixels; the ratio is not kept.  RandAugment (Cubuk et al., 2020) has torchvision's default
+    magnitude 9 and draws from torch's global CPU generator.
     """
     height, width = size
-    return transforms.Compose(
-        [
-            transforms.Resize((height, width), InterpolationMode.BILINEAR),
-            transforms.RandAugment(num_ops=3, interpolation=InterpolationMode.BILINEAR),
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
+    augment = RandAugment((height, width), num_ops=3)
+    return transforms.Compose([partial(resize, size=(height, width)), augment, to_uint8_tensor])
+
+
+def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """RGB picture -> RGB picture of exactly `size` (H, W) in pixels, bilinear, antialiased.
+
+    torch has vector instructions for it: 2 to 5 times as fast as Pillow, whose values it gives but for rounding (one
+    level, in some 0.2 % of a 640x480 picture's values at 224x224).
+    """
+    height, width = size
+    # Four bytes a pixel, as Pillow keeps them, need no repacking; torch leaves the fourth channel to itself.
+    pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), np.uint8).reshape(1, picture.height, picture.width, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that these bytes must not be written: they are only read
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    images = interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return Image.frombytes("RGB", (width, height), images.permute(0, 2, 3, 1).contiguous().numpy(), "raw", "RGBX")
+
+
+def to_uint8_tensor(picture: Image.Image) -> torch.Tensor:
+    """RGB picture -> (3,H,W) uint8."""
+    # Band by band: Pillow takes the colours apart faster than torch permutes them.
+    bands = bytearray().join(picture.tobytes("raw", band) for band in "RGB")
+    return torch.frombuffer(bands, dtype=torch.uint8).view(3, picture.height, picture.width)
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """(B,3,H,W) uint8 -> float32 on the same device, to [0, 1] and then by the ImageNet statistics of each channel.
+
+    Done to whole batches where they are used: until then a picture takes a quarter of the bytes.  The statistics stay
+    Python numbers, as a tensor of them would have to be copied to a GPU, which waits for it.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"pictures of {images.dtype}; expected torch.uint8, not normalised yet")
+    images = images.to(torch.float32).div_(255)
+    for channel, mean, std in zip(images.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True):
+        channel.sub_(mean).div_(std)
+    return images
 
 
 def evaluation_transform(size: tuple[int, int]) -> Transform:

@@ -1,7 +1,7 @@
 """DINOv2 vision transformer (Oquab et al., TMLR 2023), frozen, with the official files' own key names."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,10 @@ class Block(nn.Module):
         return self.ls2(self.mlp(self.norm2(x)), residual=x)
 
 
+def _run_block(block: Block, x: Tensor) -> Tensor:
+    return block(x)
+
+
 class PatchEmbed(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
@@ -99,6 +103,7 @@ class DinoV2(nn.Module):
         self.patch_embed = PatchEmbed(dim)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self._run_block: Callable[[Block, Tensor], Tensor] = _run_block
         self._initialise()
 
     def _initialise(self) -> None:
@@ -155,12 +160,14 @@ class DinoV2(nn.Module):
         # Rounded weights decide the type themselves; autocast would turn LayerNorm and the residuals back to fp32.
         with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type)
                             and x.dtype not in (torch.bfloat16, torch.float16)):
-            parts = [block(part) for part in x.split(PICTURES_AT_ONCE)]
+            parts = [self._run_block(block, part) for part in x.split(PICTURES_AT_ONCE)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @contextlib.contextmanager
-    def rounded(self, dtype: torch.dtype) -> Iterator[None]:
+    def rounded(self, dtype: torch.dtype, *, compiled: bool = False) -> Iterator[None]:
         """Inside the context, embedding and blocks hold their weights, and compute, in `dtype`; exact again after it.
+
+        `compiled` lets torch.compile translate the blocks, which share one translation, at their first use.
 
         Nothing here is trained, so that half the memory and no conversion in every step cost no more than rounding.
         On a GPU the exact weights wait in the processor's memory. The last LayerNorm stays: it takes the side networks'
@@ -170,8 +177,11 @@ class DinoV2(nn.Module):
         exact = [p.data if dtype == p.dtype else p.data.cpu() for p in parameters]
         for p in parameters:
             p.data = p.data.to(dtype)
+        if compiled:
+            self._run_block = torch.compile(_run_block)
         try:
             yield
         finally:
+            self._run_block = _run_block
             for p, values in zip(parameters, exact, strict=True):
                 p.data = values.to(p.device)

@@ -42,8 +42,7 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         mean, variance = self._statistics_of_all(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
         scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return ((x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     def _statistics_of_all(self, x: Tensor) -> tuple[Tensor, Tensor]:
         variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)

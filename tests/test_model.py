@@ -10,7 +10,7 @@ import torch
 from fill import batch
 from published import PUBLISHED, filled_weights, model_of, published_shapes
 
-from model import BRANCHES, VARIANTS, ModelConfig, build_model, published_state_dict
+from model import BRANCHES, VARIANTS, ModelConfig, SelaVPRpp, build_model, published_state_dict
 from model.adapter import MultiConvAdapter
 from model.backbone import DinoV2
 from model.binarize import straight_through_sign
@@ -387,3 +387,18 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone():
     for name, value in published_state_dict(first).items():
         assert torch.equal(published_state_dict(second)[name], value)
     assert not torch.equal(first.backbone.pos_embed, other.backbone.pos_embed)
+
+
+@pytest.mark.parametrize(("backbone", "of_full", "below_partial"), [
+    ("dinov2-large", 0.087, 0.5), ("dinov2-base", None, 0.5)])
+def test_trained_parameters_against_full_and_partial_tuning(backbone, of_full, below_partial):
+    """Figure 7 and section V: 8.7 % of full tuning (large), under half of tuning the last four blocks; each trains the
+    head too."""
+    with torch.device("meta"):
+        model = SelaVPRpp(ModelConfig(backbone=backbone, branches=("float",)))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    head, whole, last_four = (sum(p.numel() for p in part.parameters()) for part in (
+        model.float_branch.head, model.backbone, model.backbone.blocks[-4:]))
+    assert trained == head + sum(p.numel() for p in model.float_branch.side.parameters())
+    assert of_full is None or trained / (whole + head) == pytest.approx(of_full, abs=0.0005)
+    assert trained / (last_four + head) < below_partial

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from model import ModelConfig
+from utils import distributed
 from utils import run as module
+from utils.device import pick_device
 from utils.run import Run, exit_with, hardware, progress, start_log, temporary_path, versions, write_json
 
 TINY = ModelConfig(backbone="dinov2-tiny")
@@ -114,6 +116,73 @@ def test_progress_is_quiet_unless_stderr_is_a_terminal(monkeypatch):
         assert ("counting" in stream.getvalue()) == said
 
 
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """As if torchrun had started this process as the second on its node."""
+    for name, value in (("RANK", 1), ("LOCAL_RANK", 1), ("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    slept = []
+    monkeypatch.setattr(distributed.time, "sleep", slept.append)
+    return slept
+
+
+def test_only_the_first_of_several_processes_writes_and_talks(second_of_two, tmp_path, capsys, monkeypatch):
+    start_log()
+    new_run(tmp_path)
+    log.warning("hello")
+    log.error("trouble")
+    line, = capsys.readouterr().err.splitlines()
+    assert line.endswith(" process 1: trouble")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(progress(range(3), "counting")) == [0, 1, 2]
+    assert sys.stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize(("error", "code", "said", "waits"), [
+    (ValueError("lr is -1"), 2, "error: lr is -1", [distributed.GRACE_S]),
+    (RuntimeError("[gloo/pair.cc:5] Connection closed by peer"), 1,
+     "error: another process ended, or cannot be reached: [gloo/pair.cc:5] Connection closed by peer",
+     [2 * distributed.GRACE_S]),
+    (KeyboardInterrupt(), 130, None, [])])
+def test_how_another_process_ends(error, code, said, waits, second_of_two, capsys, monkeypatch):
+    """It leaves time for the first, whose error the same may be, or for the one that is to blame."""
+    def main():
+        raise error
+
+    monkeypatch.setattr(log, "handlers", [])
+    with pytest.raises(SystemExit) as stop:
+        exit_with(main)
+    assert stop.value.code == code
+    assert capsys.readouterr().err.splitlines() == ([said] if said else [])
+    assert second_of_two == waits
+
+
+def test_ctrl_c_while_an_error_waits(second_of_two, capsys, monkeypatch):
+    def press(_):
+        signal.raise_signal(signal.SIGINT)
+
+    def main():
+        raise ValueError("whatever")
+
+    monkeypatch.setattr(distributed.time, "sleep", press)
+    with pytest.raises(SystemExit) as stop:
+        exit_with(main)
+    assert stop.value.code == 130
+
+
+def test_each_process_has_a_gpu_of_its_own(second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device(None) == pick_device("cuda") == torch.device("cuda", 1)
+    assert pick_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="2 processes on this node, but torch finds 1 GPUs; lower .*--device cpu"):
+        pick_device(None)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert pick_device(None) == torch.device("cuda")
+
+
 @pytest.mark.parametrize(("error", "code", "said"), [
     (ValueError("lr is -1;\n expected more"), 2, "error: lr is -1; expected more"),
     (FileNotFoundError("no checkpoint file at x"), 2, "error: no checkpoint file at x"),
@@ -175,4 +244,5 @@ def test_versions_and_hardware():
     assert any(name.startswith("faiss") for name in found)
     described = hardware(torch.device("cpu"))
     assert described["threads"] == torch.get_num_threads()
+    assert described["processes"] == 1
     assert described["cpu"]

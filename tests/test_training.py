@@ -1,6 +1,7 @@
 """Training: going on after a break, the best weights, what is trained and what stays, and what is recorded."""
 
 import contextlib
+import re
 import types
 from pathlib import Path
 
@@ -264,6 +265,7 @@ class Clockwork:
             build_model(ModelConfig(backbone="dinov2-tiny", branches=("float",)), seed=0),
             run=Run(folder, "run", options={}, model=ModelConfig(backbone="dinov2-tiny")), script="train.py",
             device=torch.device("cpu"), pretrained=None,
+            size=(56, 56), places_per_batch=2, images_per_place=2, compiled=False,
             **{"precision": "fp32", "lr": 4e-4, "lr_halving": 3, "epochs": 25, "patience": 12} | options)
         self.folder = self.training.run.folder
         if resume is not None:
@@ -414,3 +416,67 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
     training.step(training.model.float_branch.head.pool.p.sum() * float("nan"))
     with pytest.raises(ValueError, match="loss is no longer finite; lower --lr"):
         training.end_training_pass()
+
+
+def test_a_long_epoch_does_not_go_on_without_a_number(tmp_path):
+    training = Clockwork(tmp_path).training
+    loader = Batches([(torch.zeros(1, 3, 14, 14, dtype=torch.uint8), torch.zeros(1))] * 200)
+    steps = 0
+    with pytest.raises(ValueError, match="epoch 1: the metric is no longer finite"):
+        for _ in next(training.remaining_epochs(loader)):
+            steps += 1
+            loss = training.model.float_branch.head.pool.p.sum()
+            training.step(loss, metric=loss * (float("nan") if steps == 60 else 1.0))
+    assert steps == 100
+
+
+class Batches(list):
+    batch_sampler = types.SimpleNamespace(set_epoch=lambda epoch: None)
+
+
+def test_the_optimiser_is_fused_also_after_going_on_with_an_older_file(tmp_path):
+    first = Clockwork(tmp_path, epochs=1)
+    first.run([1])
+    older = saved(first.folder / "last_model.pth")
+    for group in older["training"]["optimiser"]["param_groups"]:
+        assert group["fused"]
+        group["fused"] = None
+    torch.save(older, tmp_path / "older.pth")
+    again = Clockwork(tmp_path, resume=tmp_path / "older.pth", epochs=2)
+    assert all(group["fused"] for group in again.training.optimiser.param_groups)
+    assert again.run([2]) == 1
+
+
+# --- speed and memory
+
+def test_compiled_backbone_trains_alike_and_its_warm_up_is_logged(data, tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_without_a_compiler(function):
+        compiled.append(function)
+        return original(function, backend="eager")
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_without_a_compiler)
+    options = [*training_options(data), *RANDOM, "--epochs_num", 1, "--precision", "bf16"]
+    plain = run_folder(train.main, *options, cwd=tmp_path)
+    assert compiled == []
+    folder = run_folder(train.main, *options, "--compile", cwd=tmp_path)
+    assert len(compiled) == 1
+    assert (folder / "info.log").read_text().count("compiling the frozen backbone took") == 1
+    assert "compiling" not in (plain / "info.log").read_text()
+    for name, value in weights(plain / "last_model.pth").items():
+        assert torch.equal(weights(folder / "last_model.pth")[name], value), name
+
+
+def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
+    options = [*training_options(data), *RANDOM, "--epochs_num", 1]
+    text = (run_folder(train.main, *options, cwd=tmp_path) / "info.log").read_text()
+    assert re.search(r"memory: a step of \d+ pictures takes about [\d.]+ GB, [\d.]+ GB of them kept", text)
+    assert re.search(r"memory: [\d.]+ GB are free, enough for --train_batch_size \d+\n", text)
+    monkeypatch.setattr("utils.memory.free_memory", lambda device: 145 * 10**5)
+    folder = run_folder(train.main, *options, cwd=tmp_path)
+    largest = int(re.search(r"memory: only 0.01 GB are free; the largest batch that would fit is --train_batch_size "
+                            r"(\d+)\n", (folder / "info.log").read_text())[1])
+    assert largest < saved(folder / "last_model.pth")["training"]["options"]["train_batch_size"]
+    assert len(metrics(folder)) == 1  # told, not acted upon

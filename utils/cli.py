@@ -4,12 +4,11 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-
 from datasets import TRAINING_SETS
 from model import AGGREGATORS, VARIANTS
 
 from .device import PRECISIONS, best_precision, pick_device
+from .distributed import let_the_first_speak, start
 from .modes import FLAGS, SCRIPTS
 from .run import start_log
 
@@ -22,6 +21,7 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         # argparse would print its 20 lines of usage before the one that counts.
+        let_the_first_speak()
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
@@ -35,7 +35,7 @@ def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
     data.add_argument("--cities", nargs="+", metavar="CITY", help="default: all of the training set's")
     data.add_argument("--images_per_place", type=_positive, default=4, help="pictures drawn of each place")
     data.add_argument("--train_resize", type=_positive, nargs=2, default=[224, 224], metavar=("H", "W"), help="pixels")
-    data.add_argument("--train_batch_size", type=_positive, default=120, help="places a batch")
+    data.add_argument("--train_batch_size", type=_positive, default=120, help="places a batch, of all processes")
     data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
                       help="evaluated after every epoch; the last decides which weights are best")
     training = parser.add_argument_group("training")
@@ -47,6 +47,7 @@ def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
     training.add_argument("--lr", type=_positive_float, default=4e-4, help="learning rate of Adam")
     training.add_argument("--lr_halving", type=_positive, default=3, metavar="EPOCHS", help="halves it so often")
     training.add_argument("--precision", choices=PRECISIONS, help="default: the best the device has")
+    training.add_argument("--compile", action="store_true", help="the frozen backbone, by torch.compile")
     training.add_argument("--seed", type=_seed, default=0, help="of weights, sampling and augmentation")
     if mode != "float":
         training.add_argument("--quantization_weight", type=_non_negative, default=0.1,
@@ -66,14 +67,15 @@ def evaluation_parser(description: str, *, mode: str) -> argparse.ArgumentParser
 
 
 def _parser(description: str, mode: str) -> argparse.ArgumentParser:
-    parser = _Parser(description=description, formatter_class=_Defaults, allow_abbrev=False)
+    parser = _Parser(description=description, formatter_class=_Defaults, allow_abbrev=False,
+                     epilog="--hashing and --rerank, as in the published commands, are accepted where they fit.")
     parser.set_defaults(mode=mode)
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", choices=VARIANTS, help="default: the file's, dinov2-large without one")
     model.add_argument("--aggregation", choices=AGGREGATORS, help="default: the file's, gem without one")
     model.add_argument("--resume", type=Path, metavar="FILE", help="model file, ours or published")
-    model.add_argument("--hashing", action="store_true", help="accepted as in the published code: the script decides")
-    model.add_argument("--rerank", action="store_true", help="likewise")
+    for flag in ("--hashing", "--rerank"):  # they say what the script says
+        model.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
                             help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
@@ -87,13 +89,17 @@ def _parser(description: str, mode: str) -> argparse.ArgumentParser:
         evaluation.add_argument("--rerank_num", type=_positive, default=100, help="candidates that are re-ranked")
     machine = parser.add_argument_group("machine and output")
     machine.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
-    machine.add_argument("--num_workers", type=_count, default=min(8, os.cpu_count() or 1), help="loader processes")
+    machine.add_argument("--num_workers", type=_count, default=min(8, os.cpu_count() or 1),
+                         help="loader processes, of each process under torchrun")
     machine.add_argument("--save_dir", default="default", help="name of the folder that holds the run folders")
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Parses and checks what one option alone cannot tell; a mistake is one line and exit code 2. Starts the log."""
+    """Parses and checks what one option alone cannot tell; a mistake is one line and exit code 2.
+
+    Starts the log, and under torchrun meets the other processes.
+    """
     args = parser.parse_args(argv)
     for flag in ("hashing", "rerank"):
         if getattr(args, flag) and flag not in FLAGS[args.mode]:
@@ -113,13 +119,14 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     if "precision" in args:
         args.precision = args.precision or best_precision(args.device)
     start_log()
+    start(args.device)
     return args
 
 
 def resolved_options(args: argparse.Namespace) -> dict:
     """Every option's value as plain JSON, for the run folder and the checkpoint."""
-    return {key: str(value) if isinstance(value, (Path, torch.device)) else value
-            for key, value in sorted(vars(args).items())}
+    plain = vars(args) | {"device": args.device.type}  # without the number of this process's GPU
+    return {key: str(value) if isinstance(value, Path) else value for key, value in sorted(plain.items())}
 
 
 # What the options are called below the scripts: typed keywords of the functions named.
@@ -151,8 +158,10 @@ def loader_options(args: argparse.Namespace) -> dict:
 
 def training_options(args: argparse.Namespace) -> dict:
     """For utils.training.Training."""
-    return {"device": args.device, "precision": args.precision, "lr": args.lr, "lr_halving": args.lr_halving,
-            "epochs": args.epochs_num, "patience": args.patience}
+    return {"device": args.device, "precision": args.precision, "compiled": args.compile, "lr": args.lr,
+            "lr_halving": args.lr_halving, "epochs": args.epochs_num, "patience": args.patience,
+            "size": args.train_resize, "places_per_batch": args.train_batch_size,
+            "images_per_place": args.images_per_place}
 
 
 def _number(text: str, kind: type, accept, expected: str):

@@ -1,11 +1,25 @@
-"""Picture sizes and benchmark sets as the scripts ask for them."""
+"""Picture sizes, training batches and benchmark sets as the scripts ask for them."""
 
 import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import BenchmarkDataset, evaluation_transform, nearest_multiple
+import torch
+from torch.utils.data import DataLoader
+
+from datasets import (
+    TRAINING_SETS,
+    BenchmarkDataset,
+    CityBatchSampler,
+    PlaceDataset,
+    collate_places,
+    evaluation_transform,
+    nearest_multiple,
+    training_transform,
+)
+
+from .distributed import processes, rank
 
 log = logging.getLogger("selavprpp")
 
@@ -23,6 +37,32 @@ def patch_size(size: Sequence[int], flag: str) -> tuple[int, int]:
         _say_once(f"{flag} {asked[0]} {asked[1]}: not multiples of the 14-pixel patch, using the nearest: "
                   f"{fitting[0]} {fitting[1]}")
     return fitting
+
+
+def training_loader(*, training_dataset: str, datasets_folder: Path, train_folder: Path | None,
+                    cities: Sequence[str] | None, images_per_place: int, size: Sequence[int], places_per_batch: int,
+                    seed: int, num_workers: int, device: torch.device) -> DataLoader:
+    """Batches (pictures (P*K, 3, H, W) uint8, labels (P*K,)) of P places with K pictures each, mostly of one city.
+
+    P is this process's share of `places_per_batch`.
+    """
+    dataset = PlaceDataset(
+        train_folder or datasets_folder / training_dataset, cities=cities or TRAINING_SETS[training_dataset],
+        images_per_place=images_per_place, seed=seed,
+        transform=training_transform(patch_size(size, "--train_resize")))
+    if dataset.missing_cities:
+        log.warning("training goes on without %d absent cities: %s", len(dataset.missing_cities),
+                    " ".join(dataset.missing_cities))
+    log.info("training on %s: %d places, %d pictures, %d cities; %d places with fewer than %d pictures left out",
+             dataset.folder, dataset.n_places, dataset.n_images, len(dataset.cities), dataset.dropped_places,
+             images_per_place)
+    sampler = CityBatchSampler(dataset, places_per_batch=places_per_batch, seed=seed, process=rank(),
+                               processes=processes())
+    # A generator of its own: otherwise starting workers would draw from torch's global one, and what the losses
+    # draw there would depend on the number of workers.
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=collate_places,
+                      generator=torch.Generator(),
+                      pin_memory=device.type == "cuda", persistent_workers=num_workers > 0)
 
 
 def benchmark_set(name: str, *, datasets_folder: Path, split: str, size: Sequence[int],

@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import torch
 
+from .distributed import launched, local_processes, local_rank
+
 try:
     import resource
 except ImportError:  # Windows
@@ -15,11 +17,21 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device asked for, or cuda where there is one; ValueError where cuda is asked for in vain."""
+    """The device asked for, or cuda where there is one; of several processes each has a GPU of its own.
+
+    ValueError where cuda is asked for in vain, or there are fewer GPUs than processes on this node.
+    """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    return torch.device(name or ("cuda" if available else "cpu"))
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    if not launched():
+        return torch.device("cuda")
+    if local_processes() > torch.cuda.device_count():
+        raise ValueError(f"{local_processes()} processes on this node, but torch finds {torch.cuda.device_count()} "
+                         "GPUs; lower torchrun's --nproc_per_node or use --device cpu")
+    return torch.device("cuda", local_rank())
 
 
 def best_precision(device: torch.device) -> str:

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from datasets import BenchmarkDataset
 from model import SelaVPRpp, fingerprint
 
+from .distributed import broadcast, collect, is_first, own_share
 from .metrics import correctness, recall_at_k
 from .modes import MODES, protocol
 from .retrieval import pack_codes, rerank_l2, search_hamming, search_l2
 from .run import Run, hardware, progress, temporary_path, versions
 
 log = logging.getLogger("selavprpp")
-
-SCHEMA = 1
 KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
 
 
@@ -98,14 +97,14 @@ class Evaluator:
         described = describe(model, dataset, branches=MODES[self.mode], batch_size=self.batch_size,
                              num_workers=self.num_workers)
         seconds = time.perf_counter() - started
-        evaluation = search(described, dataset, mode=self.mode, recall_values=self.recall_values,
-                            rerank_num=self.rerank_num)
+        evaluation = broadcast(search(described, dataset, mode=self.mode, recall_values=self.recall_values,
+                                      rerank_num=self.rerank_num) if is_first() else None)
         for stage, recalls in evaluation.recalls().items():
             if recalls is not None:
                 log.info("%s %s, %s: %s", dataset.display_name, dataset.split,
-                         evaluation.protocol if stage == "final" else protocol("hashing"), format_recalls(recalls))
-        latency = ", ".join(f"{stage} {value:.3f} ms a query" for stage, value in evaluation.latency_ms.items()
-                            if value is not None)
+                         evaluation.protocol if stage == "final" else protocol("hashing"),
+                         ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items()))
+        latency = ", ".join(f"{name} {ms:.3f} ms a query" for name, ms in evaluation.latency_ms.items() if ms)
         log.info("described %.1f pictures/s; %s", len(dataset) / seconds, latency)
         return evaluation
 
@@ -113,10 +112,14 @@ class Evaluator:
 @torch.no_grad()
 def describe(model: SelaVPRpp, dataset: BenchmarkDataset, *, branches: Sequence[str], batch_size: int,
              num_workers: int) -> Described:
-    """Runs the model, in fp32, over a set's pictures with one pass of the backbone for all branches."""
+    """Runs the model, in fp32, over a set's pictures with one pass of the backbone for all branches.
+
+    Each process describes its share; the first returns the rows of all, the others have only their own.
+    """
     device = next(model.parameters()).device
     model.eval()
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, pin_memory=device.type == "cuda")
+    loader = DataLoader(Subset(dataset, own_share(len(dataset))), batch_size=batch_size, num_workers=num_workers,
+                        pin_memory=device.type == "cuda")
     codes = floating = None
     for images, ids in progress(loader, f"describing {dataset.display_name} {dataset.split}"):
         out = model(images.to(device, non_blocking=True), branches=branches)
@@ -128,6 +131,8 @@ def describe(model: SelaVPRpp, dataset: BenchmarkDataset, *, branches: Sequence[
             rows = out.floating.cpu().numpy()
             floating = np.empty((len(dataset), rows.shape[1]), np.float32) if floating is None else floating
             floating[ids] = rows
+    collect(codes)
+    collect(floating)
     return Described(codes, floating, dataset.n_database)
 
 
@@ -153,17 +158,15 @@ def search(described: Described, dataset: BenchmarkDataset, *, mode: str, recall
                       latency, bytes_per_picture)
 
 
-def format_recalls(recalls: dict[str, float]) -> str:
-    return ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items())
-
-
 def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pretrained: bool | None,
-                     checkpoint: Path | str) -> Path:
-    """Writes results.json (schema 1) and predictions.npz into the run folder; returns the path of the former."""
+                     checkpoint: Path | str) -> None:
+    """Writes results.json (schema 1) and predictions.npz into the run folder; of several processes, the first."""
+    if not is_first():
+        return
     dataset = evaluation.dataset
     _write_predictions(evaluation, run.folder / "predictions.npz")
-    return run.write_results({
-        "schema": SCHEMA,
+    run.write_results({
+        "schema": 1,
         "dataset": dataset.display_name,
         "split": dataset.split,
         "protocol": evaluation.protocol,

@@ -1,12 +1,18 @@
 """What a training step needs of the device's memory, told before training starts."""
 
 import dataclasses
+import logging
+import math
 from pathlib import Path
 
 import torch
 
 from model import SelaVPRpp
 from model.backbone import PATCH, PICTURES_AT_ONCE
+
+from .distributed import processes
+
+log = logging.getLogger("selavprpp")
 
 # Tensors of the size of a batch's tokens that are alive at the peak, beside those kept: counted on the code in
 # model/economical.py and model/backbone.py, and compared with every allocation of a step in tests/test_memory.py.
@@ -56,7 +62,7 @@ def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, 
     unit = tokens * variant.dim * dtype.itemsize
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    if dtype != torch.float32:  # rounded weights; the exact ones wait in the processor's memory
+    if dtype == torch.bfloat16:  # rounded weights (training.py); the exact ones wait in the processor's memory
         backbone = sum(p.numel() for p in model.backbone.parameters())
         frozen += backbone * (dtype.itemsize - (0 if device.type == "cpu" else torch.float32.itemsize))
     branches = [model.branch(name) for name in model.config.branches]
@@ -68,6 +74,27 @@ def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, 
         working.append((LEVELS * unit, 7 * unit + 2 * variant.heads * tokens**2 * dtype.itemsize))
     return StepMemory(fixed=frozen + 4 * trained, kept_per_picture=kept * unit,
                       picture=3 * size[0] * size[1] * torch.float32.itemsize, working=tuple(working))
+
+
+def report_step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device,
+                       places_per_batch: int, images_per_place: int) -> None:
+    """Logs what a step takes, what is free and the largest batch that would fit; changes nothing, for the batch is part
+    of the recipe. Of several processes each takes its share of the places."""
+    memory, free = step_memory(model, size=size, dtype=dtype, device=device), free_memory(device)
+    pictures = images_per_place * math.ceil(places_per_batch / processes())
+    needed = memory.total(pictures)
+    log.info("memory: a step of %d pictures takes about %.2f GB, %.2f GB of them kept for the gradient", pictures,
+             needed / 1e9, memory.kept(pictures) / 1e9)
+    if free is None:
+        return
+    if device.type == "cpu":
+        free //= processes()
+    largest = memory.largest_batch(free) // images_per_place * processes()
+    if needed > free:
+        log.warning("memory: only %.2f GB are free; the largest batch that would fit is --train_batch_size %d",
+                    free / 1e9, largest)
+    else:
+        log.info("memory: %.2f GB are free, enough for --train_batch_size %d", free / 1e9, largest)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -16,6 +16,8 @@ from model import (
     read_checkpoint,
 )
 
+from .distributed import first_on_each_node
+
 log = logging.getLogger("selavprpp")
 
 DEFAULT_BACKBONE = "dinov2-large"
@@ -56,7 +58,7 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     if path == "random":
         log.warning("foundation model: random weights (seed %d); results are stamped pretrained: false", seed)
     else:
-        path = path or fetch_foundation(config.backbone)
+        path = path or first_on_each_node(lambda: fetch_foundation(config.backbone))
         load_foundation(model, path)
         log.info("foundation model: %s", path)
     model.initialise_adapters()
@@ -78,7 +80,7 @@ def model_for_evaluation(path: Path | None, *, backbone: str | None, aggregation
         # No file with a binary branch alone is published: the two-branch file holds it.
         published = ModelConfig(backbone=backbone or DEFAULT_BACKBONE, aggregation=aggregation or DEFAULT_AGGREGATION,
                                 branches=("float", "binary") if "binary" in branches else branches)
-        checkpoint = fetch_released(published)
+        checkpoint = first_on_each_node(lambda: fetch_released(published))
         log.info("no --resume: published weights of %s, %s", published.backbone, checkpoint.source)
     else:
         checkpoint = read_checkpoint(path)

@@ -18,18 +18,26 @@ from tqdm import tqdm
 
 from model import ModelConfig
 
+from . import distributed
+from .distributed import is_first, processes
+
 log = logging.getLogger("selavprpp")
 
 
 class Run:
-    """The folder <root>/<name>/<date_time>, with config.json, info.log, metrics.jsonl and results.json."""
+    """The folder <root>/<name>/<date_time>, with config.json, info.log, metrics.jsonl and results.json.
+
+    Of several processes the first fills it; the others only know its path.
+    """
 
     def __init__(self, root: str | Path, name: str, *, options: dict, model: ModelConfig):
         stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        self.folder = _new_folder(Path(root) / name, stamp)
+        self.folder = distributed.broadcast(_new_folder(Path(root) / name, stamp) if is_first() else None)
         self.options = options
+        if not is_first():
+            return
         _log_to(self.folder / "info.log")
-        config = {"options": options, "model": model.to_dict(), "versions": versions()}
+        config = {"options": options, "model": model.to_dict(), "processes": processes(), "versions": versions()}
         write_json(config, self.folder / "config.json")
         log.info("%s", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
         log.info("run folder %s", self.folder)
@@ -75,13 +83,14 @@ def _log_to(path: Path) -> None:
 
 
 def _set_handlers(second: logging.Handler) -> None:
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if is_first() else logging.ERROR)  # the first of several processes speaks for all
     log.propagate = False
+    speaker = "" if is_first() else f"process {distributed.rank()}: "
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
     for handler in (logging.StreamHandler(sys.stderr), second):
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(logging.Formatter(f"%(asctime)s {speaker}%(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
 
 
@@ -109,7 +118,7 @@ class temporary_path:
 
 def progress(items: Iterable, description: str, **options) -> tqdm:
     """A progress bar with an estimate on stderr, quiet when that is not a terminal."""
-    return tqdm(items, desc=description, disable=not sys.stderr.isatty(), leave=False, **options)
+    return tqdm(items, desc=description, disable=not (is_first() and sys.stderr.isatty()), leave=False, **options)
 
 
 def versions() -> dict[str, str]:
@@ -124,7 +133,8 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> dict[str, object]:
-    described = {"cpu": _processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    described = {"cpu": _processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+                 "processes": processes()}
     if device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(device)
     return described
@@ -141,7 +151,10 @@ def _processor_name() -> str:
 
 
 def exit_with(main: Callable[[], object]) -> None:
-    """Runs a script's main: a user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130."""
+    """Runs a script's main: a user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130.
+
+    Of several processes one says it, as a rule the first; torchrun ends the others.
+    """
     pressed = []
 
     def interrupt(*_):
@@ -150,26 +163,36 @@ def exit_with(main: Callable[[], object]) -> None:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        main()
-    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        if os.environ.get("SELAVPRPP_TRACEBACK"):
-            raise
-        # An error of a loader's worker process carries a whole traceback, whose last line is the message.
-        text = str(error).strip()
-        if "\nOriginal Traceback" in text:
-            text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
-        message = " ".join(text.split())
-        (log.error if log.handlers else _print_error)(f"error: {message}")
-        sys.exit(2)
-    except (KeyboardInterrupt, RuntimeError) as error:
-        # Python swallows a Ctrl-C that comes while it forks a loader's worker; then it shows as that worker's end.
-        if isinstance(error, RuntimeError) and not pressed:
-            raise
-        (log.error if log.handlers else _print_error)("interrupted")
+        try:
+            main()
+        except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            if os.environ.get("SELAVPRPP_TRACEBACK"):
+                raise
+            # An error of a loader's worker process carries a whole traceback, whose last line is the message.
+            text = str(error).strip()
+            if "\nOriginal Traceback" in text:
+                text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
+            distributed.let_the_first_speak()
+            _say(f"error: {text}")
+            sys.exit(2)
+        except RuntimeError as error:
+            # Python swallows a Ctrl-C that comes while it forks a loader's worker; then it shows as that worker's end.
+            if pressed:
+                raise KeyboardInterrupt from None
+            if not distributed.lost_contact(error):
+                raise
+            distributed.let_the_others_speak()
+            _say(f"error: another process ended, or cannot be reached: {error}")
+            sys.exit(1)
+    except KeyboardInterrupt:
+        if distributed.local_rank() == 0:
+            _say("interrupted")
         sys.exit(130)
     finally:
+        distributed.stop()
         signal.signal(signal.SIGINT, before)
 
 
-def _print_error(message: str) -> None:
-    print(message, file=sys.stderr)
+def _say(message: str) -> None:
+    message = " ".join(message.split())
+    log.error(message) if log.handlers else print(message, file=sys.stderr)

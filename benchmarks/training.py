@@ -1,0 +1,334 @@
+"""Seconds and bytes of a training step: `python -m benchmarks.training [--device cuda] [--backbone NAME ...]`.
+
+Every figure is set against the plain path (plain.py) or a floor measured in the same run, alternately, in one process,
+with the pictures in memory. Prints the rows and writes them, with every sample, into training.json and training.md.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
+from model import VARIANTS, ModelConfig, build_model
+from utils.device import synchronise
+from utils.memory import step_memory
+from utils.run import exit_with, hardware, versions, write_json
+
+from .measure import alternate, median, saved_bytes
+from .plain import plain_forward
+
+HERE = Path(__file__).parent
+SIZE = 224
+MIB = 2**20
+PUBLISHED_MIB = {"dinov2-base": 32.74, "dinov2-large": 56.21}  # fp32, measured on the published code
+GOAL_MIB = {("dinov2-base", "bf16"): 6.5, ("dinov2-large", "bf16"): 11.0,
+            ("dinov2-base", "fp32"): 13.0, ("dinov2-large", "fp32"): 22.0}
+KINDS = ("plain", "readable", "ours", "frozen")
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# The paper's Table VI, hours an epoch of MultiConv over those of the frozen model, 40 places of 4 pictures.
+PAPER_OVER_FROZEN = {"dinov2-base": 1.015, "dinov2-large": 1.36}
+
+
+class Step:
+    """A training step of one script, without the optimiser, on pictures in memory; `kind` says by which path.
+
+    kinds  plain: the published order of operations; readable: our modules, everything saved; ours: the economical path;
+           frozen: the head alone is trained, on the backbone's last level
+    """
+
+    def __init__(self, backbone: str, script: str, pictures: int, device: torch.device):
+        self.script, self.device = script, device
+        self.branch = "float" if script == "train" else "binary"
+        self.model = build_model(ModelConfig(
+            backbone=backbone, branches=("float", "binary") if script == "train_rerank" else (self.branch,)), seed=0)
+        if script == "train_rerank":
+            self.model.freeze("float_branch")
+        self.model.to(device).train()
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(pictures, 3, SIZE, SIZE, generator=generator).to(device)
+        self.labels = torch.arange(pictures, device=device) // 4
+
+    def prepared(self, name: str) -> contextlib.AbstractContextManager:
+        """Around the run "<kind> <precision>": the frozen weights as a training holds them through an epoch."""
+        kind, precision = name.split()
+        return self.model.backbone.rounded(TYPES["fp32" if kind == "plain" else precision])
+
+    def runs(self, names: Iterable[str]) -> dict[str, Callable[[], None]]:
+        return {name: functools.partial(self, *name.split()) for name in names}
+
+    def forward(self, kind: str, precision: str) -> tuple[Tensor, Tensor | None]:
+        model, dtype = self.model, TYPES[precision]
+        model.economical = kind != "readable"
+        with torch.autocast(self.device.type, dtype, enabled=precision != "fp32"):
+            if kind == "plain":
+                return plain_forward(model, self.images, self.branch)
+            if kind == "frozen":
+                *_, tokens = model.backbone.stream_tokens(self.images)
+                output = model.branch(self.branch).head(model.backbone.norm(tokens), model.backbone.grid(self.images))
+                return output, None
+            out = model(self.images, branches=(self.branch,))
+            return (out.floating, None) if self.branch == "float" else (out.relaxed, out.binary)
+
+    def __call__(self, kind: str, precision: str) -> None:
+        self.model.zero_grad(set_to_none=True)
+        output, binary = self.forward(kind, precision)
+        described = output if binary is None else binary
+        pairs = mine_pairs(described, self.labels)
+        loss = multi_similarity_loss(described, pairs)
+        if binary is not None:
+            loss = loss + 0.1 * similarity_constrained_loss(output, binary, pairs)
+        loss.backward()
+        synchronise(self.device)
+
+    def gradient(self, kind: str, precision: str, given: Tensor) -> Tensor:
+        """Of <output, given>, in one row: signs and mined pairs would turn a rounding into another loss."""
+        self.model.zero_grad(set_to_none=True)
+        with self.prepared(f"{kind} {precision}"):
+            self.forward(kind, precision)[0].backward(given)
+        return torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None]).double()
+
+    def saved_mib(self, kind: str, precision: str) -> float:
+        own = [*self.model.parameters(), *self.model.buffers()]
+        with self.prepared(f"{kind} {precision}"):
+            own += self.model.backbone.parameters()
+            return saved_bytes(lambda: self.forward(kind, precision), excluded=own) / len(self.images) / MIB
+
+
+class Report:
+    """Rows of (what, goal, measured, floor or comparison), and the samples behind them."""
+
+    def __init__(self):
+        self.rows: list[dict] = []
+        self.samples: dict[str, list[float]] = {}
+
+    def add(self, what: str, goal: str, measured: str, beside: str, met: bool | None) -> None:
+        self.rows.append({"what": what, "goal": goal, "measured": measured, "beside": beside, "met": met})
+        print(f"{what:66} {goal:>12} {measured:>14}  {beside}{'' if met is None else '  met' if met else '  MISSED'}",
+              flush=True)
+
+    def keep(self, name: str, samples: dict[str, list[float]]) -> dict[str, float]:
+        self.samples |= {f"{name}: {key}": values for key, values in samples.items()}
+        return {key: median(values) for key, values in samples.items()}
+
+    def markdown(self) -> str:
+        lines = ["| what | goal | measured | beside | |", "|---|---|---|---|---|"]
+        verdict = {None: "", True: "met", False: "**missed**"}
+        lines += [f"| {r['what']} | {r['goal']} | {r['measured']} | {r['beside']} | {verdict[r['met']]} |"
+                  for r in self.rows]
+        return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--backbone", choices=VARIANTS, nargs="+", help="default: base and large; cuda: small as well")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of training.json and training.md")
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here")
+    device = torch.device(args.device)
+    started = time.perf_counter()
+    report = Report()
+    rates = calibrate(report, device)
+    if device.type == "cpu":
+        backbones = args.backbone or ["dinov2-base", "dinov2-large"]
+        for backbone in backbones:
+            saved(report, backbone)
+        for script in ("train", "train_rerank"):
+            steps(report, backbones[0], script, rates, device)
+        agreement(report, backbones[0], device)
+        losses(report, device)
+    else:
+        for backbone in args.backbone or ["dinov2-small", "dinov2-base", "dinov2-large"]:
+            on_gpu(report, backbone, rates, device)
+        losses(report, device)
+    machine = hardware(device)
+    name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    seconds = time.perf_counter() - started
+    write(args.out, name, report, {"hardware": machine, "versions": versions(), "seconds": seconds})
+    print(f"{seconds:.0f} s; written to {args.out / 'training.md'} and training.json")
+
+
+def calibrate(report: Report, device: torch.device) -> dict[str, float]:
+    """FLOP/s of a fixed matrix product in fp32 and bf16, and bytes/s of a fixed copy."""
+    side = 2048 if device.type == "cpu" else 8192
+    runs: dict[str, Callable] = {}
+    for name, dtype in TYPES.items():
+        a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
+        runs[name] = lambda a=a, b=b, out=out: (torch.mm(a, b, out=out), synchronise(device))
+    source, target = (torch.ones(64 * MIB, device=device) for _ in range(2))
+    runs["copy"] = lambda: (target.copy_(source), synchronise(device))
+    seconds = report.keep("calibration", alternate(runs, repeats=9))
+    rates = {name: 2 * side**3 / seconds[name] for name in TYPES}
+    for name, rate in rates.items():
+        report.add(f"matrix product {side}^3, {name}", "", f"{rate / 1e9:.0f} GFLOP/s", "calibration", None)
+    report.add("copy of 256 MiB", "", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s", "calibration", None)
+    return rates
+
+
+def saved(report: Report, backbone: str) -> None:
+    """Bytes kept for the gradient of a picture."""
+    step = Step(backbone, "train", 2, torch.device("cpu"))
+    plain, published = step.saved_mib("plain", "fp32"), PUBLISHED_MIB.get(backbone)
+    within = None if published is None else abs(plain / published - 1) <= 0.1
+    report.add(f"saved a picture, {backbone}, plain path, fp32", f"{published} +- 10 %" if published else "",
+               f"{plain:.2f} MiB", "the published code's", within)
+    for precision, dtype in TYPES.items():
+        measured = step.saved_mib("ours", precision)
+        estimated = step_memory(step.model, size=(SIZE, SIZE), dtype=dtype, device=step.device).kept(1) / MIB
+        goal = GOAL_MIB.get((backbone, precision))
+        variant = VARIANTS[backbone]
+        inputs = (variant.depth - step.model.config.first_level) * (1 + (SIZE // 14)**2) * variant.dim * dtype.itemsize
+        report.add(f"saved a picture, {backbone}, {precision}", f"<= {goal} MiB" if goal else "", f"{measured:.2f} MiB",
+                   f"inputs alone {inputs / MIB:.1f}; plain / ours {plain / measured:.1f}; estimated {estimated:.2f}",
+                   None if goal is None else measured <= goal)
+
+
+def steps(report: Report, backbone: str, script: str, rates: dict[str, float], device: torch.device) -> None:
+    """Seconds of a step of 16 pictures by every path."""
+    step = Step(backbone, script, 16, device)
+    with FlopCounterMode(display=False) as counter:
+        step("plain", "fp32")
+    flops = counter.get_total_flops()
+    names = ["plain fp32", "ours fp32", "readable fp32", "ours bf16", "readable bf16"]
+    seconds = report.keep(f"{script}, {backbone}", alternate(step.runs(names), around=step.prepared))
+    name = f"{script}.py, {backbone}, 16 x {SIZE}"
+    plain = seconds["plain fp32"]
+    report.add(f"{name}, plain fp32", "", f"{plain:.2f} s", f"{flops / 1e9:.0f} GFLOP", None)
+    for precision, goal in (("bf16", 0.25), ("fp32", None)):
+        ours, floor = seconds[f"ours {precision}"], flops / rates[precision]
+        report.add(f"{name}, {precision} over plain fp32", f"<= {goal}" if goal else "reported", f"{ours / plain:.3f}",
+                   f"{ours:.2f} s; floor at the matrix rate {floor:.2f} s = {floor / plain:.3f}",
+                   None if goal is None else ours / plain <= goal)
+        report.add(f"{name}, {precision}, share of the matrix rate", ">= 70 %" if precision == "fp32" else "reported",
+                   f"{100 * floor / ours:.0f} %", "", floor / ours >= 0.7 if precision == "fp32" else None)
+        cost = ours / seconds[f"readable {precision}"] - 1
+        report.add(f"{name}, {precision}, cost of saving memory", "<= 10 %", f"{100 * cost:+.1f} %",
+                   f"readable {seconds[f'readable {precision}']:.2f} s", cost <= 0.1)
+
+
+def agreement(report: Report, backbone: str, device: torch.device) -> None:
+    """Cosines between bf16 and fp32: of descriptors, and of gradients for one gradient of the descriptors."""
+    for script in ("train", "train_rerank"):
+        step = Step(backbone, script, 8, device)
+        with torch.no_grad():
+            exact = step.forward("ours", "fp32")[0]
+            with step.prepared("ours bf16"):
+                rough = step.forward("ours", "bf16")[0]
+        given = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        readable, ours, low = (step.gradient(*how, given) for how in (
+            ("readable", "fp32"), ("ours", "fp32"), ("ours", "bf16")))
+        cosine = F.cosine_similarity(exact, rough).min().item()
+        report.add(f"{script}.py, {backbone}, output's cosine, bf16 to fp32", ">= 0.999", f"{cosine:.6f}", "the least",
+                   cosine >= 0.999)
+        cosine = F.cosine_similarity(low, readable, dim=0).item()
+        report.add(f"{script}.py, {backbone}, gradient's cosine, bf16 to fp32", ">= 0.999", f"{cosine:.6f}",
+                   f"fp32, ours to readable: {((ours - readable).norm() / readable.norm()).item():.1e} relative",
+                   cosine >= 0.999)
+
+
+def losses(report: Report, device: torch.device) -> None:
+    """Mining, loss and gradient of 480 pictures of 2048-d; their floor is three products of n x n x d."""
+    n_places, d = 120, 2048
+    generator = torch.Generator().manual_seed(0)
+    near = torch.randn(n_places, 1, d, generator=generator) + torch.randn(n_places, 4, d, generator=generator)
+    # A shared direction: without it hardly any negative would be near enough to be mined.
+    shared = F.normalize(torch.randn(d, generator=generator), dim=0)
+    x = F.normalize(shared + 0.5 * F.normalize(near, dim=-1).flatten(0, 1), dim=1).to(device).requires_grad_()
+    labels = torch.arange(n_places, device=device).repeat_interleave(4)
+
+    def loss_and_gradient() -> None:
+        x.grad = None
+        multi_similarity_loss(x, mine_pairs(x, labels)).backward()
+        synchronise(device)
+
+    def product() -> None:
+        x.detach() @ x.detach().T
+        synchronise(device)
+
+    seconds = report.keep("losses", alternate({"loss": loss_and_gradient, "product": product}, repeats=30))
+    report.add("mining, loss and gradient, 480 x 2048", "<= 30 ms" if device.type == "cpu" else "",
+               f"{1000 * seconds['loss']:.1f} ms", f"floor: three products, {3000 * seconds['product']:.1f} ms",
+               seconds["loss"] <= 0.03 if device.type == "cpu" else None)
+
+
+def on_gpu(report: Report, backbone: str, rates: dict[str, float], device: torch.device) -> None:
+    """Pictures/s and peak memory by path, precision, script and batch; ours against frozen at 40 x 4."""
+    for script in ("train", "train_rerank"):
+        for pictures in (16, 160, 480):
+            torch.cuda.empty_cache()
+            step = Step(backbone, script, pictures, device)
+            name = f"{script}.py, {backbone}, {pictures} pictures"
+            peaks = {}
+            for run in (f"{kind} {precision}" for precision in TYPES for kind in KINDS):
+                peak = _gpu_peak(step, run, device)
+                if peak is None:
+                    report.add(f"{name}, {run}", "", "does not fit", "", None)
+                else:
+                    peaks[run] = peak
+            seconds = report.keep(f"{script}, {backbone}, {pictures}",
+                                  alternate(step.runs(peaks), around=step.prepared))
+            _gpu_rows(report, step, name, seconds, peaks, rates)
+
+
+def _gpu_peak(step: Step, run: str, device: torch.device) -> int | None:
+    """Most bytes allocated in a step; None where it does not fit."""
+    step.model.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    with step.prepared(run):
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            step(*run.split())
+        except torch.cuda.OutOfMemoryError:
+            return None
+        return torch.cuda.max_memory_allocated(device)
+
+
+def _gpu_rows(report: Report, step: Step, name: str, seconds: dict[str, float], peaks: dict[str, int],
+              rates: dict[str, float]) -> None:
+    pictures, backbone = len(step.images), step.model.config.backbone
+    for kind, value in seconds.items():
+        precision = kind.split()[1]
+        plain = seconds.get(f"plain {precision}")
+        beside = f"{peaks[kind] / 1e9:.2f} GB" + (f"; over plain {value / plain:.2f}" if plain else "")
+        if kind.startswith("ours"):
+            memory = step_memory(step.model, size=(SIZE, SIZE), dtype=TYPES[precision], device=step.device)
+            beside += f"; estimated {memory.total(pictures) / 1e9:.2f} GB with Adam"
+        report.add(f"{name}, {kind}", "", f"{pictures / value:.0f} pictures/s", beside, None)
+    paper = PAPER_OVER_FROZEN.get(backbone)
+    if pictures == 160 and paper and step.script == "train":
+        ratio = seconds["ours bf16"] / seconds["frozen bf16"]
+        report.add(f"{name}, ours over frozen", f"< {paper}", f"{ratio:.3f}", "the paper's Table VI", ratio < paper)
+    if pictures == 480 and backbone == "dinov2-large" and "ours bf16" in seconds:
+        peak = peaks["ours bf16"] / 1e9
+        report.add(f"{name}, peak", "<= 8 GB", f"{peak:.2f} GB", "without Adam's moments", peak <= 8)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            for _ in step.model.backbone.stream_tokens(step.images[:1]):
+                pass
+        floor = pictures * counter.get_total_flops() / rates["bf16"]
+        report.add(f"{name}, step over the frozen forward's floor", "<= 2", f"{seconds['ours bf16'] / floor:.2f}",
+                   f"floor {floor:.3f} s", seconds["ours bf16"] <= 2 * floor)
+
+
+def write(folder: Path, name: str, report: Report, about: dict) -> None:
+    """Replaces this hardware's section of training.md and its entry of training.json."""
+    page, store = folder / "training.md", folder / "training.json"
+    stored = json.loads(store.read_text()) if store.is_file() else {}
+    write_json({**stored, name: {**about, "rows": report.rows, "samples": report.samples}}, store)
+    head, *sections = (page.read_text() if page.is_file() else "# Training\n").split("\n## ")
+    text = f"{name}\n\ntorch {about['versions']['torch']}, {about['seconds']:.0f} s in all.\n\n{report.markdown()}"
+    sections = [section for section in sections if not section.startswith(f"{name}\n")] + [text]
+    page.write_text("\n## ".join([head.rstrip("\n") + "\n", *(section.rstrip("\n") + "\n" for section in sections)]))
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,168 @@
+"""What tests/test_distributed.py computes both in its own process and, by torchrun, in several: the same functions.
+
+As a script: `several_processes.py FOLDER DATA` computes everything in this one of several processes, and leaves it in
+FOLDER/<rank>.pt.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from pictures import SIDE
+from torch import Tensor, nn
+
+from datasets import BenchmarkDataset, evaluation_transform
+from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
+from model import ModelConfig, build_model
+from model.batch_norm import BatchNorm
+from utils import distributed
+from utils.evaluation import Evaluator
+
+PICTURES = 4  # of each place
+
+
+def own_rows(places: int) -> slice:
+    own = distributed.own_share(places)
+    return slice(PICTURES * own.start, PICTURES * own.stop)
+
+
+def batch(places: int) -> tuple[Tensor, Tensor]:
+    """The whole batch: pictures of a place are alike, but not so much that no pair is mined, nor all are."""
+    random = torch.Generator().manual_seed(places)
+    texture = torch.randn(places, 1, 3, 7, 7, generator=random)
+    texture = texture.repeat_interleave(SIDE // 7, 3).repeat_interleave(SIDE // 7, 4)
+    images = texture + torch.randn(places, PICTURES, 3, SIDE, SIDE, generator=random)
+    return images.flatten(0, 1), torch.arange(places).repeat_interleave(PICTURES)
+
+
+def training_step(mode: str, places: int, fraction: float = 1.0, economical: bool = True) -> dict[str, Tensor]:
+    """Loss, pairs, gradients and running statistics of one step on a batch, as in the scripts."""
+    branches = {"float": ("float",), "rerank": ("float", "binary")}[mode]
+    model = build_model(ModelConfig(backbone="dinov2-tiny", branches=branches), seed=places)
+    if mode == "rerank":
+        model.freeze("float_branch")
+    model.economical = economical
+    network = distributed.wrap(model)
+    model.train()
+    images, labels = (whole[own_rows(places)] for whole in batch(places))
+    torch.manual_seed(0)
+    if mode == "float":
+        descriptors = network(images, branches=("float",)).floating
+        descriptors, labels = distributed.gather(descriptors, labels)
+        pairs = mine_pairs(descriptors, labels, epsilon=0.003)
+        loss = multi_similarity_loss(descriptors, pairs)
+    else:
+        out = network(images, branches=("binary",))
+        relaxed, descriptors, labels = distributed.gather(out.relaxed, out.binary, labels)
+        pairs = mine_pairs(descriptors, labels, epsilon=0.003)
+        loss = multi_similarity_loss(descriptors, pairs)
+        loss = loss + 10 * similarity_constrained_loss(relaxed, descriptors, pairs, fraction=fraction)
+    loss.backward()
+    return {"loss": loss.detach(), "labels": labels, "descriptors": descriptors.detach(),
+            "positive": pairs.positive, "negative": pairs.negative,
+            "gradients": {name: p.grad for name, p in model.named_parameters() if p.requires_grad},
+            "buffers": dict(model.named_buffers())}
+
+
+class Exact(nn.BatchNorm2d):
+    """torch's own, in float64 whatever the input: what one process should give."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.double())
+
+
+def batch_norm(dtype: torch.dtype, places: int, mean: float, spread: float, *,
+               kind: type[nn.BatchNorm2d] = BatchNorm) -> dict[str, Tensor]:
+    """Two passes of a BatchNorm, and the gradients of a weighted sum of the second's outputs."""
+    random = torch.Generator().manual_seed(7)
+    channels = 5
+    norm = kind(channels, eps=1e-3)
+    if kind is Exact:
+        norm.double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(channels, generator=random))
+        norm.bias.copy_(torch.randn(channels, generator=random))
+    shift = mean * torch.arange(1, channels + 1)[:, None, None]
+    for _ in range(2):
+        x = shift + spread * torch.randn(PICTURES * places, channels, 3, 2, generator=random)
+        weights = torch.randn(x.shape, generator=random)
+        x, weights = x.to(dtype)[own_rows(places)].requires_grad_(), weights[own_rows(places)]
+        y = norm(x)
+        norm.zero_grad()
+        (y * weights).sum().backward()
+    return {"y": y.detach(), "dx": x.grad, "dweight": norm.weight.grad, "dbias": norm.bias.grad,
+            "running_mean": norm.running_mean, "running_var": norm.running_var, "passes": norm.num_batches_tracked}
+
+
+BATCH_NORMS = {
+    "fp32": (torch.float32, 4, 1.0, 1.0),
+    "unequal shares": (torch.float32, 3, 1.0, 1.0),
+    "large mean": (torch.float32, 3, 100.0, 0.1),
+    "bf16": (torch.bfloat16, 3, 1.0, 1.0),
+    "float64": (torch.float64, 3, 1.0, 1.0),
+}
+STEPS = {
+    "float": ("float", 4),
+    "float, unequal shares": ("float", 3),
+    "float, readable modules": ("float", 3, 1.0, False),
+    "rerank": ("rerank", 4),
+    "rerank, unequal shares, half of the pairs": ("rerank", 3, 0.5),
+}
+
+
+def steps() -> dict:
+    return {name: training_step(*inputs) for name, inputs in STEPS.items()}
+
+
+def batch_norms(kind: type[nn.BatchNorm2d] = BatchNorm) -> dict:
+    return {name: batch_norm(*inputs, kind=kind) for name, inputs in BATCH_NORMS.items()}
+
+
+def evaluation(data: Path) -> dict:
+    dataset = BenchmarkDataset(data, "msls", split="val", transform=evaluation_transform((SIDE, SIDE)))
+    model = build_model(ModelConfig(backbone="dinov2-tiny"), seed=0)
+    found = Evaluator(mode="rerank", recall_values=(1, 5), batch_size=4, num_workers=0, rerank_num=5)(model, dataset)
+    return {"score": found.score(), "recalls": found.recalls(), "n_queries": found.dataset.n_queries,
+            **{name: torch.from_numpy(getattr(found, name)) for name in (
+                "first", "first_distances", "final", "final_distances")}}
+
+
+def exchanges() -> dict:
+    """The small ones; process r brings the numbers 10 r, 10 r + 1, ..., r + 1 of them."""
+    r = distributed.rank()
+    rows = (10.0 * r + torch.arange(r + 1.0))[:, None].repeat(1, 3).requires_grad_()
+    labels = 10 * r + torch.arange(r + 1)
+    gathered, gathered_labels = distributed.gather(rows, labels)
+    (gathered * torch.arange(1.0, len(gathered) + 1)[:, None]).sum().backward()
+    collected = {}
+    for count in (5, 1):
+        own = distributed.own_share(count)
+        part = torch.zeros(count, 2)
+        part[own.start:own.stop] = torch.arange(float(own.start), own.stop)[:, None]
+        distributed.collect(part.numpy() if own else None)
+        collected[count] = part
+    model = nn.BatchNorm2d(2)
+    nn.init.constant_(model.weight, r + 1)
+    model.num_batches_tracked += r
+    distributed.broadcast_weights(model)
+    return {"rows": gathered.detach(), "labels": gathered_labels, "gradient": rows.grad, "collected": collected,
+            "broadcast": distributed.broadcast({"from": r}), "total": distributed.total(r + 1.0),
+            "largest": distributed.largest(-r), "share": distributed.own_share(5), "weights": model.state_dict()}
+
+
+def main(folder: Path, data: Path) -> None:
+    distributed.start(torch.device("cpu"))
+
+    def fetch() -> bool:
+        there = (folder / "fetched").exists()
+        (folder / "fetched").touch()
+        return there
+
+    found = {"there_already": distributed.first_on_each_node(fetch), "exchanges": exchanges(), "steps": steps(),
+             "batch_norms": batch_norms(), "evaluation": evaluation(data)}
+    torch.save(found, folder / f"{distributed.rank()}.pt")
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""Several processes that work as one, as torchrun starts them: who is who, what they share, what becomes of an error.
+
+In one process every function here is an identity without cost, and nothing is started.
+"""
+
+import datetime
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from datasets.places import share
+from model.batch_norm import processes, sum_over_processes
+
+T = TypeVar("T")
+
+# The others wait while the first process searches and writes: that may take long, and is no hang.
+TIMEOUT = datetime.timedelta(hours=3)
+GRACE_S = 5.0
+
+
+def launched() -> bool:
+    """Whether torchrun started this process beside others."""
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys() and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def rank() -> int:
+    """This process's number, from 0, over all nodes."""
+    return int(os.environ["RANK"]) if launched() else 0
+
+
+def local_rank() -> int:
+    """This process's number, from 0, on its node: that of its GPU among the visible ones."""
+    return int(os.environ["LOCAL_RANK"]) if launched() else 0
+
+
+def local_processes() -> int:
+    """How many processes of this training run on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if launched() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that logs and writes the files."""
+    return rank() == 0
+
+
+def start(device: torch.device) -> None:
+    """Meets the other processes that torchrun started; to be undone by `stop`."""
+    if not launched():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # gloo also beside nccl: what lies in memory (scores, descriptors to search) need not pass through the GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=TIMEOUT)
+
+
+def stop() -> None:
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def wrap(model: nn.Module) -> nn.Module:
+    """The model as a training step calls it: of several processes each gets the mean of all their gradients.
+
+    Frozen parameters take no part. The weights become those of the first process; BatchNorm statistics need no exchange
+    of their own, each process computes those of all.
+    """
+    if processes() == 1:
+        return model
+    network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    network.broadcast_buffers = False  # as an argument it has another name in newer versions of torch
+    return network
+
+
+def gather(*shares: Tensor) -> tuple[Tensor, ...]:
+    """For each tensor (n_r, ...) the rows of all processes (sum of n_r, ...), the first process's first.
+
+    The tensors have equal lengths n_r, which may differ between processes. With a loss of the gathered rows, the same
+    in every process, the gradients that `wrap` averages are those of one process with the whole batch: the sum in the
+    backward pass gives each process the gradient of its own rows times the number of processes, by which the averaging
+    divides.
+    """
+    if processes() == 1:
+        return shares
+    lengths = torch.zeros(processes(), dtype=torch.int64)  # on the CPU: nobody waits for a GPU
+    lengths[rank()] = len(shares[0])
+    distributed.all_reduce(lengths)
+    before, after = int(lengths[:rank()].sum()), int(lengths[rank() + 1:].sum())
+
+    def whole(rows: Tensor) -> Tensor:
+        # A sum of rows between zeros, because gloo gathers equal shares only.
+        above, below = (rows.new_zeros(count, *rows.shape[1:]) for count in (before, after))
+        return sum_over_processes(torch.cat([above, rows, below]))
+
+    return tuple(whole(rows) for rows in shares)
+
+
+def broadcast(value: T) -> T:
+    """The first process's value, which can be pickled; the others' is ignored."""
+    if processes() == 1:
+        return value
+    box = [value if is_first() else None]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def broadcast_weights(model: nn.Module) -> None:
+    """Parameters and buffers of the first process's model, into those of the others, which have equal shapes."""
+    if processes() > 1:
+        for tensor in model.state_dict().values():
+            distributed.broadcast(tensor, src=0)
+
+
+def total(value: float) -> float:
+    """The sum of all processes' values."""
+    return _reduced(value, "SUM")
+
+
+def largest(value: float) -> float:
+    """The largest of all processes' values."""
+    return _reduced(value, "MAX")
+
+
+def _reduced(value: float, operation: str) -> float:
+    if processes() == 1:
+        return value
+    box = torch.tensor(value, dtype=torch.float64)
+    distributed.all_reduce(box, getattr(distributed.ReduceOp, operation))
+    return box.item()
+
+
+def own_share(count: int) -> range:
+    """Those of `count` things that this process does."""
+    return share(count, rank(), processes())
+
+
+def collect(rows: np.ndarray | None) -> None:
+    """Each process's `own_share` of the rows (n, ...), into the first process's array; None without a share."""
+    if rows is None:
+        return
+    for sender in range(1, processes()):
+        part = share(len(rows), sender, processes())
+        if part and rank() in (0, sender):
+            values = torch.from_numpy(rows[part.start:part.stop])
+            distributed.recv(values, src=sender) if is_first() else distributed.send(values, dst=0)
+
+
+def first_on_each_node(function: Callable[[], T]) -> T:
+    """The function's value; the first process of a node calls it before its others: they find what it fetched."""
+    if processes() > 1 and local_rank() > 0:
+        total(0)  # waits for all
+    value = function()
+    if processes() > 1 and local_rank() == 0:
+        total(0)
+    return value
+
+
+# How an error of several processes becomes one line: torchrun ends all processes of a node as soon as one has ended, so
+# that whoever waits long enough is either silenced or alone with it.
+
+def let_the_first_speak() -> None:
+    """To be called before an error is said that may be everybody's: returns at once in the first process of a node."""
+    if local_rank() > 0:
+        time.sleep(GRACE_S)
+
+
+def let_the_others_speak() -> None:
+    """To be called where contact was lost: the process that caused it knows better, and may be waiting itself."""
+    time.sleep(2 * GRACE_S)
+
+
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether an error only means that another process has ended."""
+    return launched() and (isinstance(error, distributed.DistError) or "gloo" in str(error) or "NCCL" in str(error))
