@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     validation_sets, test_set = validation_and_test_sets(args.val_datasets, args.dataset_name, **cli.set_options(args))
     evaluate = Evaluator(**cli.evaluation_options(args))
 
-    # A frozen DINOv2 and a side network whose adapters give zero at the start, so that y_l = x_0.
+    # A frozen DINOv2 and a side network whose adapters start at zero, so that y_l = x_0 (on random weights at random).
     model, pretrained = model_to_train(checkpoint, config, foundation=args.foundation_model_path, seed=args.seed)
     training = Training(model, run=run, script="train_hashing.py", pretrained=pretrained, **cli.training_options(args))
     if checkpoint is not None:

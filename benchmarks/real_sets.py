@@ -84,7 +84,6 @@ def recalls_of(evaluation: Evaluation) -> list[float]:
 def untrained(sets: dict[str, BenchmarkDataset], seed: int) -> dict[str, dict[str, list[float]]]:
     """Recalls of both branches before their first step."""
     start = build_model(tiny("float"), seed=seed)
-    start.initialise_adapters()
     model = build_model(tiny("float", "binary"), seed=seed)
     model.start_from_float(start)
     options = {"recall_values": RECALLS, "batch_size": 64, "num_workers": 0, "rerank_num": 100}

@@ -32,7 +32,7 @@ MIB = 2**20
 PUBLISHED_MIB = {"dinov2-base": 32.74, "dinov2-large": 56.21}  # fp32, measured on the published code
 GOAL_MIB = {("dinov2-base", "bf16"): 6.5, ("dinov2-large", "bf16"): 11.0,
             ("dinov2-base", "fp32"): 13.0, ("dinov2-large", "fp32"): 22.0}
-KINDS = ("plain", "readable", "ours", "frozen")
+KINDS = ("plain", "readable", "exact", "ours", "compiled", "frozen")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The paper's Table VI, hours an epoch of MultiConv over those of the frozen model, 40 places of 4 pictures.
 PAPER_OVER_FROZEN = {"dinov2-base": 1.015, "dinov2-large": 1.36}
@@ -42,6 +42,7 @@ class Step:
     """A training step of one script, without the optimiser, on pictures in memory; `kind` says by which path.
 
     kinds  plain: the published order of operations; readable: our modules, everything saved; ours: the economical path;
+           exact: the same with the frozen weights in fp32; compiled: the same with the backbone compiled;
            frozen: the head alone is trained, on the backbone's last level
     """
 
@@ -60,7 +61,8 @@ class Step:
     def prepared(self, name: str) -> contextlib.AbstractContextManager:
         """Around the run "<kind> <precision>": the frozen weights as a training holds them through an epoch."""
         kind, precision = name.split()
-        return self.model.backbone.rounded(TYPES["fp32" if kind == "plain" else precision])
+        dtype = TYPES["fp32" if kind in ("plain", "exact") else precision]
+        return self.model.backbone.rounded(dtype, compiled=kind == "compiled")
 
     def runs(self, names: Iterable[str]) -> dict[str, Callable[[], None]]:
         return {name: functools.partial(self, *name.split()) for name in names}

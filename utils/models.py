@@ -53,6 +53,9 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     """A model at the start of its training on a DINOv2 file, and whether that was a pre-trained one.
 
     path  an official file; "random": seeded random weights; None: the official file is fetched
+
+    Adapters start at zero, so that training starts from what the pre-trained model sees. Random weights see nothing
+    that would be worth it, and random adapters learn twice as fast on them (benchmarks/demo.md).
     """
     model = build_model(config, seed=seed)
     if path == "random":
@@ -60,8 +63,8 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     else:
         path = path or first_on_each_node(lambda: fetch_foundation(config.backbone))
         load_foundation(model, path)
+        model.initialise_adapters()
         log.info("foundation model: %s", path)
-    model.initialise_adapters()
     return model, path != "random"
 
 
