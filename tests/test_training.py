@@ -469,6 +469,16 @@ def test_compiled_backbone_trains_alike_and_its_warm_up_is_logged(data, tmp_path
         assert torch.equal(weights(folder / "last_model.pth")[name], value), name
 
 
+def test_a_machine_that_cannot_compile_is_told_so(data, tmp_path, monkeypatch):
+    def no_compiler(graph, inputs):
+        raise RuntimeError("no C++ compiler found")
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: original(function, backend=no_compiler))
+    with pytest.raises(ValueError, match=r"^--compile: .*no C\+\+ compiler found; leave it out$"):
+        run_folder(train.main, *training_options(data), *RANDOM, "--epochs_num", 1, "--compile", cwd=tmp_path)
+
+
 def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
     options = [*training_options(data), *RANDOM, "--epochs_num", 1]
     text = (run_folder(train.main, *options, cwd=tmp_path) / "info.log").read_text()

@@ -122,9 +122,13 @@ class Training:
 
     def _warm_up(self, images: Tensor) -> None:
         started = time.perf_counter()
-        with self.autocast():
-            for _ in self.model.backbone.stream_tokens(images):
-                pass
+        try:
+            with self.autocast():
+                for _ in self.model.backbone.stream_tokens(images):
+                    pass
+        except RuntimeError as error:  # no C++ compiler, for one
+            reason = " ".join(str(error).partition("\n\n")[0].split())
+            raise ValueError(f"--compile: {reason}; leave it out") from error
         synchronise(self.device)
         self.warm = True
         log.info("compiling the frozen backbone took %.1f s", time.perf_counter() - started)
