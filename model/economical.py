@@ -40,7 +40,14 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx, function: Callable[[Tensor], Tensor], tokens: Tensor, *parameters: Tensor) -> Tensor:
         ctx.function, ctx.autocast = function, _autocast_type(tokens)
         ctx.save_for_backward(tokens, *parameters)
-        return torch.cat([function(part) for part in tokens.split(PICTURES_AT_ONCE)])
+        with _Recomputed.autocast(ctx, tokens):
+            return torch.cat([function(part) for part in tokens.split(PICTURES_AT_ONCE)])
+
+    @staticmethod
+    def autocast(ctx, tokens: Tensor) -> torch.autocast:
+        # Without the cache of cast weights: older versions of torch would take those made here, where no gradient is
+        # recorded, for the ones that need one.
+        return torch.autocast(tokens.device.type, ctx.autocast, enabled=ctx.autocast is not None, cache_enabled=False)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -48,7 +55,7 @@ class _Recomputed(torch.autograd.Function):
         through, sums = [], []
         for part, g in zip(tokens.split(PICTURES_AT_ONCE), gradient.split(PICTURES_AT_ONCE), strict=True):
             inputs = [part.detach().requires_grad_()] if ctx.needs_input_grad[1] else []
-            with torch.enable_grad(), torch.autocast(part.device.type, ctx.autocast, enabled=ctx.autocast is not None):
+            with torch.enable_grad(), _Recomputed.autocast(ctx, part):
                 output = ctx.function(*(inputs or [part]))
             found = torch.autograd.grad(output, [*inputs, *parameters], g)
             through += found[:len(inputs)]

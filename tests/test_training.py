@@ -179,6 +179,13 @@ def test_weights_without_pre_training_are_stamped(data, float_run, rerank_run, s
     assert training.pretrained is True
     assert f"foundation model: {official}" in log
     assert_equal(training.model.backbone.state_dict(), saved(official))
+    # On pre-trained weights the adapters start at zero, and training from what those weights see.
+    assert all(adapter.up.weight.count_nonzero() == 0 for adapter in training.model.float_branch.side.adapters)
+
+
+def test_random_weights_have_random_adapters(data, start):
+    training, _ = start(train.main, *training_options(data), *RANDOM, "--seed", 3)
+    assert_equal(training.model.state_dict(), build_model(training.model.config, seed=3).state_dict())
 
 
 # --- what changes
