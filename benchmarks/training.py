@@ -32,6 +32,7 @@ MIB = 2**20
 PUBLISHED_MIB = {"dinov2-base": 32.74, "dinov2-large": 56.21}  # fp32, measured on the published code
 GOAL_MIB = {("dinov2-base", "bf16"): 6.5, ("dinov2-large", "bf16"): 11.0,
             ("dinov2-base", "fp32"): 13.0, ("dinov2-large", "fp32"): 22.0}
+BATCHES = (16, 160, 480)  # pictures a step on a GPU
 KINDS = ("plain", "readable", "exact", "ours", "compiled", "frozen")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The paper's Table VI, hours an epoch of MultiConv over those of the frozen model, 40 places of 4 pictures.
@@ -266,7 +267,7 @@ def losses(report: Report, device: torch.device) -> None:
 def on_gpu(report: Report, backbone: str, rates: dict[str, float], device: torch.device) -> None:
     """Pictures/s and peak memory by path, precision, script and batch; ours against frozen at 40 x 4."""
     for script in ("train", "train_rerank"):
-        for pictures in (16, 160, 480):
+        for pictures in BATCHES:
             torch.cuda.empty_cache()
             step = Step(backbone, script, pictures, device)
             name = f"{script}.py, {backbone}, {pictures} pictures"
