@@ -215,7 +215,7 @@ def _normalise_backward(adapter: nn.Module, names: tuple[str, ...], gradient: Te
         _as_maps(gradient), _as_maps(x), weight, mean, variance, mean, scale, alone, eps, [True, True, True])
     g = _rows(g)
     if not alone:  # the batch's mean and variance depend on every process's pictures
-        count = sum_over_processes(weights.new_tensor([len(x)]))
+        count = sum_over_processes(weights.new_full((1,), len(x)))
         shared = sum_over_processes(torch.stack([weights, biases])) / count
         unit = (x - mean) * scale
         g = g - (weight * scale * (shared[1] + unit * shared[0])).to(g.dtype)
