@@ -1,7 +1,6 @@
 """Measuring one training step: bytes kept for the gradient, most bytes alive at once, seconds."""
 
 import contextlib
-import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -80,7 +79,3 @@ def alternate(runs: dict[str, Callable[[], object]], *, repeats: int = 5,
             if turn:
                 seconds[name].append(taken)
     return seconds
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import functools
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,7 +24,7 @@ from utils.device import synchronise
 from utils.memory import step_memory
 from utils.run import exit_with, hardware, versions, write_json
 
-from .measure import alternate, median, saved_bytes
+from .measure import alternate, saved_bytes
 from .plain import plain_forward
 
 HERE = Path(__file__).parent
@@ -100,9 +101,8 @@ class Step:
         return torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None]).double()
 
     def saved_mib(self, kind: str, precision: str) -> float:
-        own = [*self.model.parameters(), *self.model.buffers()]
         with self.prepared(f"{kind} {precision}"):
-            own += self.model.backbone.parameters()
+            own = [*self.model.parameters(), *self.model.buffers()]
             return saved_bytes(lambda: self.forward(kind, precision), excluded=own) / len(self.images) / MIB
 
 
@@ -120,7 +120,7 @@ class Report:
 
     def keep(self, name: str, samples: dict[str, list[float]]) -> dict[str, float]:
         self.samples |= {f"{name}: {key}": values for key, values in samples.items()}
-        return {key: median(values) for key, values in samples.items()}
+        return {key: statistics.median(values) for key, values in samples.items()}
 
     def markdown(self) -> str:
         lines = ["| what | goal | measured | beside | |", "|---|---|---|---|---|"]

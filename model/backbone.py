@@ -158,8 +158,8 @@ class DinoV2(nn.Module):
 
     def _run(self, block: Block, x: Tensor) -> Tensor:
         # Rounded weights decide the type themselves; autocast would turn LayerNorm and the residuals back to fp32.
-        with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type)
-                            and x.dtype not in (torch.bfloat16, torch.float16)):
+        rounded = x.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(x.device.type, enabled=False) if rounded else contextlib.nullcontext():
             parts = [self._run_block(block, part) for part in x.split(PICTURES_AT_ONCE)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 

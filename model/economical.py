@@ -17,6 +17,10 @@ from .batch_norm import BatchNorm, merge_statistics, processes, sum_over_process
 
 aten = torch.ops.aten
 
+# The units whose BatchNorms run side by side, and those whose convolutions are one product, in its columns' order.
+THIN, WIDE = ("reduce3x3", "reduce5x5"), ("conv1x1", "conv3x3", "conv5x5")
+ONE_BY_ONE = (*THIN, "conv1x1")
+
 
 def economical_step(adapter: nn.Module, state: Tensor, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """`adapter(state + tokens, grid) + state` in training mode (equation 6); tokens are the frozen backbone's.
@@ -99,17 +103,13 @@ class _Inside(NamedTuple):
     statistics: list[Tensor]  # mean and biased variance of thin and of wide
 
 
-def _thin_units(adapter: nn.Module) -> tuple[nn.Module, nn.Module]:
-    return adapter.reduce3x3, adapter.reduce5x5
-
-
-def _wide_units(adapter: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
-    return adapter.conv1x1, adapter.conv3x3, adapter.conv5x5
+def _norms(adapter: nn.Module, names: tuple[str, ...]) -> list[BatchNorm]:
+    return [getattr(adapter, name).bn for name in names]
 
 
 def _one_by_one(adapter: nn.Module) -> tuple[Tensor, Tensor]:
     """The three 1x1 convolutions of the hidden tokens as one product: weight (C / 16 + C / 4, H), bias."""
-    convolutions = [unit.conv for unit in (*_thin_units(adapter), adapter.conv1x1)]
+    convolutions = [getattr(adapter, name).conv for name in ONE_BY_ONE]
     return torch.cat([conv.weight for conv in convolutions]).flatten(1), torch.cat([conv.bias for conv in convolutions])
 
 
@@ -124,14 +124,14 @@ def _inside(adapter: nn.Module, tokens: Tensor, grid: tuple[int, int],
     products = F.linear(hidden, *(x.to(dtype) for x in _one_by_one(adapter)))[:, first:].flatten(0, 1)
     n_thin = 2 * adapter.reduce3x3.conv.out_channels
     thin = products[:, :n_thin].contiguous()
-    norms = [unit.bn for unit in _thin_units(adapter)]
+    norms = _norms(adapter, THIN)
     thin_statistics = statistics[:2] if statistics else _measure(norms, thin)
     thin_out = _normalise(norms, thin, thin_statistics)
     maps = [half.reshape(len(tokens), *grid, -1).permute(0, 3, 1, 2) for half in thin_out.chunk(2, dim=1)]
     scales = [F.conv2d(half, unit.conv.weight.to(dtype), unit.conv.bias.to(dtype), padding=unit.conv.padding)
               for half, unit in zip(maps, (adapter.conv3x3, adapter.conv5x5), strict=True)]
     wide = torch.cat([products[:, n_thin:], *map(_rows, scales)], dim=1)
-    norms = [unit.bn for unit in _wide_units(adapter)]
+    norms = _norms(adapter, WIDE)
     wide_statistics = statistics[2:] if statistics else _measure(norms, wide)
     wide_out = _normalise(norms, wide, wide_statistics)
     total = hidden.clone()
@@ -153,19 +153,19 @@ def _backward(adapter: nn.Module, tokens: Tensor, grid: tuple[int, int], inside:
 
     linear("up", inside.sum, gradient)
     total = gradient @ adapter.up.weight.to(dtype)
-    wide = _normalise_backward(adapter, ("conv1x1", "conv3x3", "conv5x5"), total[:, first:].flatten(0, 1), inside.wide,
-                               inside.wide_out, inside.statistics[2:], found)
+    wide = _normalise_backward(adapter, WIDE, total[:, first:].flatten(0, 1), inside.wide, inside.wide_out,
+                               inside.statistics[2:], found)
     n_direct = adapter.conv1x1.conv.out_channels
     thin = []
-    for half, name, g in zip(inside.maps, ("conv3x3", "conv5x5"), wide[:, n_direct:].chunk(2, dim=1), strict=True):
+    for half, name, g in zip(inside.maps, WIDE[1:], wide[:, n_direct:].chunk(2, dim=1), strict=True):
         conv = getattr(adapter, name).conv
         g = g.reshape(len(tokens), *grid, -1).permute(0, 3, 1, 2)
         g, found[f"{name}.conv.weight"], found[f"{name}.conv.bias"] = aten.convolution_backward(
             g, half, conv.weight.to(dtype), [len(conv.bias)], conv.stride, conv.padding, conv.dilation, False, [0, 0],
             1, [True, True, True])
         thin.append(_rows(g))
-    thin = _normalise_backward(adapter, ("reduce3x3", "reduce5x5"), torch.cat(thin, dim=1), inside.thin,
-                               inside.thin_out, inside.statistics[:2], found)
+    thin = _normalise_backward(adapter, THIN, torch.cat(thin, dim=1), inside.thin, inside.thin_out,
+                               inside.statistics[:2], found)
     products = tokens.new_zeros(*tokens.shape[:2], thin.shape[1] + n_direct)
     products[:, first:, :thin.shape[1]] = thin.view(len(tokens), n_patches, -1)
     products[:, first:, thin.shape[1]:] = wide[:, :n_direct].view(len(tokens), n_patches, -1)
@@ -173,10 +173,9 @@ def _backward(adapter: nn.Module, tokens: Tensor, grid: tuple[int, int], inside:
     total[:, :first] *= 2
     hidden = torch.addmm(_rows(total), _rows(products), weight)
     hidden = aten.threshold_backward(hidden, _rows(inside.hidden), 0)
-    names = ("reduce3x3", "reduce5x5", "conv1x1")
-    sizes = [getattr(adapter, name).conv.out_channels for name in names]
+    sizes = [getattr(adapter, name).conv.out_channels for name in ONE_BY_ONE]
     weights = (_rows(products).T @ _rows(inside.hidden)).split(sizes)
-    for name, w, b in zip(names, weights, _rows(products).sum(0).split(sizes), strict=True):
+    for name, w, b in zip(ONE_BY_ONE, weights, _rows(products).sum(0).split(sizes), strict=True):
         found[f"{name}.conv.weight"], found[f"{name}.conv.bias"] = w[:, :, None, None], b
     linear("down", tokens, hidden)
     found = {name: found[name].to(parameter.dtype) for name, parameter in adapter.named_parameters()}
@@ -205,7 +204,7 @@ def _normalise(norms: list[BatchNorm], x: Tensor, statistics: list[Tensor]) -> T
 def _normalise_backward(adapter: nn.Module, names: tuple[str, ...], gradient: Tensor, x: Tensor, out: Tensor,
                         statistics: list[Tensor], found: dict[str, Tensor]) -> Tensor:
     """Gradient of `_normalise`'s input; its parameters' go into `found`."""
-    norms = [getattr(adapter, name).bn for name in names]
+    norms = _norms(adapter, names)
     weight, eps = torch.cat([norm.weight for norm in norms]), norms[0].eps
     mean, variance = statistics
     gradient = aten.threshold_backward(gradient, out, 0)
