@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of loader.json")
     args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     torch.set_num_threads(1)
     report = {}
     with tempfile.TemporaryDirectory() as scratch:

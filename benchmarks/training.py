@@ -22,7 +22,7 @@ from losses import mine_pairs, multi_similarity_loss, similarity_constrained_los
 from model import VARIANTS, ModelConfig, build_model
 from utils.device import synchronise
 from utils.memory import step_memory
-from utils.run import exit_with, hardware, versions, write_json
+from utils.run import exit_with, hardware, temporary_path, versions, write_json
 
 from .measure import alternate, saved_bytes
 from .plain import plain_forward
@@ -138,6 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")
+    args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     device = torch.device(args.device)
     started = time.perf_counter()
     report = Report()
@@ -329,8 +330,9 @@ def write(folder: Path, name: str, report: Report, about: dict) -> None:
     write_json({**stored, name: {**about, "rows": report.rows, "samples": report.samples}}, store)
     head, *sections = (page.read_text() if page.is_file() else "# Training\n").split("\n## ")
     text = f"{name}\n\ntorch {about['versions']['torch']}, {about['seconds']:.0f} s in all.\n\n{report.markdown()}"
-    sections = [section for section in sections if not section.startswith(f"{name}\n")] + [text]
-    page.write_text("\n## ".join([head.rstrip("\n") + "\n", *(section.rstrip("\n") + "\n" for section in sections)]))
+    parts = [head, *(section for section in sections if not section.startswith(f"{name}\n")), text]
+    with temporary_path(page) as temporary:
+        temporary.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in parts))
 
 
 if __name__ == "__main__":
