@@ -456,6 +456,17 @@ def test_the_optimiser_is_fused_also_after_going_on_with_an_older_file(tmp_path)
 
 # --- speed and memory
 
+@pytest.mark.parametrize(("precision", "held"), [
+    ("bf16", torch.bfloat16), ("fp16", torch.float32), ("fp32", torch.float32)])
+def test_the_frozen_backbone_holds_bf16_weights_through_a_bf16_epoch(tmp_path, precision, held):
+    training = Clockwork(tmp_path, precision=precision).training
+    weight = training.model.backbone.blocks[0].attn.qkv.weight
+    exact = weight.clone()
+    loader = Batches([(torch.zeros(1, 3, 14, 14, dtype=torch.uint8), torch.zeros(1))] * 2)
+    assert [weight.dtype for _ in next(training.remaining_epochs(loader))] == [held, held]
+    assert torch.equal(weight, exact)  # for the evaluation and the files that follow
+
+
 def test_compiled_backbone_trains_alike_and_its_warm_up_is_logged(data, tmp_path, monkeypatch):
     compiled = []
 
