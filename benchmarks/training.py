@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
-from model import VARIANTS, ModelConfig, build_model
+from model import BACKBONES, ModelConfig, build_model
 from utils.device import synchronise
 from utils.memory import step_memory
 from utils.run import exit_with, hardware, temporary_path, versions, write_json
@@ -133,7 +133,7 @@ class Report:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--backbone", choices=VARIANTS, nargs="+", help="default: base and large; cuda: small as well")
+    parser.add_argument("--backbone", choices=BACKBONES, nargs="+", help="default: base and large; cuda: small as well")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of training.json and training.md")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -190,8 +190,8 @@ def saved(report: Report, backbone: str) -> None:
         measured = step.saved_mib("ours", precision)
         estimated = step_memory(step.model, size=(SIZE, SIZE), dtype=dtype, device=step.device).kept(1) / MIB
         goal = GOAL_MIB.get((backbone, precision))
-        variant = VARIANTS[backbone]
-        inputs = (variant.depth - step.model.config.first_level) * (1 + (SIZE // 14)**2) * variant.dim * dtype.itemsize
+        vit = BACKBONES[backbone]
+        inputs = (vit.depth - step.model.config.first_level) * (1 + (SIZE // 14)**2) * vit.dim * dtype.itemsize
         report.add(f"saved a picture, {backbone}, {precision}", f"<= {goal} MiB" if goal else "", f"{measured:.2f} MiB",
                    f"inputs alone {inputs / MIB:.1f}; plain / ours {plain / measured:.1f}; estimated {estimated:.2f}",
                    None if goal is None else measured <= goal)

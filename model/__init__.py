@@ -11,13 +11,13 @@ from .checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from .config import BRANCHES, VARIANTS, ModelConfig
+from .config import BACKBONES, BRANCHES, ModelConfig
 from .network import AGGREGATORS, Descriptors, SelaVPRpp, build_model
 from .published_interface import PublishedInterface
 from .released import fetch_foundation, fetch_released, released_address
 
 __all__ = [
-    "AGGREGATORS", "BRANCHES", "VARIANTS", "Checkpoint", "CheckpointError", "Descriptors", "ModelConfig",
+    "AGGREGATORS", "BRANCHES", "BACKBONES", "Checkpoint", "CheckpointError", "Descriptors", "ModelConfig",
     "PublishedInterface", "SelaVPRpp", "build_model", "fetch_foundation", "fetch_released", "fingerprint",
     "load_foundation", "load_model", "load_weights", "published_state_dict", "read_checkpoint", "released_address",
     "save_checkpoint",

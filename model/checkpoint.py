@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import VARIANTS, ModelConfig
+from .config import BACKBONES, ModelConfig
 from .names import to_own_names, to_published_names
 from .network import SelaVPRpp, build_model
 
@@ -114,10 +114,10 @@ def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
         return len({key[len(prefix):].split(".")[0] for key in state_dict if key.startswith(prefix)})
 
     dim, depth = cls_token.shape[-1], count("backbone.blocks.")
-    names = [name for name, variant in VARIANTS.items() if (variant.dim, variant.depth) == (dim, depth)]
+    names = [name for name, vit in BACKBONES.items() if (vit.dim, vit.depth) == (dim, depth)]
     if not names:
         raise CheckpointError(f"{source}: no known backbone is {dim} wide and {depth} blocks deep; "
-                              f"known are {', '.join(VARIANTS)}")
+                              f"known are {', '.join(BACKBONES)}")
     branches = tuple(name for name in ("float", "binary") if count(f"{name}_branch."))
     if not branches:
         raise CheckpointError(f"{source}: holds neither a float nor a binary branch")

@@ -1,12 +1,16 @@
-"""What a model is made of, as data: the backbones and one frozen configuration that every checkpoint carries."""
+"""What a model is made of and learns by, as data: the backbones and one frozen configuration that every file carries."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 BRANCHES = ("float", "binary")
+ADAPTERS = ("multiconv", "vanilla")
+HASHING = ("direct", "lc", "sc", "ste", "sc+ste")
+ORDERS = ("float-binary", "binary-float", "joint")
 
 
-class BackboneVariant(NamedTuple):
+class ViT(NamedTuple):
     """A DINOv2 ViT and the paper's choices for it (section IV-B)."""
 
     dim: int  # token width C
@@ -15,29 +19,48 @@ class BackboneVariant(NamedTuple):
     placement: str  # where the side network's adapters sit by default
     float_dim: int  # float descriptor's dimension
     weights_url: str | None  # official pre-trained file; None: this size was never released
+    swiglu: int | None = None  # hidden width of a SwiGLU in place of the MLP
+    registers: int = 0  # tokens between the class token and the patches (Darcet et al., ICLR 2024)
 
 
-_DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_{0}/dinov2_{0}_pretrain.pth"
+def _released(letter: str, *shape, **more) -> dict[str, ViT]:
+    """A size of DINOv2 and its 4-register model."""
+    url = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14_{{}}pretrain.pth"
+    name = {"s": "small", "b": "base", "l": "large", "g": "giant"}[letter]
+    return {f"dinov2-{name}": ViT(*shape, url.format(""), **more),
+            f"dinov2-{name}-reg": ViT(*shape, url.format("reg4_"), **more, registers=4)}
 
-VARIANTS: dict[str, BackboneVariant] = {
-    # Not a released DINOv2: small enough to train from random weights on a CPU (demo and tests).
-    "dinov2-tiny": BackboneVariant(192, 4, 3, "all", 512, None),
-    "dinov2-small": BackboneVariant(384, 12, 6, "all", 1024, _DINOV2.format("vits14")),
-    "dinov2-base": BackboneVariant(768, 12, 12, "all", 2048, _DINOV2.format("vitb14")),
-    "dinov2-large": BackboneVariant(1024, 24, 16, "last:16", 4096, _DINOV2.format("vitl14")),
+
+BACKBONES: dict[str, ViT] = {
+    # Not released DINOv2s: small enough to train from random weights on a CPU (demo, toy tables, tests).
+    "dinov2-tiny": ViT(192, 4, 3, "all", 512, None),
+    "dinov2-narrow": ViT(64, 24, 2, "last:16", 512, None),
+    **_released("s", 384, 12, 6, "all", 1024),
+    **_released("b", 768, 12, 12, "all", 2048),
+    **_released("l", 1024, 24, 16, "last:16", 4096),
+    **_released("g", 1536, 40, 24, "last:16", 4096, swiglu=4096),
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that decides the modules of a model; fields left at None take the backbone's default.
+    """Everything that decides the modules of a model and its losses; fields left at None take the default that fits.
 
-    backbone     a key of VARIANTS
-    branches     which of "float" and "binary" exist
-    aggregation  head of the float branch, a key of network.AGGREGATORS (the binary head is always GeM)
-    placement    "all": an adapter after every block; "last:N": after the last N blocks
-    float_dim    dimension of the float descriptor
-    code_bits    length of the binary code, a multiple of 8
+    backbone             a key of BACKBONES
+    branches             which of "float" and "binary" exist
+    aggregation          head of the float branch, a key of network.AGGREGATORS (the binary head is always GeM)
+    tuning               what learns below the head. "side": side networks beside the frozen backbone; else the
+                         backbone itself: "full", "partial:N" (its last N blocks) or "selavpr" (adapters inside every
+                         block, equations 3 and 4)
+    placement            where a side network's adapters sit. "all": after every block; "every:m": after every m-th
+                         (equation 7); "last:N": after the last N; "none": nowhere, the head sees the last block
+    adapter              "multiconv" (Fig. 3c) or "vanilla" (the bottleneck without convolutions)
+    float_dim            dimension of the float descriptor
+    code_bits            length of the binary code, a multiple of 8
+    hashing              loss of the binary branch, see losses/hashing.py (Table XI)
+    quantization_weight  lambda of equations 12 and 15
+    pair_fraction        share of the mined pairs in the quantisation loss
+    order                how two branches are trained (section III-C): "float-binary", "binary-float" or "joint"
 
     Raises ValueError, with the choices, for a value that fits no model.
     """
@@ -45,42 +68,86 @@ class ModelConfig:
     backbone: str
     branches: tuple[str, ...] = BRANCHES
     aggregation: str = "gem"
+    tuning: str = "side"
     placement: str | None = None
+    adapter: str = "multiconv"
     float_dim: int | None = None
     code_bits: int = 512
+    hashing: str = "sc+ste"
+    quantization_weight: float = 0.1
+    pair_fraction: float = 1.0
+    order: str = "float-binary"
 
     def __post_init__(self):
-        if self.backbone not in VARIANTS:
-            raise ValueError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(VARIANTS)}")
-        variant = VARIANTS[self.backbone]
+        _check_choice("backbone", self.backbone, BACKBONES)
+        vit = BACKBONES[self.backbone]
         branches = tuple(name for name in BRANCHES if name in self.branches)
         if not branches or len(branches) != len(self.branches):
             raise ValueError(f"branches {self.branches!r} must be one or both of {BRANCHES}, each once")
         object.__setattr__(self, "branches", branches)
-        for name in ("placement", "float_dim"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(variant, name))
+        if self.placement is None:
+            object.__setattr__(self, "placement", vit.placement if self.tuning == "side" else "none")
+        if self.float_dim is None:
+            object.__setattr__(self, "float_dim", vit.float_dim)
+        for field, choices in (("adapter", ADAPTERS), ("hashing", HASHING), ("order", ORDERS)):
+            _check_choice(field, getattr(self, field), choices)
         if self.code_bits < 8 or self.code_bits % 8:
             raise ValueError(f"code_bits {self.code_bits} must be a positive multiple of 8")
         if self.float_dim < 1:
             raise ValueError(f"float_dim {self.float_dim} must be positive")
-        _ = self.first_level
+        if not 0 <= self.quantization_weight < float("inf"):
+            raise ValueError(f"quantization_weight {self.quantization_weight} must be a number of at least 0")
+        if not 0 < self.pair_fraction <= 1:
+            raise ValueError(f"pair_fraction {self.pair_fraction} must be above 0 and at most 1")
+        _ = self.tuned_blocks, self.taps
+        if self.tuning != "side" and self.placement != "none":
+            raise ValueError(f"placement {self.placement!r} beside tuning {self.tuning!r}: adapters beside the backbone "
+                             "belong to tuning 'side'; leave the placement out")
+        if self.tuning != "side" and len(branches) > 1 and self.order != "joint":
+            raise ValueError(f"tuning {self.tuning!r} with two branches changes the backbone under the branch that is "
+                             "already trained; train one branch, or use order 'joint'")
 
     @property
-    def variant(self) -> BackboneVariant:
-        return VARIANTS[self.backbone]
+    def vit(self) -> ViT:
+        return BACKBONES[self.backbone]
+
+    @property
+    def tuned_blocks(self) -> range:
+        """The backbone's blocks that learn, or hold adapters that do; numbered from 0."""
+        depth = self.vit.depth
+        if self.tuning in ("full", "selavpr"):
+            return range(depth)
+        kind, _, count = self.tuning.partition(":")
+        if self.tuning == "side":
+            return range(depth, depth)
+        if kind == "partial" and count.isdigit() and 1 <= int(count) <= depth:
+            return range(depth - int(count), depth)
+        raise ValueError(f"tuning {self.tuning!r} does not fit {self.backbone} ({depth} blocks); use 'side', 'full', "
+                         f"'selavpr', or 'partial:N' with N from 1 to {depth}")
 
     @property
     def first_level(self) -> int:
         """The level whose tokens start the side networks: 0 is the patch embedding x_0, l the output of block l."""
-        depth = self.variant.depth
         kind, _, count = self.placement.partition(":")
+        return {"all": 0, "every": 0, "none": self.vit.depth}.get(kind) if kind != "last" else (
+            self.vit.depth - int(count))
+
+    @property
+    def taps(self) -> Sequence[int]:
+        """The levels that the adapters refine the state by, one adapter for each."""
+        depth = self.vit.depth
+        kind, _, count = self.placement.partition(":")
+        number = int(count) if count.isdigit() and 1 <= int(count) <= depth else None
+        if self.placement == "none":
+            return range(0)
         if self.placement == "all":
-            return 0
-        if kind == "last" and count.isdigit() and 1 <= int(count) <= depth:
-            return depth - int(count)
-        raise ValueError(f"placement {self.placement!r} does not fit {self.backbone} ({depth} blocks); "
-                         f"use 'all' or 'last:N' with N from 1 to {depth}")
+            return range(1, depth + 1)
+        if kind == "last" and number:
+            return range(depth - number + 1, depth + 1)
+        if kind == "every" and number and depth % number == 0:
+            return range(number, depth + 1, number)
+        raise ValueError(f"placement {self.placement!r} does not fit {self.backbone} ({depth} blocks); use 'all', "
+                         f"'none', 'last:N' with N from 1 to {depth}, or 'every:m' where m divides {depth}")
 
     def to_dict(self) -> dict:
         """Plain values only, so that a checkpoint with it loads under weights_only=True."""
@@ -93,3 +160,8 @@ class ModelConfig:
             raise ValueError(f"model configuration has unknown fields {sorted(unknown)}; "
                              "the file was written by a newer version of this project: update it")
         return cls(**{**values, "branches": tuple(values.get("branches", BRANCHES))})
+
+
+def _check_choice(field: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}")

@@ -37,7 +37,7 @@ class Branch(nn.Module):
     def __init__(self, config: ModelConfig, head: nn.Module):
         super().__init__()
         self.side = SideNetwork(
-            dim=config.variant.dim, depth=config.variant.depth, first_level=config.first_level)
+            dim=config.vit.dim, depth=config.vit.depth, first_level=config.first_level)
         self.head = head
 
 
@@ -58,13 +58,13 @@ class SelaVPRpp(nn.Module):
         if config.aggregation not in AGGREGATORS:
             raise ValueError(f"unknown aggregation {config.aggregation!r}; choose one of {', '.join(AGGREGATORS)}")
         self.config = config
-        variant = config.variant
-        self.backbone = DinoV2(dim=variant.dim, depth=variant.depth, heads=variant.heads)
+        vit = config.vit
+        self.backbone = DinoV2(dim=vit.dim, depth=vit.depth, heads=vit.heads)
         if "float" in config.branches:
-            head = AGGREGATORS[config.aggregation](variant.dim, config.float_dim)
+            head = AGGREGATORS[config.aggregation](vit.dim, config.float_dim)
             self.float_branch = Branch(config, head)
         if "binary" in config.branches:
-            self.binary_branch = Branch(config, GeMHead(variant.dim, config.code_bits))
+            self.binary_branch = Branch(config, GeMHead(vit.dim, config.code_bits))
         self._frozen: set[str] = set()
         self.freeze("backbone")
         self.register_load_state_dict_pre_hook(_accept_published_names)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, read_file
-from .config import VARIANTS, ModelConfig
+from .config import BACKBONES, ModelConfig
 
 _RELEASE = "https://github.com/Lu-Feng/SelaVPRplusplus/releases/download/SelaVPR%2B%2B/"
 # (backbone, aggregation, branches) -> address of the published file.
@@ -46,7 +46,7 @@ def fetch_released(config: ModelConfig) -> Checkpoint:
 
 def fetch_foundation(backbone: str) -> Path:
     """The official DINOv2 file of a backbone, from the cache or its official address."""
-    url = VARIANTS[backbone].weights_url
+    url = BACKBONES[backbone].weights_url
     if url is None:
         raise ValueError(f"no pre-trained weights exist for {backbone}; give --foundation_model_path random, "
                          "or a file of your own")

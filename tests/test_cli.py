@@ -21,7 +21,7 @@ import eval_rerank
 import train
 import train_hashing
 import train_rerank
-from model import VARIANTS, load_model, published_state_dict
+from model import BACKBONES, load_model, published_state_dict
 from utils import cli
 
 MAINS = {"train.py": train.main, "train_hashing.py": train_hashing.main, "train_rerank.py": train_rerank.main,
@@ -308,7 +308,7 @@ def test_a_learning_rate_that_is_too_high(data, fails):
 def no_network(monkeypatch, tmp_path):
     """The cache is empty, and port 9 of this machine answers nothing."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(VARIANTS, "dinov2-small", VARIANTS["dinov2-small"]._replace(
+    monkeypatch.setitem(BACKBONES, "dinov2-small", BACKBONES["dinov2-small"]._replace(
         weights_url="http://127.0.0.1:9/dinov2_vits14_pretrain.pth"))
     monkeypatch.setattr("model.released.RELEASED_MODELS", {
         ("dinov2-tiny", "gem", ("float",)): "http://127.0.0.1:9/SelaVPRplusplus_tiny.pth"})

@@ -10,11 +10,11 @@ import torch
 from fill import batch
 from published import PUBLISHED, filled_weights, model_of, published_shapes
 
-from model import BRANCHES, VARIANTS, ModelConfig, SelaVPRpp, build_model, published_state_dict
+from model import BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, published_state_dict
 from model.adapter import MultiConvAdapter
 from model.backbone import DinoV2
 from model.binarize import straight_through_sign
-from model.config import BackboneVariant
+from model.config import ViT
 from model.names import to_own_names, to_published_names
 
 TINY = ModelConfig(backbone="dinov2-tiny")
@@ -43,7 +43,7 @@ def test_any_size_equals_the_description(config, sizes):
         images = batch(range(2), height, width)
         with torch.no_grad():
             outputs = model(images)
-        expected = oracle.describe(weights, images, heads=config.variant.heads, first_level=config.first_level)
+        expected = oracle.describe(weights, images, heads=config.vit.heads, first_level=config.first_level)
         assert outputs.floating.shape == (2, config.float_dim)
         assert outputs.relaxed.shape == outputs.binary.shape == (2, config.code_bits)
         for field, value in expected.items():
@@ -254,7 +254,7 @@ def test_the_stream_holds_one_level_at_a_time(tiny):
         assert tokens.shape == (1, 1 + 2 * 3, 192)
         assert all(reference() is None for reference in seen[:-1])
         seen.append(weakref.ref(tokens))
-    assert len(seen) == 1 + VARIANTS["dinov2-tiny"].depth
+    assert len(seen) == 1 + BACKBONES["dinov2-tiny"].depth
 
 
 def test_training_keeps_no_level_and_runs_the_backbone_once(tiny, monkeypatch):
@@ -271,7 +271,7 @@ def test_training_keeps_no_level_and_runs_the_backbone_once(tiny, monkeypatch):
     monkeypatch.setattr(type(tiny.float_branch.side), "step", recording_step)
     outputs = tiny.train()(batch(range(2), 28, 28))
     assert outputs.floating.requires_grad
-    assert len(seen) == 1 + VARIANTS["dinov2-tiny"].depth  # two branches share one pass
+    assert len(seen) == 1 + BACKBONES["dinov2-tiny"].depth  # two branches share one pass
 
 
 def test_autocast_gives_fp32_descriptors_near_the_fp32_ones(tiny):
@@ -350,7 +350,7 @@ def test_a_configuration_that_fits_no_model_is_one_clear_error(fields, message):
 
 
 def test_configuration_travels_as_plain_values():
-    for backbone, branches in itertools.product(VARIANTS, [("float",), ("binary",), BRANCHES]):
+    for backbone, branches in itertools.product(BACKBONES, [("float",), ("binary",), BRANCHES]):
         config = ModelConfig(backbone=backbone, branches=branches)
         assert ModelConfig.from_dict(config.to_dict()) == config
     assert ModelConfig(backbone="dinov2-tiny", branches=["binary", "float"]) == TINY
@@ -366,7 +366,7 @@ def test_an_aggregation_that_does_not_exist_yet_names_those_that_do():
 
 
 def test_a_new_backbone_is_one_line_in_the_table(monkeypatch):
-    monkeypatch.setitem(VARIANTS, "dinov2-two", BackboneVariant(64, 2, 2, "last:1", 16, None))
+    monkeypatch.setitem(BACKBONES, "dinov2-two", ViT(64, 2, 2, "last:1", 16, None))
     config = ModelConfig(backbone="dinov2-two", code_bits=8)
     weights = filled_weights(config)
     images = batch(range(2), 28, 14)

@@ -13,7 +13,7 @@ import torch
 from published import filled_weights
 
 from model import CheckpointError, ModelConfig, fetch_foundation, fetch_released, released_address
-from model.config import VARIANTS
+from model.config import BACKBONES
 from model.released import RELEASED_MODELS, fetch
 
 TINY = ModelConfig(backbone="dinov2-tiny")
@@ -187,12 +187,12 @@ def test_an_unpublished_combination_names_the_published_ones(page, config):
 def test_official_foundation_files(cache, page, monkeypatch):
     official = "https://dl.fbaipublicfiles.com/dinov2/dinov2_{0}/dinov2_{0}_pretrain.pth"
     for name, letter in (("small", "s"), ("base", "b"), ("large", "l")):
-        assert VARIANTS[f"dinov2-{name}"].weights_url == official.format(f"vit{letter}14")
+        assert BACKBONES[f"dinov2-{name}"].weights_url == official.format(f"vit{letter}14")
     with pytest.raises(ValueError, match="no pre-trained weights exist for dinov2-tiny; give --foundation_model_path"):
         fetch_foundation("dinov2-tiny")
     body = file_bytes({"cls_token": torch.zeros(1, 1, 192)})
     ReleasePage.answers["/dinov2_vitt14_pretrain.pth"] = (200, body, len(body))
-    monkeypatch.setitem(VARIANTS, "dinov2-tiny", VARIANTS["dinov2-tiny"]._replace(
+    monkeypatch.setitem(BACKBONES, "dinov2-tiny", BACKBONES["dinov2-tiny"]._replace(
         weights_url=f"{page.url}/dinov2_vitt14_pretrain.pth"))
     assert fetch_foundation("dinov2-tiny") == cache / "dinov2_vitt14_pretrain.pth"
     assert fetch_foundation("dinov2-tiny").read_bytes() == body

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from datasets import TRAINING_SETS
-from model import AGGREGATORS, VARIANTS
+from model import AGGREGATORS, BACKBONES
 
 from .device import PRECISIONS, best_precision, pick_device
 from .distributed import let_the_first_speak, start
@@ -71,7 +71,7 @@ def _parser(description: str, mode: str) -> argparse.ArgumentParser:
                      epilog="--hashing and --rerank, as in the published commands, are accepted where they fit.")
     parser.set_defaults(mode=mode)
     model = parser.add_argument_group("model")
-    model.add_argument("--backbone", choices=VARIANTS, help="default: the file's, dinov2-large without one")
+    model.add_argument("--backbone", choices=BACKBONES, help="default: the file's, dinov2-large without one")
     model.add_argument("--aggregation", choices=AGGREGATORS, help="default: the file's, gem without one")
     model.add_argument("--resume", type=Path, metavar="FILE", help="model file, ours or published")
     for flag in ("--hashing", "--rerank"):  # they say what the script says

@@ -57,9 +57,9 @@ class StepMemory:
 
 def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> StepMemory:
     """Of pictures of `size` (H, W) pixels, in `dtype` (the frozen backbone's weights too), for what is not frozen."""
-    variant = model.config.variant
+    vit = model.config.vit
     tokens = 1 + (size[0] // PATCH) * (size[1] // PATCH)
-    unit = tokens * variant.dim * dtype.itemsize
+    unit = tokens * vit.dim * dtype.itemsize
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     if dtype == torch.bfloat16:  # rounded weights (training.py); the exact ones wait in the processor's memory
@@ -69,9 +69,9 @@ def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, 
     kept = sum(1 + len(branch.side.adapters) for branch in branches
                if any(p.requires_grad for p in branch.parameters()))
     working = [(ADAPTER * unit, 0.0), (LEVELS * unit, BLOCK * unit),
-               (LEVELS * unit, HEAD * tokens * variant.dim * torch.float32.itemsize)]
+               (LEVELS * unit, HEAD * tokens * vit.dim * torch.float32.itemsize)]
     if device.type == "cpu" and dtype != torch.float32:  # attention by products holds its scores twice
-        working.append((LEVELS * unit, 7 * unit + 2 * variant.heads * tokens**2 * dtype.itemsize))
+        working.append((LEVELS * unit, 7 * unit + 2 * vit.heads * tokens**2 * dtype.itemsize))
     return StepMemory(fixed=frozen + 4 * trained, kept_per_picture=kept * unit,
                       picture=3 * size[0] * size[1] * torch.float32.itemsize, working=tuple(working))
 
