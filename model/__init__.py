@@ -1,5 +1,6 @@
 """SelaVPR++ models; needs torch alone."""
 
+from .aggregators import AGGREGATORS
 from .checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -12,7 +13,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import BACKBONES, BRANCHES, ModelConfig
-from .network import AGGREGATORS, Descriptors, SelaVPRpp, build_model
+from .network import Descriptors, SelaVPRpp, build_model
 from .published_interface import PublishedInterface
 from .released import fetch_foundation, fetch_released, released_address
 

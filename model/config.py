@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .aggregators import AGGREGATORS
+
 BRANCHES = ("float", "binary")
 ADAPTERS = ("multiconv", "vanilla")
 HASHING = ("direct", "lc", "sc", "ste", "sc+ste")
@@ -48,7 +50,7 @@ class ModelConfig:
 
     backbone             a key of BACKBONES
     branches             which of "float" and "binary" exist
-    aggregation          head of the float branch, a key of network.AGGREGATORS (the binary head is always GeM)
+    aggregation          head of the float branch, a key of AGGREGATORS (the binary head is always GeM)
     tuning               what learns below the head. "side": side networks beside the frozen backbone; else the
                          backbone itself: "full", "partial:N" (its last N blocks) or "selavpr" (adapters inside every
                          block, equations 3 and 4)
@@ -87,8 +89,12 @@ class ModelConfig:
         object.__setattr__(self, "branches", branches)
         if self.placement is None:
             object.__setattr__(self, "placement", vit.placement if self.tuning == "side" else "none")
+        _check_choice("aggregation", self.aggregation, AGGREGATORS)
+        fixed_dim = AGGREGATORS[self.aggregation].fixed_dim
         if self.float_dim is None:
-            object.__setattr__(self, "float_dim", vit.float_dim)
+            object.__setattr__(self, "float_dim", fixed_dim or vit.float_dim)
+        if fixed_dim not in (None, self.float_dim):
+            raise ValueError(f"float_dim {self.float_dim}: the descriptor of {self.aggregation} has {fixed_dim}")
         for field, choices in (("adapter", ADAPTERS), ("hashing", HASHING), ("order", ORDERS)):
             _check_choice(field, getattr(self, field), choices)
         if self.code_bits < 8 or self.code_bits % 8:

@@ -25,6 +25,8 @@ class GeMHead(nn.Module):
     (B, prefix + rows * columns, C), (rows, columns) -> (B, out_dim), fp32. Tokens before the patches are not used.
     """
 
+    fixed_dim = None
+
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
         self.project = nn.Linear(dim, dim)

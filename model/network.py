@@ -1,21 +1,19 @@
 """SelaVPR++: a frozen backbone, side networks and heads (Fig. 4 of the paper)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .adapter import SideNetwork
+from .aggregators import AGGREGATORS
 from .backbone import DinoV2
 from .binarize import straight_through_sign
 from .config import BRANCHES, ModelConfig
 from .economical import keep_input_only
 from .gem import GeMHead
 from .names import to_own_names
-
-# A head takes (token width, output dimension); a new one is a file and a line here.
-AGGREGATORS: dict[str, Callable[[int, int], nn.Module]] = {"gem": GeMHead}
 
 
 class Descriptors(NamedTuple):
@@ -55,8 +53,6 @@ class SelaVPRpp(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        if config.aggregation not in AGGREGATORS:
-            raise ValueError(f"unknown aggregation {config.aggregation!r}; choose one of {', '.join(AGGREGATORS)}")
         self.config = config
         vit = config.vit
         self.backbone = DinoV2(dim=vit.dim, depth=vit.depth, heads=vit.heads)
