@@ -13,7 +13,7 @@ from utils.training import Training
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(cli.training_parser(__doc__, mode="float"), argv)
-    checkpoint, config = read_resume(args.resume, **cli.model_flags(args), branches=("float",))
+    checkpoint, config = read_resume(args.resume, **cli.method_options(args), branches=("float",))
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=config)
     seed_everything(args.seed)
 
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     evaluate = Evaluator(**cli.evaluation_options(args))
 
     # A frozen DINOv2 and a side network whose adapters start at zero, so that y_l = x_0 (on random weights at random).
+    # Under --variant full, partial or selavpr-global it is the backbone itself that learns.
     model, pretrained = model_to_train(checkpoint, config, foundation=args.foundation_model_path, seed=args.seed)
     training = Training(model, run=run, script="train.py", pretrained=pretrained, **cli.training_options(args))
     if checkpoint is not None:
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
 
     best, path = training.best_model()
-    write_evaluation(run, evaluate(best, test_set), best, pretrained=pretrained, checkpoint=path)
+    write_evaluation(run, evaluate(best, test_set), best, pretrained=pretrained, checkpoint=path,
+                     training=training.costs())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains the binary branch alone: compact codes for retrieval by Hamming distance (equation 15)."""
 
-from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
+from losses import HASHING, mine_pairs, multi_similarity_loss
 from utils import cli
 from utils.data import training_loader, validation_and_test_sets
 from utils.device import seed_everything
@@ -13,7 +13,7 @@ from utils.training import Training
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(cli.training_parser(__doc__, mode="hashing"), argv)
-    checkpoint, config = read_resume(args.resume, **cli.model_flags(args), branches=("binary",))
+    checkpoint, config = read_resume(args.resume, **cli.method_options(args), branches=("binary",))
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=config)
     seed_everything(args.seed)
 
@@ -27,22 +27,27 @@ def main(argv: list[str] | None = None) -> None:
     if checkpoint is not None:
         training.resume(checkpoint)
 
-    # As in train_rerank.py: L = L_MS(b) + lambda L_Q(h, b), b = sign(h).
+    # The paper's: L = L_MS(b) + lambda L_Q(h, b), b = sign(h), straight-through, with the gradient through both terms.
+    # Without straight-through estimation (Table XI) codes are constants, and the metric loss sees h.
+    method = HASHING[config.hashing]
     for batches in training.remaining_epochs(loader):
         for images, labels in batches:  # P places with K pictures each
             with training.autocast():
                 out = training.network(images, branches=("binary",))
             relaxed, binary, labels = gather(out.relaxed, out.binary, labels)  # the whole batch, under torchrun
-            pairs = mine_pairs(binary, labels, epsilon=0.1)
-            metric = multi_similarity_loss(binary, pairs, alpha=1.0, beta=50.0, base=0.0)
-            quantisation = similarity_constrained_loss(relaxed, binary, pairs, fraction=args.pair_fraction)
-            loss = metric + args.quantization_weight * quantisation
+            codes = binary if method.straight_through else binary.detach()
+            described = codes if method.straight_through else relaxed
+            pairs = mine_pairs(described, labels, epsilon=0.1)
+            metric = multi_similarity_loss(described, pairs, alpha=1.0, beta=50.0, base=0.0)
+            quantisation = method.quantisation(relaxed, codes, pairs, fraction=config.pair_fraction)
+            loss = metric + config.quantization_weight * quantisation
             training.step(loss, metric=metric, quantisation=quantisation)
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
 
     best, path = training.best_model()
-    write_evaluation(run, evaluate(best, test_set), best, pretrained=pretrained, checkpoint=path)
+    write_evaluation(run, evaluate(best, test_set), best, pretrained=pretrained, checkpoint=path,
+                     training=training.costs())
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def evaluation_options(real: Path, name: str) -> list[str]:
 def train(real: Path, out: Path, seed: int, epochs: int) -> str:
     """Both stages by their scripts; returns the two-branch model's file."""
     options = [*evaluation_options(real, "sped_thumbs"), "--val_datasets", "sped_thumbs", "--seed", str(seed),
-               "--train_folder", str(real / "gsv_real_mini"), "--cities", "SpedA", "SpedB", "--train_resize",
+               "--training_dataset", str(real / "gsv_real_mini"), "--cities", "SpedA", "SpedB", "--train_resize",
                *map(str, SIZE), "--train_batch_size", "30", "--lr_halving", "8", "--epochs_num", str(epochs)]
     trained = run(out, "train.py", *options, "--backbone", "dinov2-tiny", "--foundation_model_path", "random",
                   "--save_dir", f"float_{seed}")
@@ -85,7 +85,7 @@ def untrained(sets: dict[str, BenchmarkDataset], seed: int) -> dict[str, dict[st
     """Recalls of both branches before their first step."""
     start = build_model(tiny("float"), seed=seed)
     model = build_model(tiny("float", "binary"), seed=seed)
-    model.start_from_float(start)
+    model.start_from(start)
     options = {"recall_values": RECALLS, "batch_size": 64, "num_workers": 0, "rerank_num": 100}
     return {name: {set_name: recalls_of(Evaluator(mode=mode, **options)(model, dataset))
                    for set_name, dataset in sets.items()}

@@ -3,12 +3,22 @@
 from .benchmark import BenchmarkDataset
 from .cities import GSV_CITIES, TRAINING_SETS, UNIFIED_CITIES
 from .places import CityBatchSampler, PlaceDataset, collate_places
-from .transforms import evaluation_transform, nearest_multiple, normalise, training_transform
+from .transforms import (
+    TEST_METHODS,
+    VARYING_SIZES,
+    evaluation_transform,
+    nearest_multiple,
+    normalise,
+    query_transform,
+    training_transform,
+)
 
 __all__ = [
     "GSV_CITIES",
+    "TEST_METHODS",
     "TRAINING_SETS",
     "UNIFIED_CITIES",
+    "VARYING_SIZES",
     "BenchmarkDataset",
     "CityBatchSampler",
     "PlaceDataset",
@@ -16,5 +26,6 @@ __all__ = [
     "evaluation_transform",
     "nearest_multiple",
     "normalise",
+    "query_transform",
     "training_transform",
 ]

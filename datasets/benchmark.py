@@ -28,8 +28,10 @@ class BenchmarkDataset(Dataset):
     database_utm, query_utm       (n,2) float64, east and north in metres
     positives      for each query the ascending int64 ids of the database pictures within threshold_m metres
                    (inclusive); empty where there is none
+    queries_vary   whether `query_transform` gives pictures of several sizes, which no batch can hold
 
-    An item is (picture, index), database pictures first, then queries.
+    An item is (picture, index), database pictures first, then queries.  `query_transform` is for the queries alone;
+    without it they are treated like the database.
     Raises FileNotFoundError for a missing or empty folder, ValueError for a file name without coordinates.
     """
 
@@ -41,6 +43,8 @@ class BenchmarkDataset(Dataset):
         split: str,
         threshold_m: float = 25.0,
         transform: Transform,
+        query_transform: Transform | None = None,
+        queries_vary: bool = False,
     ) -> None:
         if not 0 <= threshold_m < math.inf:
             raise ValueError(f"positives threshold {threshold_m} m: expected a finite distance of at least 0")
@@ -50,6 +54,8 @@ class BenchmarkDataset(Dataset):
         self.split = split
         self.threshold_m = threshold_m
         self.transform = transform
+        self.query_transform = query_transform or transform
+        self.queries_vary = queries_vary
         self.folder = datasets_folder / name / "images" / split
         self.database_paths = _find_pictures(self.folder / "database")
         self.query_paths = _find_pictures(self.folder / "queries")
@@ -67,10 +73,8 @@ class BenchmarkDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
         if index < self.n_database:
-            path = self.database_paths[index]
-        else:
-            path = self.query_paths[index - self.n_database]
-        return self.transform(read_picture(path)), index
+            return self.transform(read_picture(self.database_paths[index])), index
+        return self.query_transform(read_picture(self.query_paths[index - self.n_database])), index
 
 
 def _find_pictures(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """From picture file to network input: reading, and the training and evaluation transforms."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as pictures
 
 from .augment import RandAugment
 
@@ -18,6 +19,14 @@ from .augment import RandAugment
 # its pretrained models; DINOv2 was trained with the same.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# What becomes of a query's picture; a database picture is always resized to exactly --resize.
+TEST_METHODS = {
+    "hard_resize": "resized to exactly --resize",
+    "central_crop": "rescaled in its ratio until it covers --resize, whose size is cut from its centre",
+    "single_query": "resized in its ratio, the shorter side to the smaller of --resize; one query a batch",
+}
+VARYING_SIZES = frozenset({"single_query"})  # no two of these queries can share a batch
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -96,14 +105,67 @@ def evaluation_transform(size: tuple[int, int]) -> Transform:
     `size` is (H, W) in pixels; the ratio is not kept.  The resize works on the tensor, as in the published
     evaluation, with antialias said outright: torchvision 0.17 changed its default, which moves values by 0.1.
     """
-    height, width = size
-    return transforms.Compose(
-        [
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-            transforms.Resize((height, width), InterpolationMode.BILINEAR, antialias=True),
-        ]
-    )
+    return _evaluated(partial(_resize_tensor, size=tuple(size)))
+
+
+def query_transform(method: str, size: tuple[int, int]) -> Transform:
+    """PIL picture -> (3,H,W) float32 as one of TEST_METHODS asks: to tensor, ImageNet-normalised, then brought to size.
+
+    hard_resize   `evaluation_transform`
+    central_crop  (H, W) is `size`; the ratio is kept, see `central_crop`
+    single_query  the ratio is kept as far as multiples of 14 allow, see `aspect_size`; bilinear, antialiased
+
+    `size` is (H, W) in pixels.  Raises ValueError for another method.
+    """
+    if method == "hard_resize":
+        return evaluation_transform(size)
+    if method == "central_crop":
+        return _evaluated(partial(central_crop, size=tuple(size)))
+    if method == "single_query":
+        return _evaluated(partial(_resize_in_ratio, shorter=min(size)))
+    raise ValueError(f"test method {method!r}: expected one of {', '.join(TEST_METHODS)}")
+
+
+def _evaluated(to_size: Callable[[torch.Tensor], torch.Tensor]) -> Transform:
+    return transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD), to_size])
+
+
+def _resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return pictures.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
+
+
+def _resize_in_ratio(image: torch.Tensor, shorter: int) -> torch.Tensor:
+    return _resize_tensor(image, aspect_size(image.shape[1:], shorter))
+
+
+def aspect_size(picture: Sequence[int], shorter: int) -> tuple[int, int]:
+    """(H, W) of a picture whose shorter side becomes `shorter` pixels, each side then to the nearest multiple of 14.
+
+    The published code leaves the longer side as it comes, which the 14-pixel patches do not take.
+    """
+    height, width = picture
+    # Cutting off the fraction of a pixel decides nothing: nearest multiples change at whole pixels.
+    return nearest_multiple((height * shorter // min(picture), width * shorter // min(picture)))
+
+
+def central_crop(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(3,H,W) -> (3,*size): nearest-neighbour rescaling by max(H'/H, W'/W), then the centre, as in the published code.
+
+    One departure: there the side that should become exactly H' or W' comes out a pixel short where its product with the
+    factor is rounded down (at 322 for 2 in 100 sides, 151 the smallest), and the crop is padded with a row or column of
+    zeros; here that is the picture's next one.
+    """
+    scale = max(target / side for side, target in zip(image.shape[1:], size, strict=True))
+    rows, columns = (_central_sources(side, target, scale) for side, target in zip(image.shape[1:], size, strict=True))
+    return image[:, rows[:, None], columns]
+
+
+def _central_sources(side: int, target: int, scale: float) -> torch.Tensor:
+    """Which of `side` rows or columns the `target` central ones of the rescaled picture show, int64."""
+    rescaled = max(target, int(side * scale))
+    first = round((rescaled - target) / 2)
+    # In float32, like torch's interpolate: where the quotient is whole, rounding chooses between two neighbours.
+    return (torch.arange(first, first + target, dtype=torch.float32) * (1 / scale)).long()
 
 
 def nearest_multiple(size: tuple[int, int], multiple: int = 14) -> tuple[int, int]:

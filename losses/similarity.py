@@ -1,5 +1,7 @@
 """Similarity-constrained loss: a code before and after its sign (SelaVPR++ paper, equations 9 to 11)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,8 @@ def similarity_constrained_loss(
 
         L_Q = 1/K sum_ij (<f_i, f_j> - <b_i, b_j> / d)^2
 
-    The gradient flows through both terms (through the second by the straight-through estimator that made b).
+    The gradient flows through both terms: through the second by the straight-through estimator that made b, or not
+    at all where the caller detached b.
     With no pair the loss is a zero that can still be differentiated. It is NaN when any code is not finite, in a
     pair or not: no value is read back from the device to look for that, as in `mine_pairs`.
 
@@ -35,6 +38,33 @@ def similarity_constrained_loss(
 
     Raises ValueError for shapes that differ or a fraction outside (0, 1].
     """
+    return mean_squared_change(lambda s: s, relaxed, binary, pairs, fraction=fraction, generator=generator)
+
+
+def mean_squared_change(
+    kernel: Callable[[Tensor], Tensor],
+    relaxed: Tensor,
+    binary: Tensor,
+    pairs: Pairs,
+    *,
+    fraction: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """1/K sum_ij (kernel(<f_i, f_j>) - kernel(<b_i, b_j> / d))^2 over mined pairs, a scalar.
+
+    Args: kernel, an elementwise function of the similarities (n, n); else as in `similarity_constrained_loss`.
+    """
+    check_codes(relaxed, binary, pairs, fraction)
+    kept = pairs.positive | pairs.negative
+    if fraction < 1:
+        kept = _draw(kept, fraction, generator)
+    difference = kernel(inner_products(relaxed)) - kernel(inner_products(binary) / binary.shape[1])
+    # A product rather than a selection: 0 times NaN is NaN.
+    return (difference * kept).square().sum() / kept.sum().clamp_min(1)
+
+
+def check_codes(relaxed: Tensor, binary: Tensor, pairs: Pairs, fraction: float) -> None:
+    """ValueError unless these are codes (n, d) before and after their sign, pairs of them, and a share in (0, 1]."""
     if relaxed.ndim != 2 or relaxed.shape != binary.shape:
         raise ValueError(
             f"relaxed and binary codes have shapes {tuple(relaxed.shape)} and {tuple(binary.shape)}; "
@@ -42,14 +72,7 @@ def similarity_constrained_loss(
         )
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; expected a share of the mined pairs in (0, 1]")
-
     pairs.check(len(relaxed))
-    kept = pairs.positive | pairs.negative
-    if fraction < 1:
-        kept = _draw(kept, fraction, generator)
-    difference = inner_products(relaxed) - inner_products(binary) / binary.shape[1]
-    # A product rather than a selection: 0 times NaN is NaN.
-    return (difference * kept).square().sum() / kept.sum().clamp_min(1)
 
 
 def _draw(kept: Tensor, fraction: float, generator: torch.Generator | None) -> Tensor:

@@ -1,11 +1,14 @@
 """MultiConv adapter and the side network that runs beside the frozen backbone (section III-B of the paper)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batch_norm import BatchNorm
-from .economical import economical_step
+from .economical import economical_step, keep_input_only
+from .vanilla import VanillaAdapter
 
 
 class ConvUnit(nn.Module):
@@ -65,15 +68,17 @@ class MultiConvAdapter(nn.Module):
 
 
 class SideNetwork(nn.Module):
-    """A chain of adapters that refines the backbone's levels (equation 6): y_l = A(y_{l-1} + x_l) + y_{l-1}.
+    """A chain of adapters that refines the backbone's levels (equations 6 and 7): y_l = A(y_{l-1} + x) + y_{l-1}.
 
-    It starts at the tokens of `first_level` and has one adapter for each later level.
+    It starts at the tokens of `first_level` and has one adapter for each level of `taps`, whose tokens are x; the other
+    levels pass it by.
     """
 
-    def __init__(self, *, dim: int, depth: int, first_level: int):
+    def __init__(self, *, dim: int, first_level: int, taps: Sequence[int], adapter: str):
         super().__init__()
         self.first_level = first_level
-        self.adapters = nn.ModuleList(MultiConvAdapter(dim) for _ in range(depth - first_level))
+        self.number = {level: number for number, level in enumerate(taps)}
+        self.adapters = nn.ModuleList(ADAPTERS[adapter](dim) for _ in taps)
 
     def step(self, state: Tensor | None, tokens: Tensor, level: int, grid: tuple[int, int], *,
              economical: bool = False) -> Tensor | None:
@@ -81,15 +86,20 @@ class SideNetwork(nn.Module):
 
         `economical` has training keep an adapter's input alone, with equal results (economical.py).
         """
-        if level < self.first_level:
-            return None
-        if level == self.first_level:
-            return tokens
-        adapter = self.adapters[level - self.first_level - 1]
-        if economical and self.training and torch.is_grad_enabled():
+        if level <= self.first_level:
+            return tokens if level == self.first_level else None
+        if level not in self.number:
+            return state
+        adapter = self.adapters[self.number[level]]
+        if not (economical and self.training and torch.is_grad_enabled()):
+            return adapter(state + tokens, grid) + state
+        if isinstance(adapter, MultiConvAdapter):
             return economical_step(adapter, state, tokens, grid)
-        return adapter(state + tokens, grid) + state
+        return keep_input_only(lambda x: adapter(x, grid), state + tokens, adapter.parameters()) + state
 
     def initialise(self) -> None:
         for adapter in self.adapters:
             adapter.initialise()
+
+
+ADAPTERS: dict[str, type[nn.Module]] = {"multiconv": MultiConvAdapter, "vanilla": VanillaAdapter}

@@ -2,9 +2,11 @@
 
 from torch import nn
 
+from .boq import BoQHead
 from .gem import GeMHead
+from .salad import SaladHead
 
-# Called with (token width, dimension of the descriptor), a head takes (B, prefix + rows * columns, C) tokens and the grid
-# (rows, columns), and gives (B, dimension) descriptors, fp32, of unit length. `fixed_dim` is the only dimension that it
-# can have, None where any will do.
-AGGREGATORS: dict[str, type[nn.Module]] = {"gem": GeMHead}
+# Made with (token width, dimension of the descriptor), a head is called with tokens (B, prefix + rows * columns, C)
+# and the grid (rows, columns), and gives descriptors (B, dimension), fp32, of unit length. `fixed_dim` is the only
+# dimension that it can have, None where any will do.
+AGGREGATORS: dict[str, type[nn.Module]] = {"gem": GeMHead, "boq": BoQHead, "salad": SaladHead}

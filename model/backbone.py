@@ -1,4 +1,4 @@
-"""DINOv2 vision transformer (Oquab et al., TMLR 2023), frozen, with the official files' own key names."""
+"""DINOv2 vision transformer (Oquab et al., TMLR 2023), with the official files' own key names."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,13 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .vanilla import VanillaAdapter
+
 PATCH = 14  # pixels
 # A block runs over so many pictures at a time: its hidden layer, four times as wide as the tokens, would be the largest
 # tensor of a training step.
 PICTURES_AT_ONCE = 64
 PRETRAINING_GRID = 37  # patches a side: 518-pixel pictures
-# The official position table is resized by scale factors (size + 0.1) / 37, which shifts the sampling step a little.
+# The official position table is resized by scale factors (size + 0.1) / 37, which shifts the sampling step a little;
+# the models with registers, which came later, resize theirs to the size itself, and antialiased.
 POSITION_OFFSET = 0.1
+PARALLEL_SCALE = 0.2  # s of equation 4
 
 
 class Attention(nn.Module):
@@ -53,6 +57,19 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class SwiGLU(nn.Module):
+    """w3(silu(a) * b), where a and b are the halves of w12(x); in the giant model's blocks."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
 class LayerScale(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
@@ -65,18 +82,36 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block (equations 1 and 2 of the paper, with DINOv2's layer scale)."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, swiglu: int | None = None):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.ls1 = LayerScale(dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim)
+        self.mlp = MLP(dim) if swiglu is None else SwiGLU(dim, swiglu)
         self.ls2 = LayerScale(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.ls1(self.attn(self.norm1(x)), residual=x)
         return self.ls2(self.mlp(self.norm2(x)), residual=x)
+
+
+class AdaptedBlock(Block):
+    """A block with SelaVPR's two adapters inside (equations 3 and 4 of the paper; Fig. 3b).
+
+    The layer scales, of which the equations do not speak, weigh the adapters' outputs too, as in the published code.
+    """
+
+    def __init__(self, dim: int, heads: int, swiglu: int | None = None):
+        super().__init__(dim, heads, swiglu)
+        self.adapter1 = VanillaAdapter(dim)
+        self.adapter2 = VanillaAdapter(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.attn(self.norm1(x))
+        x = self.ls1(attended + self.adapter1(attended), residual=x)
+        hidden = self.norm2(x)
+        return self.ls2(self.mlp(hidden) + PARALLEL_SCALE * self.adapter2(hidden), residual=x)
 
 
 def _run_block(block: Block, x: Tensor) -> Tensor:
@@ -93,15 +128,23 @@ class PatchEmbed(nn.Module):
 
 
 class DinoV2(nn.Module):
-    """The frozen backbone. Its tokens are streamed level by level; no gradient ever runs through it."""
+    """The backbone, whose tokens are streamed level by level; `set_trained` says what of it learns.
 
-    def __init__(self, *, dim: int, depth: int, heads: int):
+    swiglu          hidden width of a SwiGLU in place of the MLP
+    registers       number of tokens between the class token and the patches (Darcet et al., ICLR 2024)
+    inner_adapters  SelaVPR's adapters inside every block
+    """
+
+    def __init__(self, *, dim: int, depth: int, heads: int, swiglu: int | None = None, registers: int = 0,
+                 inner_adapters: bool = False):
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + PRETRAINING_GRID**2, dim))
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, dim)) if registers else None
         self.mask_token = nn.Parameter(torch.zeros(1, dim))  # never used here; part of the official files
         self.patch_embed = PatchEmbed(dim)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            (AdaptedBlock if inner_adapters else Block)(dim, heads, swiglu) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self._run_block: Callable[[Block, Tensor], Tensor] = _run_block
         self._initialise()
@@ -109,10 +152,42 @@ class DinoV2(nn.Module):
     def _initialise(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=1e-6)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    def initialise_adapters(self) -> None:
+        """The start of training: every adapter inside a block gives 0."""
+        for block in self.blocks:
+            if isinstance(block, AdaptedBlock):
+                block.adapter1.initialise()
+                block.adapter2.initialise()
+
+    def set_trained(self, tuning: str, blocks: range) -> None:
+        """Decides what learns, by `requires_grad`: nothing ("side"); all but the mask token, which nothing uses
+        ("full"); `blocks` and the last LayerNorm ("partial:N"); the adapters inside every block ("selavpr").
+
+        Raises ValueError for another tuning, and for "selavpr" where the blocks hold no adapters.
+        """
+        self.requires_grad_(False)
+        if tuning == "full":
+            self.requires_grad_(True)
+            self.mask_token.requires_grad_(False)
+        elif tuning.startswith("partial:"):
+            for part in (*(self.blocks[number] for number in blocks), self.norm):
+                part.requires_grad_(True)
+        elif tuning == "selavpr":
+            for block in self.blocks:
+                if not isinstance(block, AdaptedBlock):
+                    raise ValueError("tuning 'selavpr' needs adapters inside the blocks; make the backbone with "
+                                     "inner_adapters=True")
+                block.adapter1.requires_grad_(True)
+                block.adapter2.requires_grad_(True)
+        elif tuning != "side":
+            raise ValueError(f"unknown tuning {tuning!r}; use 'side', 'full', 'partial:N' or 'selavpr'")
 
     @staticmethod
     def grid(images: Tensor) -> tuple[int, int]:
@@ -126,35 +201,56 @@ class DinoV2(nn.Module):
         return height // PATCH, width // PATCH
 
     def position_embedding(self, rows: int, columns: int) -> Tensor:
-        """(1, 1 + rows * columns, C): the pre-training table, resized bicubically in fp32 unless it fits."""
+        """(1, 1 + rows * columns, C): the pre-training table, resized bicubically in fp32 unless it fits.
+
+        For the class token and the patches; registers have no position.
+        """
         if rows == columns == PRETRAINING_GRID:
             return self.pos_embed
         side = PRETRAINING_GRID
         table = self.pos_embed[:, 1:].float().view(1, side, side, -1).permute(0, 3, 1, 2)
-        table = F.interpolate(
-            table, mode="bicubic", align_corners=False, recompute_scale_factor=False, antialias=False,
-            scale_factor=((rows + POSITION_OFFSET) / side, (columns + POSITION_OFFSET) / side))
+        if self.register_tokens is not None:
+            table = F.interpolate(table, (rows, columns), mode="bicubic", align_corners=False, antialias=True)
+        else:
+            table = F.interpolate(
+                table, mode="bicubic", align_corners=False, recompute_scale_factor=False, antialias=False,
+                scale_factor=((rows + POSITION_OFFSET) / side, (columns + POSITION_OFFSET) / side))
         assert table.shape[2:] == (rows, columns)
         table = table.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         return torch.cat([self.pos_embed[:, :1], table], dim=1)
 
-    @torch.no_grad()
     def stream_tokens(self, images: Tensor) -> Iterator[Tensor]:
-        """Yields x_0 (embedded patches), x_1, ..., x_depth (block outputs), each (B, 1+N, C), class token first.
+        """Yields x_0 (embedded patches), x_1, ..., x_depth (block outputs), each (B, 1 + registers + N, C), class token
+        first, patches last.
 
-        A consumer that keeps none of them holds one level in memory at a time.
+        A consumer that keeps none holds one level in memory at a time. If gradient is recorded at all, then from
+        the first trained part on; what comes before, and all of a frozen backbone, runs without.
         """
-        x = self._embed(images)
+        first = self._first_trained_level() if torch.is_grad_enabled() else len(self.blocks) + 1
+        # The mode is set around the work alone: around a `yield` it would hold in the consumer too.
+        with _gradient(first == 0):
+            x = self._embed(images)
         yield x
-        for block in self.blocks:
-            x = self._run(block, x)
+        for level, block in enumerate(self.blocks, start=1):
+            with _gradient(level >= first):
+                x = self._run(block, x)
             yield x
+
+    def _first_trained_level(self) -> int:
+        """The first level that depends on a trained parameter; depth + 1 if none does."""
+        embedding = [self.cls_token, self.pos_embed, self.register_tokens, *self.patch_embed.parameters()]
+        parts = [[p for p in embedding if p is not None], *(block.parameters() for block in self.blocks)]
+        return next((level for level, part in enumerate(parts) if any(p.requires_grad for p in part)), len(parts))
 
     def _embed(self, images: Tensor) -> Tensor:
         rows, columns = self.grid(images)
         patches = self.patch_embed(images.to(self.patch_embed.proj.weight.dtype))
         x = torch.cat([self.cls_token.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
-        return x + self.position_embedding(rows, columns)
+        x = x + self.position_embedding(rows, columns)
+        if self.register_tokens is None:
+            return x
+        registers = self.register_tokens.expand(len(images), -1, -1).to(x.dtype)
+        return torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)
 
     def _run(self, block: Block, x: Tensor) -> Tensor:
         # Rounded weights decide the type themselves; autocast would turn LayerNorm and the residuals back to fp32.
@@ -167,12 +263,18 @@ class DinoV2(nn.Module):
     def rounded(self, dtype: torch.dtype, *, compiled: bool = False) -> Iterator[None]:
         """Inside the context, embedding and blocks hold their weights, and compute, in `dtype`; exact again after it.
 
-        `compiled` lets torch.compile translate the blocks, which share one translation, at their first use.
+        `compiled` lets torch.compile translate the blocks, which share one translation, at their first use. A backbone
+        with trained parameters is left alone: its steps need the exact weights. ValueError if it is to be compiled.
 
         Nothing here is trained, so that half the memory and no conversion in every step cost no more than rounding.
         On a GPU the exact weights wait in the processor's memory. The last LayerNorm stays: it takes the side networks'
         states, not the tokens.
         """
+        if any(p.requires_grad for p in self.parameters()):
+            if compiled:
+                raise ValueError("--compile needs a frozen backbone (tuning 'side')")
+            yield
+            return
         parameters = [p for name, p in self.named_parameters() if not name.startswith("norm.")]
         exact = [p.data if dtype == p.dtype else p.data.cpu() for p in parameters]
         for p in parameters:
@@ -185,3 +287,8 @@ class DinoV2(nn.Module):
             self._run_block = _run_block
             for p, values in zip(parameters, exact, strict=True):
                 p.data = values.to(p.device)
+
+
+def _gradient(wanted: bool) -> contextlib.AbstractContextManager:
+    """Leaves the caller's grad mode alone if `wanted`, else switches it off."""
+    return contextlib.nullcontext() if wanted else torch.no_grad()

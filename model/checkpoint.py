@@ -114,20 +114,28 @@ def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
         return len({key[len(prefix):].split(".")[0] for key in state_dict if key.startswith(prefix)})
 
     dim, depth = cls_token.shape[-1], count("backbone.blocks.")
-    names = [name for name, vit in BACKBONES.items() if (vit.dim, vit.depth) == (dim, depth)]
+    registers = state_dict.get("backbone.register_tokens", torch.empty(0, dim)).shape[-2]
+    names = [name for name, vit in BACKBONES.items() if (vit.dim, vit.depth, vit.registers) == (dim, depth, registers)]
     if not names:
-        raise CheckpointError(f"{source}: no known backbone is {dim} wide and {depth} blocks deep; "
+        more = f", with {registers} registers" if registers else ""
+        raise CheckpointError(f"{source}: no known backbone is {dim} wide and {depth} blocks deep{more}; "
                               f"known are {', '.join(BACKBONES)}")
     branches = tuple(name for name in ("float", "binary") if count(f"{name}_branch."))
     if not branches:
         raise CheckpointError(f"{source}: holds neither a float nor a binary branch")
+    # A head is told by one weight that no other has; what else is missing or too much, strict loading will name.
+    marks = {"gem": "expand.weight", "boq": "mix.weight", "salad": "dustbin"}
     outputs = {}
-    for name, field in (("float", "float_dim"), ("binary", "code_bits")):
+    for name, field, heads in (("float", "float_dim", marks), ("binary", "code_bits", ("gem",))):
         if name in branches:
-            weight = state_dict.get(f"{name}_branch.head.expand.weight")
-            if weight is None:
-                raise CheckpointError(f"{source}: the {name} branch has no GeM head; others are not supported")
-            outputs[field] = weight.shape[0]
+            head = next((head for head in heads if f"{name}_branch.head.{marks[head]}" in state_dict), None)
+            if head is None:
+                more = ", nor one of BoQ or SALAD" if name == "float" else ""
+                raise CheckpointError(f"{source}: the {name} branch has no GeM head{more}; others are not supported")
+            if name == "float":
+                outputs["aggregation"] = head
+            if head == "gem":
+                outputs[field] = state_dict[f"{name}_branch.head.{marks[head]}"].shape[0]
     adapters = count(f"{branches[0]}_branch.side.adapters.")
     placement = "all" if adapters == depth else f"last:{adapters}"
     try:
@@ -162,12 +170,16 @@ def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp
 
 
 def load_foundation(model: SelaVPRpp, path: str | Path) -> None:
-    """Loads an official dinov2_*_pretrain.pth into the backbone, strictly, by its own key names."""
+    """Loads an official dinov2_*_pretrain.pth into the backbone, strictly, by its own key names.
+
+    Adapters inside the blocks, which such a file does not know, keep their values.
+    """
     content = read_file(path)
     token = content.get("cls_token")
     if not isinstance(token, Tensor):
         raise CheckpointError(f"{path}: not a DINOv2 file (no cls_token); expected dinov2_*_pretrain.pth")
-    load_weights(model.backbone, content, f"{path} (into {model.config.backbone})")
+    inner = {key: value for key, value in model.backbone.state_dict().items() if ".adapter" in key}
+    load_weights(model.backbone, {**inner, **content}, f"{path} (into {model.config.backbone})")
 
 
 def write_file(content: dict, path: str | Path) -> None:

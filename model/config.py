@@ -1,13 +1,13 @@
-"""What a model is made of and learns by, as data: the backbones and one frozen configuration that every file carries."""
+"""What a model is made of and learns by, as data: backbones, and the frozen configuration that every file carries."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .adapter import ADAPTERS
 from .aggregators import AGGREGATORS
 
 BRANCHES = ("float", "binary")
-ADAPTERS = ("multiconv", "vanilla")
 HASHING = ("direct", "lc", "sc", "ste", "sc+ste")
 ORDERS = ("float-binary", "binary-float", "joint")
 
@@ -107,7 +107,7 @@ class ModelConfig:
             raise ValueError(f"pair_fraction {self.pair_fraction} must be above 0 and at most 1")
         _ = self.tuned_blocks, self.taps
         if self.tuning != "side" and self.placement != "none":
-            raise ValueError(f"placement {self.placement!r} beside tuning {self.tuning!r}: adapters beside the backbone "
+            raise ValueError(f"placement {self.placement!r} with tuning {self.tuning!r}: adapters beside the backbone "
                              "belong to tuning 'side'; leave the placement out")
         if self.tuning != "side" and len(branches) > 1 and self.order != "joint":
             raise ValueError(f"tuning {self.tuning!r} with two branches changes the backbone under the branch that is "
@@ -118,6 +118,13 @@ class ModelConfig:
         return BACKBONES[self.backbone]
 
     @property
+    def learning(self) -> tuple[str, ...]:
+        """The branches that a training with this configuration changes."""
+        if len(self.branches) == 1 or self.order == "joint":
+            return self.branches
+        return self.order.partition("-")[2],
+
+    @property
     def tuned_blocks(self) -> range:
         """The backbone's blocks that learn, or hold adapters that do; numbered from 0."""
         depth = self.vit.depth
@@ -126,7 +133,7 @@ class ModelConfig:
         kind, _, count = self.tuning.partition(":")
         if self.tuning == "side":
             return range(depth, depth)
-        if kind == "partial" and count.isdigit() and 1 <= int(count) <= depth:
+        if kind == "partial" and count.isdecimal() and 1 <= int(count) <= depth:
             return range(depth - int(count), depth)
         raise ValueError(f"tuning {self.tuning!r} does not fit {self.backbone} ({depth} blocks); use 'side', 'full', "
                          f"'selavpr', or 'partial:N' with N from 1 to {depth}")
@@ -143,7 +150,7 @@ class ModelConfig:
         """The levels that the adapters refine the state by, one adapter for each."""
         depth = self.vit.depth
         kind, _, count = self.placement.partition(":")
-        number = int(count) if count.isdigit() and 1 <= int(count) <= depth else None
+        number = int(count) if count.isdecimal() and 1 <= int(count) <= depth else None
         if self.placement == "none":
             return range(0)
         if self.placement == "all":

@@ -31,7 +31,7 @@ def economical_step(adapter: nn.Module, state: Tensor, tokens: Tensor, grid: tup
 
 
 def keep_input_only(function: Callable[[Tensor], Tensor], tokens: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """`function(tokens)`, computed again for the gradient, some pictures at a time; (B, T, C) -> (B, D).
+    """`function(tokens)`, computed again for the gradient, some pictures at a time; (B, T, C) -> (B, ...).
 
     For functions of each picture alone, hence without BatchNorm, and without random draws. `parameters` are all those
     that it uses and that take part in training.

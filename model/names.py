@@ -1,6 +1,7 @@
 """The published code's state-dict names and ours, one table used both ways."""
 
-# (ours, published), first match wins.
+# (ours, published), first match wins. The heads of the float branch share a place, in both kinds of names: no two of
+# them begin alike there, so that a key needs no word about whose it is.
 _PREFIXES = (
     ("float_branch.side.adapters.", "backbone.adapters."),
     ("binary_branch.side.adapters.", "backbone.adapters_hashing."),
@@ -10,6 +11,16 @@ _PREFIXES = (
     ("binary_branch.head.expand.", "linear4."),
     ("float_branch.head.pool.", "aggregation.1."),
     ("binary_branch.head.pool.", "aggregation_hashing.1."),
+    # BoQ; inside a layer the names are the same.
+    ("float_branch.head.reduce.", "aggregation.proj_c."),
+    ("float_branch.head.norm.", "aggregation.norm_input."),
+    ("float_branch.head.layers.", "aggregation.boqs."),
+    ("float_branch.head.mix.", "aggregation.fc."),
+    # SALAD.
+    ("float_branch.head.token.", "aggregation.token_features."),
+    ("float_branch.head.features.", "aggregation.cluster_features."),
+    ("float_branch.head.scores.", "aggregation.score."),
+    ("float_branch.head.dustbin", "aggregation.dust_bin"),
 )
 # Inside an adapter, after its number.
 _ADAPTER = (

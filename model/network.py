@@ -35,7 +35,7 @@ class Branch(nn.Module):
     def __init__(self, config: ModelConfig, head: nn.Module):
         super().__init__()
         self.side = SideNetwork(
-            dim=config.vit.dim, depth=config.vit.depth, first_level=config.first_level)
+            dim=config.vit.dim, first_level=config.first_level, taps=config.taps, adapter=config.adapter)
         self.head = head
 
 
@@ -55,7 +55,8 @@ class SelaVPRpp(nn.Module):
         super().__init__()
         self.config = config
         vit = config.vit
-        self.backbone = DinoV2(dim=vit.dim, depth=vit.depth, heads=vit.heads)
+        self.backbone = DinoV2(dim=vit.dim, depth=vit.depth, heads=vit.heads, swiglu=vit.swiglu,
+                               registers=vit.registers, inner_adapters=config.tuning == "selavpr")
         if "float" in config.branches:
             head = AGGREGATORS[config.aggregation](vit.dim, config.float_dim)
             self.float_branch = Branch(config, head)
@@ -63,6 +64,7 @@ class SelaVPRpp(nn.Module):
             self.binary_branch = Branch(config, GeMHead(vit.dim, config.code_bits))
         self._frozen: set[str] = set()
         self.freeze("backbone")
+        self.backbone.set_trained(config.tuning, config.tuned_blocks)
         self.register_load_state_dict_pre_hook(_accept_published_names)
 
     def branch(self, name: str) -> Branch:
@@ -108,22 +110,26 @@ class SelaVPRpp(nn.Module):
         def describe(tokens: Tensor) -> Tensor:
             return head(self.backbone.norm(tokens), grid)
 
-        if self.economical and head.training and torch.is_grad_enabled():
-            return keep_input_only(describe, state, head.parameters())
+        draws = any(isinstance(module, nn.Dropout) and module.p for module in head.modules())
+        if self.economical and head.training and torch.is_grad_enabled() and not draws:
+            return keep_input_only(describe, state, [*head.parameters(), *self.backbone.norm.parameters()])
         return describe(state)
 
     def initialise_adapters(self) -> None:
         """The start of training from a foundation model (train.py, train_hashing.py): every adapter gives 0."""
+        self.backbone.initialise_adapters()
         for name in self.config.branches:
             self.branch(name).side.initialise()
 
     @torch.no_grad()
-    def start_from_float(self, trained: "SelaVPRpp") -> None:
-        """The start of train_rerank.py: backbone and float branch of a float model; the binary side network copies
-        the float one, BatchNorm statistics included; the binary head stays as initialised."""
+    def start_from(self, trained: "SelaVPRpp") -> None:
+        """The start of train_rerank.py: backbone and branch of a trained model with one branch; the other side network
+        copies that branch's, BatchNorm statistics included; the other head stays as initialised."""
+        done, = trained.config.branches
         self.backbone.load_state_dict(trained.backbone.state_dict())
-        self.branch("float").load_state_dict(trained.branch("float").state_dict())
-        self.branch("binary").side.load_state_dict(trained.branch("float").side.state_dict())
+        self.branch(done).load_state_dict(trained.branch(done).state_dict())
+        for name in self.config.branches:
+            self.branch(name).side.load_state_dict(trained.branch(done).side.state_dict())
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> SelaVPRpp:

@@ -86,7 +86,7 @@ def test_defaults_are_the_protocol():
     options = parsed("train_rerank.py --datasets_folder sets")
     assert (options.epochs_num, options.patience, options.lr, options.lr_halving) == (25, 12, 4e-4, 3)
     assert (options.train_batch_size, options.images_per_place, options.train_resize) == (120, 4, [224, 224])
-    assert (options.quantization_weight, options.pair_fraction, options.seed) == (0.1, 1.0, 0)
+    assert (options.variant, options.set, options.seed, options.test_method) == (None, [], 0, "hard_resize")
     assert (options.val_datasets, options.dataset_name) == (["pitts30k", "msls"], "pitts30k")
     assert (options.rerank_num, options.recall_values, options.resize) == (100, [1, 5, 10, 20, 100], [322, 322])
     assert options.val_positive_dist_threshold == 25
@@ -110,7 +110,9 @@ def test_help(script, capsys):
 # --- what is refused by the command line itself
 
 @pytest.mark.parametrize(("script", "options", "expected"), [
-    ("train.py", "--margin 0.1", "unrecognized arguments: --margin 0.1"),
+    ("train.py", "--margins 0.1", "unrecognized arguments: --margins 0.1"),
+    ("train.py", "--margin 0.1", "--margin: in neither the paper nor its README"),
+    ("eval.py", "--pca_dim=512", "--pca_dim: in neither the paper nor its README"),
     ("eval.py", "--dataset pitts30k", "unrecognized arguments: --dataset"),  # no abbreviations
     ("train.py", "--epochs_num many", "'many' is not a whole number of at least 1"),
     ("train.py", "--epochs_num 2.5", "'2.5' is not a whole number"),
@@ -122,9 +124,8 @@ def test_help(script, capsys):
     ("train.py", "--seed -1", "--seed: '-1' is not a whole number from 0"),
     ("train.py", "--train_resize 224", "--train_resize: expected 2 arguments"),
     ("train.py", "--precision fp8", "--precision: invalid choice: 'fp8'"),
-    ("train.py", "--training_dataset sf_xl", "--training_dataset: invalid choice: 'sf_xl'"),
-    ("train_hashing.py", "--quantization_weight -1", "'-1' is not a number of at least 0"),
-    ("train_hashing.py", "--pair_fraction 1.5", "'1.5' is not a number above 0 and at most 1"),
+    ("eval.py", "--test_method stretch", "--test_method: invalid choice: 'stretch'"),
+    ("eval.py", "--variant ste", "unrecognized arguments: --variant"),
     ("eval.py", "--backbone resnet50", "--backbone: invalid choice: 'resnet50'"),
     ("eval.py", "--aggregation netvlad", "--aggregation: invalid choice: 'netvlad'"),
     ("eval.py", "--resize 322 -322", "--resize: '-322'"),
@@ -135,7 +136,6 @@ def test_help(script, capsys):
     ("eval.py", "--device tpu", "--device: invalid choice: 'tpu'"),
     ("eval_rerank.py", "--rerank_num 0", "--rerank_num: '0'"),
     ("eval.py", "--rerank_num 5", "unrecognized arguments: --rerank_num"),
-    ("train_rerank.py", "--foundation_model_path random", "unrecognized arguments: --foundation_model_path"),
     ("train.py", "--hashing", "--hashing does not belong to this script; use train_hashing.py or eval_hashing.py"),
     ("train.py", "--hashing --rerank", "use train_rerank.py or eval_rerank.py"),
     ("train_hashing.py", "--hashing --rerank", "--rerank does not belong to this script; use train_rerank.py"),
@@ -177,9 +177,10 @@ def test_a_resume_path_that_is_none(data, fails):
         assert fails(script, *options, "--resume", data) == f"no checkpoint file at {data}"
 
 
-def test_rerank_training_needs_a_float_model(data, fails):
-    assert fails("train_rerank.py", *training_options(data)).startswith(
-        "--resume is missing: this script starts from a float model")
+def test_rerank_training_needs_a_trained_branch(data, fails):
+    for options in ([], RANDOM):
+        assert fails("train_rerank.py", *training_options(data), *options).startswith(
+            "--resume is missing: this script starts from a trained branch")
 
 
 def test_a_float_file_has_no_codes(data, float_run, fails):
@@ -205,7 +206,7 @@ def test_flags_that_contradict_the_file(script, data, float_run, fails):
     options = training_options(data) if script == "train.py" else evaluation_options(data)
     file = float_run / "best_model.pth"
     assert fails(script, *options, "--resume", file, "--backbone", "dinov2-base") == (
-        f"--backbone dinov2-base contradicts {file}, which holds dinov2-tiny; leave the flag out, or give another file")
+        f"--backbone dinov2-base contradicts {file}, which holds dinov2-tiny; leave it out, or give another file")
 
 
 def test_files_that_are_no_models(data, float_run, fails, tmp_path):
@@ -277,7 +278,7 @@ def test_a_corrupt_training_picture(data, fails, tmp_path):
     bad = next((tmp_path / "city" / "Images" / "Boston").iterdir())
     bad.write_bytes(b"not a picture")
     assert f"{bad}: not a readable picture" in fails(
-        "train.py", *training_options(data), *RANDOM, "--train_folder", tmp_path / "city", "--cities", "Boston")
+        "train.py", *training_options(data), *RANDOM, "--training_dataset", tmp_path / "city", "--cities", "Boston")
 
 
 def test_cities(data, fails, tmp_path):

@@ -239,7 +239,7 @@ def test_train_in_two_processes_and_on_in_one(data, tmp_path):
 
 
 def test_rerank_in_one_process_and_on_in_two(data, float_run, tmp_path):
-    options = [*training_options(data), "--train_batch_size", 4, "--pair_fraction", 0.5]
+    options = [*training_options(data), "--train_batch_size", 4, "--set", "pair_fraction=0.5"]
     first = ["--resume", float_run / "last_model.pth"]
     straight = run_folder(train_rerank.main, *options, *first, "--epochs_num", 2, cwd=tmp_path)
     broken = run_folder(train_rerank.main, *options, *first, "--epochs_num", 1, cwd=tmp_path)

@@ -159,6 +159,7 @@ def assert_schema_1(written: dict) -> None:
         "recalls_answerable": two_stages, "latency_ms": {"search": float, "rerank": (float, None)},
         "bytes_per_picture": {"binary": (int, None), "float": (int, None)},
         "model": {"backbone": str, "pretrained": (bool, None), "checkpoint": str, "fingerprint": str},
+        "training": ({"trainable_parameters": int, "peak_memory_mib": (float, None), "minutes_per_epoch": float}, None),
         "options": {}, "versions": {"torch": str}, "hardware": {"cpu": str}}
 
     def check(value, expected, where):

@@ -86,7 +86,7 @@ def test_training_step_equals_the_published_code(base_weights, tag, economical):
     if tag in ("float_init", "hashing_init"):
         model.initialise_adapters()
     elif tag == "rerank_init":
-        model.start_from_float(base_model(base_weights, "float/gem"))
+        model.start_from(base_model(base_weights, "float/gem"))
         model.freeze("float_branch")
     model.economical = economical
     if economical:

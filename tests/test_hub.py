@@ -102,7 +102,7 @@ print(attempt(backbone="dinov2-large", hashing=True, rerank=False))
 print(attempt(backbone="dinov2-base", aggregation="boq"))
 print(attempt(backbone="dinov2-tiny"))
 print(attempt(backbone="resnet50"))
-print(attempt(backbone="dinov2-tiny", aggregation="salad", pretrained=False))
+print(attempt(backbone="dinov2-tiny", aggregation="netvlad", pretrained=False))
 """)
     *unpublished, backbone, aggregation = output.splitlines()
     assert len(unpublished) == 3
@@ -111,8 +111,8 @@ print(attempt(backbone="dinov2-tiny", aggregation="salad", pretrained=False))
         assert line.startswith(f"no weights are published for {asked}; published are: dinov2-base gem float;")
         assert "dinov2-large gem float+binary" in line
     assert "'resnet50'" in backbone
-    assert "dinov2-base, dinov2-large" in backbone
-    assert aggregation == "unknown aggregation 'salad'; choose one of gem"
+    assert "dinov2-base, dinov2-base-reg, dinov2-large" in backbone
+    assert aggregation == "unknown aggregation 'netvlad'; choose one of gem, boq, salad"
     assert not (tmp_path / "hub").exists()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.measure import PeakBytes, saved_bytes
-from model import ModelConfig, SelaVPRpp, build_model
+from model import BACKBONES, ModelConfig, SelaVPRpp, build_model
 from utils.memory import free_memory, step_memory
 
 CPU = torch.device("cpu")
@@ -68,6 +68,34 @@ def test_saved_bytes_are_the_estimate(no_initialisation, backbone, branches, fro
     assert saved == pytest.approx(expected.kept(2), rel=0.05)
     goal = {"dinov2-base": 6.5, "dinov2-large": 11}.get(backbone, float("inf"))
     assert saved / 2 / 2**20 <= goal * dtype.itemsize / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("fields", [
+    {"aggregation": "boq"}, {"aggregation": "salad"}, {"adapter": "vanilla"}, {"tuning": "full"},
+    {"tuning": "partial:4"}, {"tuning": "selavpr"}, {"backbone": "dinov2-giant", "tuning": "full"},
+    {"backbone": "dinov2-giant", "tuning": "selavpr"}], ids=lambda fields: " ".join(fields.values()))
+def test_other_methods(no_initialisation, monkeypatch, fields, dtype):
+    for name in ("base", "giant"):  # 6 blocks tell as much as 12 or 40
+        short = BACKBONES[f"dinov2-{name}"]._replace(depth=6, placement="all")
+        monkeypatch.setitem(BACKBONES, f"dinov2-{name}", short)
+    config = ModelConfig(**{"backbone": "dinov2-base", "branches": ("float",), **fields})
+    with FakeTensorMode():
+        model = SelaVPRpp(config).train()
+        images = torch.empty(96, 3, 224, 224)
+        expected = estimate(model, 224, dtype)
+        with rounded(model, dtype), autocast(dtype):
+            saved = saved_bytes(lambda: model(images), excluded=[*model.parameters(), *model.buffers()])
+        with rounded(model, dtype), PeakBytes() as allocated:
+            with autocast(dtype):
+                outputs = model(images)
+            outputs.floating.square().sum().backward()
+        # Autocast's copies of trained weights are kept too, whatever the number of pictures.
+        copies = 2 * sum(p.numel() for n in config.tuned_blocks for p in model.backbone.blocks[n].parameters())
+        copies *= dtype != torch.float32
+    assert expected.kept(96) == pytest.approx(saved - copies, rel=0.1)
+    during = expected.total(96) - expected.fixed - 96 * expected.picture
+    assert during == pytest.approx(allocated.peak - copies, rel=0.2)
 
 
 def test_largest_batch_is_the_largest_that_fits():

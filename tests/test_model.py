@@ -321,7 +321,7 @@ def test_initial_adapters_give_zero_and_copying_copies_statistics(tiny, tiny_wei
     fresh = build_model(TINY, seed=3)
     head = fresh.binary_branch.head.expand.weight.clone()
     trained = model_of(filled_weights(ModelConfig(backbone="dinov2-tiny", branches=("float",)), seed=5))
-    fresh.start_from_float(trained)
+    fresh.start_from(trained)
     for name, value in trained.float_branch.side.state_dict().items():
         assert torch.equal(fresh.binary_branch.side.state_dict()[name], value)
         assert torch.equal(fresh.float_branch.side.state_dict()[name], value)
@@ -331,14 +331,14 @@ def test_initial_adapters_give_zero_and_copying_copies_statistics(tiny, tiny_wei
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"backbone": "dinov2-giant"}, "unknown backbone 'dinov2-giant'.*dinov2-tiny, .*dinov2-large"),
+    ({"backbone": "dinov3-large"}, "unknown backbone 'dinov3-large'.*dinov2-tiny, .*dinov2-large"),
     ({"branches": ()}, "branches"),
     ({"branches": ("float", "float")}, "each once"),
     ({"branches": ("hashing",)}, "'float', 'binary'"),
     ({"placement": "last:5"}, "'last:5' does not fit dinov2-tiny \\(4 blocks\\)"),
     ({"placement": "last:0"}, "N from 1 to 4"),
-    ({"placement": "first:2"}, "'all' or 'last:N'"),
-    ({"placement": "last"}, "'all' or 'last:N'"),
+    ({"placement": "first:2"}, "use 'all', 'none', 'last:N'"),
+    ({"placement": "last"}, "use 'all', 'none', 'last:N'"),
     ({"code_bits": 100}, "code_bits 100 must be a positive multiple of 8"),
     ({"code_bits": 0}, "code_bits 0"),
     ({"float_dim": 0}, "float_dim 0"),
@@ -360,9 +360,9 @@ def test_configuration_travels_as_plain_values():
         ModelConfig.from_dict({**TINY.to_dict(), "registers": 4})
 
 
-def test_an_aggregation_that_does_not_exist_yet_names_those_that_do():
-    with pytest.raises(ValueError, match="unknown aggregation 'boq'; choose one of gem"):
-        build_model(ModelConfig(backbone="dinov2-tiny", aggregation="boq"))
+def test_an_aggregation_that_does_not_exist_names_those_that_do():
+    with pytest.raises(ValueError, match="unknown aggregation 'netvlad'; choose one of gem, boq, salad"):
+        ModelConfig(backbone="dinov2-tiny", aggregation="netvlad")
 
 
 def test_a_new_backbone_is_one_line_in_the_table(monkeypatch):

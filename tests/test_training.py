@@ -13,6 +13,7 @@ from scripts import RANDOM, metrics, one_thread, results, run_folder, training_o
 import train
 import train_hashing
 import train_rerank
+from losses import HASHING
 from model import ModelConfig, build_model, load_model, published_state_dict, read_checkpoint
 from utils.run import Run
 from utils.training import Training
@@ -69,7 +70,7 @@ def start(monkeypatch, tmp_path):
 def test_going_on_equals_never_stopping(main, precision, data, float_run, tmp_path):
     options = [*training_options(data), "--precision", precision]
     if main is not train.main:
-        options += ["--pair_fraction", 0.5]  # draws from torch's generator, whose state must be restored
+        options += ["--set", "pair_fraction=0.5"]  # draws from torch's generator, whose state must be restored
     first = ["--resume", float_run / "last_model.pth"] if main is train_rerank.main else RANDOM
     straight = run_folder(main, *options, *first, "--epochs_num", 4, cwd=tmp_path)
     broken = run_folder(main, *options, *first, "--epochs_num", 2, cwd=tmp_path)
@@ -209,7 +210,7 @@ def test_float_training_leaves_the_backbone(float_run):
 
 def test_the_number_of_workers_changes_nothing(data, float_run, tmp_path):
     options = [*training_options(data), "--resume", float_run / "last_model.pth", "--epochs_num", 2,
-               "--pair_fraction", 0.5]
+               "--set", "pair_fraction=0.5"]
     alone = run_folder(train_rerank.main, *options, cwd=tmp_path)
     helped = run_folder(train_rerank.main, *options, "--num_workers", 2, cwd=tmp_path)
     assert_close(weights(helped / "last_model.pth"), weights(alone / "last_model.pth"))
@@ -235,9 +236,14 @@ def test_losses_are_the_means_of_the_batches(data, float_run, tmp_path, monkeypa
         monkeypatch.setattr(train_rerank, name, recorded)
 
     spy("multi_similarity_loss", seen["metric"])
-    spy("similarity_constrained_loss", seen["quantisation"])
+    quantisation = HASHING["sc+ste"].quantisation
+
+    def recorded(*inputs, **options):
+        seen["quantisation"].append(quantisation(*inputs, **options))
+        return seen["quantisation"][-1]
+    monkeypatch.setitem(HASHING, "sc+ste", HASHING["sc+ste"]._replace(quantisation=recorded))
     folder = run_folder(train_rerank.main, *training_options(data), "--resume", float_run / "last_model.pth",
-                        "--epochs_num", 1, "--quantization_weight", 0.7, cwd=tmp_path)
+                        "--epochs_num", 1, "--set", "quantization_weight=0.7", cwd=tmp_path)
     record, = metrics(folder)
     assert len(seen["metric"]) == 4  # 7 places, 2 a batch
     means = {key: sum(value.item() for value in values) / 4 for key, values in seen.items()}

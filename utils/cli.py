@@ -2,15 +2,18 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
-from datasets import TRAINING_SETS
+from datasets import TEST_METHODS, TRAINING_SETS
 from model import AGGREGATORS, BACKBONES
 
 from .device import PRECISIONS, best_precision, pick_device
 from .distributed import let_the_first_speak, start
+from .leftovers import refuse_leftovers
 from .modes import FLAGS, SCRIPTS
 from .run import start_log
+from .variants import chosen_fields, listing
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -25,13 +28,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
+class _Variant(argparse.Action):
+    def __call__(self, parser, namespace, value, option_string=None):
+        if value == "help":
+            print(listing())
+            parser.exit()
+        setattr(namespace, self.dest, value)
+
+
 def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
     """The options of train.py ("float"), train_hashing.py ("hashing") and train_rerank.py ("rerank")."""
     parser = _parser(description, mode)
     data = parser.add_argument_group("training data")
-    data.add_argument("--training_dataset", choices=TRAINING_SETS, default="gsv_cities", help="list of cities")
-    data.add_argument("--train_folder", type=Path,
-                      help="GSV-Cities layout; default: <datasets_folder>/<training_dataset>")
+    data.add_argument("--training_dataset", default="gsv_cities", metavar="NAME",
+                      help=f"{' or '.join(TRAINING_SETS)}, in --datasets_folder; or a folder in that layout")
     data.add_argument("--cities", nargs="+", metavar="CITY", help="default: all of the training set's")
     data.add_argument("--images_per_place", type=_positive, default=4, help="pictures drawn of each place")
     data.add_argument("--train_resize", type=_positive, nargs=2, default=[224, 224], metavar=("H", "W"), help="pixels")
@@ -39,9 +49,8 @@ def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
     data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
                       help="evaluated after every epoch; the last decides which weights are best")
     training = parser.add_argument_group("training")
-    if mode != "rerank":  # which starts from a model file, backbone included
-        training.add_argument("--foundation_model_path", metavar="FILE",
-                              help="official dinov2_*_pretrain.pth; 'random': seeded random weights; default: fetched")
+    training.add_argument("--foundation_model_path", metavar="FILE",
+                          help="official dinov2_*_pretrain.pth; 'random': seeded random weights; default: fetched")
     training.add_argument("--epochs_num", type=_positive, default=25, help="epochs at most")
     training.add_argument("--patience", type=_positive, default=12, help="epochs without improvement before stopping")
     training.add_argument("--lr", type=_positive_float, default=4e-4, help="learning rate of Adam")
@@ -49,11 +58,11 @@ def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
     training.add_argument("--precision", choices=PRECISIONS, help="default: the best the device has")
     training.add_argument("--compile", action="store_true", help="the frozen backbone, by torch.compile")
     training.add_argument("--seed", type=_seed, default=0, help="of weights, sampling and augmentation")
-    if mode != "float":
-        training.add_argument("--quantization_weight", type=_non_negative, default=0.1,
-                              help="lambda of equation 15")
-        training.add_argument("--pair_fraction", type=_fraction, default=1.0,
-                              help="share of the mined pairs in the similarity-constrained loss")
+    method = parser.add_argument_group("method")
+    method.add_argument("--variant", metavar="NAME", action=_Variant,
+                        help="a method or ablation of the paper; 'help' lists them, and the fields of --set")
+    method.add_argument("--set", metavar="FIELD=VALUE", nargs="+", default=[],
+                        help="fields of the model's configuration; what is not set is as in the paper")
     parser.set_defaults(output_root="logs")
     return parser
 
@@ -81,6 +90,8 @@ def _parser(description: str, mode: str) -> argparse.ArgumentParser:
                             help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
     evaluation.add_argument("--dataset_name", default="pitts30k", help="test set")
     evaluation.add_argument("--resize", type=_positive, nargs=2, default=[322, 322], metavar=("H", "W"), help="pixels")
+    evaluation.add_argument("--test_method", choices=TEST_METHODS, default="hard_resize",
+                            help="how queries are brought to --resize; the database is always resized to it")
     evaluation.add_argument("--infer_batch_size", type=_positive, default=16, help="pictures a batch")
     evaluation.add_argument("--val_positive_dist_threshold", type=_positive_float, default=25.0, help="metres")
     evaluation.add_argument("--recall_values", type=_positive, nargs="+", default=[1, 5, 10, 20, 100], metavar="K",
@@ -100,6 +111,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
 
     Starts the log, and under torchrun meets the other processes.
     """
+    refuse_leftovers(sys.argv[1:] if argv is None else argv, parser.error)
     args = parser.parse_args(argv)
     for flag in ("hashing", "rerank"):
         if getattr(args, flag) and flag not in FLAGS[args.mode]:
@@ -114,6 +126,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     args.recall_values = sorted(set(args.recall_values))
     try:
         args.device = pick_device(args.device)
+        if "variant" in args:
+            chosen_fields(args.variant, args.set)
     except ValueError as error:
         parser.error(str(error))
     if "precision" in args:
@@ -136,10 +150,16 @@ def model_flags(args: argparse.Namespace) -> dict:
     return {"backbone": args.backbone, "aggregation": args.aggregation}
 
 
+def method_options(args: argparse.Namespace) -> dict:
+    """For utils.models.read_resume: the model to train."""
+    return {"backbone": args.backbone, "aggregation": args.aggregation,
+            "fields": chosen_fields(args.variant, args.set)}
+
+
 def set_options(args: argparse.Namespace) -> dict:
     """For utils.data: where benchmark sets lie and how they are read."""
     return {"datasets_folder": args.datasets_folder, "size": args.resize,
-            "threshold_m": args.val_positive_dist_threshold}
+            "threshold_m": args.val_positive_dist_threshold, "test_method": args.test_method}
 
 
 def evaluation_options(args: argparse.Namespace) -> dict:
@@ -151,9 +171,9 @@ def evaluation_options(args: argparse.Namespace) -> dict:
 def loader_options(args: argparse.Namespace) -> dict:
     """For utils.training.training_loader."""
     return {"training_dataset": args.training_dataset, "datasets_folder": args.datasets_folder,
-            "train_folder": args.train_folder, "cities": args.cities, "images_per_place": args.images_per_place,
-            "size": args.train_resize, "places_per_batch": args.train_batch_size, "seed": args.seed,
-            "num_workers": args.num_workers, "device": args.device}
+            "cities": args.cities, "images_per_place": args.images_per_place, "size": args.train_resize,
+            "places_per_batch": args.train_batch_size, "seed": args.seed, "num_workers": args.num_workers,
+            "device": args.device}
 
 
 def training_options(args: argparse.Namespace) -> dict:
@@ -188,11 +208,3 @@ def _seed(text: str) -> int:
 
 def _positive_float(text: str) -> float:
     return _number(text, float, lambda value: 0 < value < float("inf"), "a positive number")
-
-
-def _non_negative(text: str) -> float:
-    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
-
-
-def _fraction(text: str) -> float:
-    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")

@@ -77,8 +77,8 @@ def wrap(model: nn.Module) -> nn.Module:
     return network
 
 
-def gather(*shares: Tensor) -> tuple[Tensor, ...]:
-    """For each tensor (n_r, ...) the rows of all processes (sum of n_r, ...), the first process's first.
+def gather(*shares: Tensor | None) -> tuple[Tensor | None, ...]:
+    """For each tensor (n_r, ...) the rows of all processes (sum of n_r, ...), the first process's first; None for None.
 
     The tensors have equal lengths n_r, which may differ between processes. With a loss of the gathered rows, the same
     in every process, the gradients that `wrap` averages are those of one process with the whole batch: the sum in the
@@ -88,7 +88,7 @@ def gather(*shares: Tensor) -> tuple[Tensor, ...]:
     if processes() == 1:
         return shares
     lengths = torch.zeros(processes(), dtype=torch.int64)  # on the CPU: nobody waits for a GPU
-    lengths[rank()] = len(shares[0])
+    lengths[rank()] = len(next(rows for rows in shares if rows is not None))
     distributed.all_reduce(lengths)
     before, after = int(lengths[:rank()].sum()), int(lengths[rank() + 1:].sum())
 
@@ -97,7 +97,7 @@ def gather(*shares: Tensor) -> tuple[Tensor, ...]:
         above, below = (rows.new_zeros(count, *rows.shape[1:]) for count in (before, after))
         return sum_over_processes(torch.cat([above, rows, below]))
 
-    return tuple(whole(rows) for rows in shares)
+    return tuple(None if rows is None else whole(rows) for rows in shares)
 
 
 def broadcast(value: T) -> T:

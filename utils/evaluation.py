@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from datasets import BenchmarkDataset
 from model import SelaVPRpp, fingerprint
@@ -114,12 +114,14 @@ def describe(model: SelaVPRpp, dataset: BenchmarkDataset, *, branches: Sequence[
              num_workers: int) -> Described:
     """Runs the model, in fp32, over a set's pictures with one pass of the backbone for all branches.
 
-    Each process describes its share; the first returns the rows of all, the others have only their own.
+    Queries that vary in size go one a batch, all other pictures `batch_size`.  Each process describes its share; the
+    first returns the rows of all, the others have only their own.
     """
     device = next(model.parameters()).device
     model.eval()
-    loader = DataLoader(Subset(dataset, own_share(len(dataset))), batch_size=batch_size, num_workers=num_workers,
-                        pin_memory=device.type == "cuda")
+    stackable = dataset.n_database if dataset.queries_vary else len(dataset)
+    loader = DataLoader(dataset, batch_sampler=_batches(own_share(len(dataset)), stackable, batch_size),
+                        num_workers=num_workers, pin_memory=device.type == "cuda")
     codes = floating = None
     for images, ids in progress(loader, f"describing {dataset.display_name} {dataset.split}"):
         out = model(images.to(device, non_blocking=True), branches=branches)
@@ -134,6 +136,13 @@ def describe(model: SelaVPRpp, dataset: BenchmarkDataset, *, branches: Sequence[
     collect(codes)
     collect(floating)
     return Described(codes, floating, dataset.n_database)
+
+
+def _batches(ids: range, stackable: int, batch_size: int) -> list[range]:
+    """Pictures `ids` in batches: below `stackable` they have one size, from there on each is a batch of its own."""
+    middle = min(max(ids.start, stackable), ids.stop)
+    return [*(range(start, min(start + batch_size, middle)) for start in range(ids.start, middle, batch_size)),
+            *(range(query, query + 1) for query in range(middle, ids.stop))]
 
 
 def search(described: Described, dataset: BenchmarkDataset, *, mode: str, recall_values: Sequence[int],
@@ -159,8 +168,11 @@ def search(described: Described, dataset: BenchmarkDataset, *, mode: str, recall
 
 
 def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pretrained: bool | None,
-                     checkpoint: Path | str) -> None:
-    """Writes results.json (schema 1) and predictions.npz into the run folder; of several processes, the first."""
+                     checkpoint: Path | str, training: dict | None = None) -> None:
+    """Writes results.json (schema 1) and predictions.npz into the run folder; of several processes, the first.
+
+    training  what the model's training cost, where this run trained it
+    """
     if not is_first():
         return
     dataset = evaluation.dataset
@@ -180,6 +192,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pret
         "bytes_per_picture": evaluation.bytes_per_picture,
         "model": {"backbone": model.config.backbone, "pretrained": pretrained, "checkpoint": str(checkpoint),
                   "fingerprint": fingerprint(model), "config": model.config.to_dict()},
+        "training": training,
         "options": {**run.options, "resize_antialias": True},
         "versions": versions(),
         "hardware": hardware(next(model.parameters()).device),

@@ -18,7 +18,14 @@ log = logging.getLogger("selavprpp")
 # model/economical.py and model/backbone.py, and compared with every allocation of a step in tests/test_memory.py.
 ADAPTER = 5.1  # an adapter, forward or backward
 LEVELS = 1.1  # the stream of tokens while a block or a head runs over a part of the batch
-BLOCK, HEAD = 9, 10  # of that part; the head's are fp32 whatever the precision
+BLOCK = 9  # of that part
+# Heads: what they keep, and what they take while they run over a part of the batch, GeM always in fp32. GeM and BoQ
+# keep their input alone; SALAD is not computed twice, for its dropout draws anew each time.
+HEADS = {"gem": (1, 10), "boq": (1, 17), "salad": (5.5, 2)}
+# Kept in a block that learns, or that the gradient passes, in fp32 and under autocast, counted in fp32's size; and how
+# much more where the MLP is a SwiGLU.
+BLOCK_KEPT = {"full": (18.1, 12.3), "partial": (18.1, 12.3), "selavpr": (12.8, 9.3)}
+SWIGLU_KEPT = {"full": (2.6, 1.5), "partial": (2.6, 1.5), "selavpr": (4.1, 2.4)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +65,28 @@ class StepMemory:
 def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> StepMemory:
     """Of pictures of `size` (H, W) pixels, in `dtype` (the frozen backbone's weights too), for what is not frozen."""
     vit = model.config.vit
-    tokens = 1 + (size[0] // PATCH) * (size[1] // PATCH)
+    tuned = model.config.tuned_blocks
+    tokens = 1 + vit.registers + (size[0] // PATCH) * (size[1] // PATCH)
+    exact = tokens * vit.dim * torch.float32.itemsize
     unit = tokens * vit.dim * dtype.itemsize
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    if dtype == torch.bfloat16:  # rounded weights (training.py); the exact ones wait in the processor's memory
+    if dtype == torch.bfloat16 and not tuned:  # rounded weights (training.py); the exact ones wait beside the processor
         backbone = sum(p.numel() for p in model.backbone.parameters())
         frozen += backbone * (dtype.itemsize - (0 if device.type == "cpu" else torch.float32.itemsize))
-    branches = [model.branch(name) for name in model.config.branches]
-    kept = sum(1 + len(branch.side.adapters) for branch in branches
-               if any(p.requires_grad for p in branch.parameters()))
-    working = [(ADAPTER * unit, 0.0), (LEVELS * unit, BLOCK * unit),
-               (LEVELS * unit, HEAD * tokens * vit.dim * torch.float32.itemsize)]
+    learning = {name: model.branch(name) for name in model.config.branches
+                if any(p.requires_grad for p in model.branch(name).parameters())}
+    heads = {name: HEADS[model.config.aggregation if name == "float" else "gem"] for name in learning}
+    kept = unit * sum(len(branch.side.adapters) + heads[name][0] for name, branch in learning.items())
+    if tuned:
+        kind, column = model.config.tuning.partition(":")[0], int(dtype != torch.float32)
+        kept += len(tuned) * exact * (BLOCK_KEPT[kind][column] + (SWIGLU_KEPT[kind][column] if vit.swiglu else 0))
+    in_head = max(heads[name][1] * (exact if heads[name] is HEADS["gem"] else unit) for name in learning)
+    not_yet = (max(head[0] for head in heads.values()) - 1) * unit  # the head's, while blocks and adapters run
+    working = [(ADAPTER * unit - not_yet, 0.0), (LEVELS * unit - not_yet, BLOCK * unit), (LEVELS * unit, in_head)]
     if device.type == "cpu" and dtype != torch.float32:  # attention by products holds its scores twice
-        working.append((LEVELS * unit, 7 * unit + 2 * vit.heads * tokens**2 * dtype.itemsize))
-    return StepMemory(fixed=frozen + 4 * trained, kept_per_picture=kept * unit,
+        working.append((LEVELS * unit - not_yet, 7 * unit + 2 * vit.heads * tokens**2 * dtype.itemsize))
+    return StepMemory(fixed=frozen + 4 * trained, kept_per_picture=int(kept),
                       picture=3 * size[0] * size[1] * torch.float32.itemsize, working=tuple(working))
 
 

@@ -24,29 +24,54 @@ DEFAULT_BACKBONE = "dinov2-large"
 DEFAULT_AGGREGATION = "gem"
 
 
-def read_resume(path: Path | None, *, backbone: str | None, aggregation: str | None, branches: tuple[str, ...],
-                also_from: tuple[str, ...] | None = None,
-                required: str | None = None) -> tuple[Checkpoint | None, ModelConfig]:
+# What decides the modules that a trained branch shares with the one to be trained beside it.
+_SHARED = ("tuning", "placement", "adapter")
+# What may change between a file and a training that goes on from it.
+_LOSS = ("hashing", "quantization_weight", "pair_fraction")
+
+
+def read_resume(path: Path | None, *, backbone: str | None, aggregation: str | None, fields: dict[str, object],
+                branches: tuple[str, ...]) -> tuple[Checkpoint | None, ModelConfig]:
     """The file of --resume, if any, and the configuration to train, which has `branches`.
 
-    also_from  branches of another kind of file that is welcome as a start
-    required   what the file must be, where there is no training without one
-    Raises ValueError where the file holds other branches or contradicts the flags.
+    fields  those of ModelConfig that --variant and --set chose
+
+    A model with two branches also starts from a file with one, beside which it trains the other (section III-C).
+    Raises ValueError where the file holds other branches or contradicts what was chosen.
     """
-    if path is None and required:
-        raise ValueError(f"--resume is missing: this script starts from {required}")
     if path is None:
-        return None, ModelConfig(backbone=backbone or DEFAULT_BACKBONE, branches=branches,
-                                 aggregation=aggregation or DEFAULT_AGGREGATION)
+        config = ModelConfig(backbone=backbone or DEFAULT_BACKBONE, branches=branches,
+                             aggregation=aggregation or DEFAULT_AGGREGATION, **fields)
+        if config.learning != branches:
+            raise ValueError("--resume is missing: this script starts from a trained branch (best_model.pth of "
+                             "train.py or train_hashing.py, or a published file); --variant joint trains both at once")
+        return None, config
     checkpoint = read_checkpoint(path)
-    _check_flags(checkpoint, backbone=backbone, aggregation=aggregation)
-    held = checkpoint.config.branches
-    if held == also_from:
-        log.info("starting both branches from the float model %s", path)
-    elif held != branches:
-        raise ValueError(f"--resume {path} holds a {' + '.join(held)} model; this script trains "
-                         f"{' + '.join(branches)} models{' and starts from float ones' if also_from else ''}")
-    return checkpoint, dataclasses.replace(checkpoint.config, branches=branches)
+    found, held = checkpoint.config, checkpoint.config.branches
+    _check_chosen(checkpoint, backbone=backbone)
+    if held == branches:
+        _check_chosen(checkpoint, aggregation=aggregation,
+                      **{name: value for name, value in fields.items() if name not in _LOSS})
+        for name in set(fields) & set(_LOSS):
+            if fields[name] != getattr(found, name):
+                log.warning("%s was %s in %s and is %s now", name, getattr(found, name), path, fields[name])
+        return checkpoint, dataclasses.replace(found, **fields)
+    if len(branches) == 1:
+        raise ValueError(f"--resume {path} holds a {' + '.join(held)} model; this script trains {branches[0]} models")
+    # The file's branch stays as it is: what it shares with the new one, or has alone, follows from the file.
+    order = f"{held[0]}-{'binary' if held == ('float',) else 'float'}"
+    own = ("float_dim",) if held == ("float",) else ("code_bits",)
+    _check_chosen(checkpoint, **{name: fields[name] for name in (*_SHARED, *own) if name in fields})
+    if fields.get("order", order) != order:
+        start = "a foundation model: leave --resume out" if fields["order"] == "joint" else "the other branch's file"
+        raise ValueError(f"order {fields['order']!r} starts from {start}; {path} holds a {held[0]} model")
+    chosen = {"branches": branches, **fields, "order": order}
+    if held == ("float",):
+        _check_chosen(checkpoint, aggregation=aggregation)
+    else:  # the file's values for the float branch mean nothing
+        chosen = {"float_dim": None, "aggregation": aggregation or DEFAULT_AGGREGATION, **chosen}
+    log.info("starting both branches from the %s model %s", held[0], path)
+    return checkpoint, dataclasses.replace(found, **chosen)
 
 
 def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -> tuple[SelaVPRpp, bool]:
@@ -70,10 +95,15 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
 
 def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, *, foundation: str | None,
                    seed: int) -> tuple[SelaVPRpp, bool | None]:
-    """The model of --resume's file, or one at the start of its training; and whether its DINOv2 was pre-trained."""
-    if checkpoint is not None:
-        return load_model(checkpoint), checkpoint.pretrained
-    return model_from_foundation(config, foundation, seed=seed)
+    """The model of --resume's file, one with a new branch beside that file's, or one at its start on a DINOv2 file; and
+    whether its DINOv2 was pre-trained. A branch that does not learn is the script's to freeze."""
+    if checkpoint is None:
+        return model_from_foundation(config, foundation, seed=seed)
+    if checkpoint.config.branches == config.branches:
+        return load_model(dataclasses.replace(checkpoint, config=config)), checkpoint.pretrained
+    model = build_model(config, seed=seed)
+    model.start_from(load_model(checkpoint))
+    return model, checkpoint.pretrained
 
 
 def model_for_evaluation(path: Path | None, *, backbone: str | None, aggregation: str | None,
@@ -87,7 +117,7 @@ def model_for_evaluation(path: Path | None, *, backbone: str | None, aggregation
         log.info("no --resume: published weights of %s, %s", published.backbone, checkpoint.source)
     else:
         checkpoint = read_checkpoint(path)
-        _check_flags(checkpoint, backbone=backbone, aggregation=aggregation)
+        _check_chosen(checkpoint, backbone=backbone, aggregation=aggregation)
     held = checkpoint.config.branches
     missing = [name for name in branches if name not in held]
     if missing:
@@ -96,9 +126,10 @@ def model_for_evaluation(path: Path | None, *, backbone: str | None, aggregation
     return load_model(checkpoint), checkpoint
 
 
-def _check_flags(checkpoint: Checkpoint, **flags: str | None) -> None:
-    for flag, value in flags.items():
-        found = getattr(checkpoint.config, flag)
+def _check_chosen(checkpoint: Checkpoint, **chosen: object) -> None:
+    for name, value in chosen.items():
+        found = getattr(checkpoint.config, name)
         if value is not None and value != found:
-            raise ValueError(f"--{flag} {value} contradicts {checkpoint.source}, which holds {found}; "
-                             "leave the flag out, or give another file")
+            option = f"--{name} {value}" if name in ("backbone", "aggregation") else f"{name} {value!r}"
+            raise ValueError(f"{option} contradicts {checkpoint.source}, which holds {found}; "
+                             "leave it out, or give another file")

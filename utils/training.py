@@ -1,7 +1,9 @@
 """The plumbing of a training: data, precision, optimiser, best model, early stopping, going on after a break."""
 
+import json
 import logging
 import shutil
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +26,8 @@ from .run import Run, progress, temporary_path
 log = logging.getLogger("selavprpp")
 
 # What a resumed run is rightly called without, or with another value: the file holds or decides it.
-OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashing", "rerank", "resume", "save_dir"}
+OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashing", "rerank", "resume", "save_dir",
+                      "set", "variant"}
 
 
 class Training:
@@ -185,6 +188,21 @@ class Training:
             "scaler": self.scaler.state_dict(), "random": random_states(self.device)})
         if better:
             _copy(best, last)
+
+    def costs(self) -> dict[str, float | None]:
+        """What the paper's Tables IV to VI and Figure 7 compare: parameters that learn, the highest memory of an epoch,
+        and an epoch's time without validation; of all epochs of this training, those before a break included."""
+        metrics = self.run.folder / "metrics.jsonl"
+        epochs = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+        peaks = [epoch["peak_memory_mib"] for epoch in epochs if epoch["peak_memory_mib"] is not None]
+        costs = {"trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+                 "peak_memory_mib": max(peaks, default=None),
+                 "minutes_per_epoch": statistics.mean(epoch["seconds"] for epoch in epochs) / 60 if epochs else None}
+        if epochs:
+            log.info("trained %.2f million parameters, peak memory %s, %.2f minutes an epoch",
+                     costs["trainable_parameters"] / 1e6,
+                     "unknown" if not peaks else f"{max(peaks):.0f} MiB", costs["minutes_per_epoch"])
+        return costs
 
     def best_model(self) -> tuple[SelaVPRpp, Path]:
         """The model with the best validation score, on the device in eval mode, and its file."""
