@@ -29,8 +29,9 @@ def SelaVPRplusplus(
     sizes raise ValueError). Similar places have a small L2 distance between float descriptors, and a small
     Hamming distance between binary codes.
 
-    backbone      "dinov2-base" or "dinov2-large"; with pretrained=False also "dinov2-small" and "dinov2-tiny"
-    aggregation   head of the float branch
+    backbone      "dinov2-base" or "dinov2-large"; with pretrained=False also the other sizes, "dinov2-giant" and
+                  "dinov2-large-reg" (with 4 registers) among them
+    aggregation   head of the float branch: "gem"; with pretrained=False also "boq" (D 12288) and "salad" (D 8448)
     pretrained    True: the published weights, fetched once into torch.hub's cache; False: random weights, drawn
                   from torch's global generator (torch.manual_seed repeats them)
 

@@ -1,4 +1,4 @@
-"""SelaVPR++: a frozen backbone, side networks and heads (Fig. 4 of the paper)."""
+"""SelaVPR++: a backbone, side networks and heads (Fig. 4 of the paper)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Descriptors(NamedTuple):
 
 
 class Branch(nn.Module):
-    """A side network and the head on its last state."""
+    """A side network, without adapters for some methods, and the head on its last state."""
 
     def __init__(self, config: ModelConfig, head: nn.Module):
         super().__init__()
@@ -40,9 +40,10 @@ class Branch(nn.Module):
 
 
 class SelaVPRpp(nn.Module):
-    """Frozen DINOv2 with a float branch, a binary branch, or both; the modules follow `config`.
+    """DINOv2 with a float branch, a binary branch, or both; the modules, and what learns, follow `config`.
 
-    Frozen parts stay in eval mode under `.train()`, so that BatchNorm statistics of a frozen branch cannot drift.
+    The backbone is frozen unless `config.tuning` names parts of it. Frozen parts stay in eval mode under `.train()`, so
+    that BatchNorm statistics of a frozen branch cannot drift.
     State dicts in the published code's names load as they are: a hook translates them.
 
     economical  training keeps only what the gradient needs (economical.py); False: the readable modules all through,
