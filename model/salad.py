@@ -14,21 +14,20 @@ def share_out(scores: Tensor, dustbin: Tensor) -> Tensor:
     """What share of each patch goes to each cluster: the plan of an entropic optimal transport.
 
     scores (B, K, N), one `dustbin` score for all patches, N > K -> (B, K, N) fp32, positive. Every patch has a mass of
-    1 to give; a cluster takes 1 in all, the dustbin what is left, N - K. Three rounds of Sinkhorn's algorithm scale
-    the rows to what is taken, then the columns to what is given: columns sum to 1 (dustbin included), rows nearly to
-    theirs. In logarithms and fp32, whatever autocast says.
+    1 to give; a cluster takes 1 in all, the dustbin what is left, N - K. Three rounds of Sinkhorn's algorithm, in
+    logarithms, scale the rows to what is taken, then the columns to what is given: with the dustbin, columns sum to 1,
+    rows nearly to theirs.
     """
     batch, clusters, patches = scores.shape
-    with torch.autocast(scores.device.type, enabled=False):
-        # The first scaling cancels what a row's scores have in common: the dustbin's value and the last bias of the
-        # scores change nothing, and their gradient is 0. Published weights hold both; nor do they act there.
-        plan = torch.cat([scores.float(), dustbin.float().expand(batch, 1, patches)], dim=1)
-        taken = plan.new_zeros(clusters + 1, 1)
-        taken[-1] = math.log(patches - clusters)
-        for _ in range(ROUNDS):
-            plan = plan - plan.logsumexp(dim=2, keepdim=True) + taken
-            plan = plan - plan.logsumexp(dim=1, keepdim=True)
-        return plan[:, :-1].exp()
+    # The first scaling cancels what a row's scores have in common: the dustbin's value and the last bias of the scores
+    # change nothing, and their gradient is 0. Published weights hold both; nor do they act there.
+    plan = torch.cat([scores.float(), dustbin.float().expand(batch, 1, patches)], dim=1)
+    taken = plan.new_zeros(clusters + 1, 1)
+    taken[-1] = math.log(patches - clusters)
+    for _ in range(ROUNDS):
+        plan = plan - plan.logsumexp(dim=2, keepdim=True) + taken
+        plan = plan - plan.logsumexp(dim=1, keepdim=True)
+    return plan[:, :-1].exp()
 
 
 def _per_patch(dim: int, out_dim: int) -> nn.Sequential:
@@ -63,8 +62,8 @@ class SaladHead(nn.Module):
                              "use pictures larger than 112 x 112")
         maps = tokens[:, tokens.shape[1] - count:].transpose(1, 2).unflatten(2, grid)
         token = F.normalize(self.token(tokens[:, 0]).float(), dim=-1)
-        plan = share_out(self.scores(maps).flatten(2), self.dustbin)
-        features = self.features(maps).flatten(2)
-        with torch.autocast(tokens.device.type, enabled=False):
+        scores, features = self.scores(maps).flatten(2), self.features(maps).flatten(2)
+        with torch.autocast(tokens.device.type, enabled=False):  # the shares are to be met, and summed, exactly
+            plan = share_out(scores, self.dustbin)
             clusters = F.normalize(features.float() @ plan.transpose(1, 2), dim=1)  # (B, 128, 64)
         return F.normalize(torch.cat([token, clusters.flatten(1)], dim=1), dim=-1)

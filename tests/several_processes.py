@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datasets import BenchmarkDataset, evaluation_transform
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
-from model import ModelConfig, build_model
+from model import BRANCHES, ModelConfig, build_model
 from model.batch_norm import BatchNorm
 from utils import distributed
 from utils.evaluation import Evaluator
@@ -35,10 +35,11 @@ def batch(places: int) -> tuple[Tensor, Tensor]:
     return images.flatten(0, 1), torch.arange(places).repeat_interleave(PICTURES)
 
 
-def training_step(mode: str, places: int, fraction: float = 1.0, economical: bool = True) -> dict[str, Tensor]:
+def training_step(mode: str, places: int, fraction: float = 1.0, economical: bool = True,
+                  **fields: str) -> dict[str, Tensor]:
     """Loss, pairs, gradients and running statistics of one step on a batch, as in the scripts."""
-    branches = {"float": ("float",), "rerank": ("float", "binary")}[mode]
-    model = build_model(ModelConfig(backbone="dinov2-tiny", branches=branches), seed=places)
+    branches = ("float",) if mode == "float" else BRANCHES
+    model = build_model(ModelConfig(backbone="dinov2-tiny", branches=branches, **fields), seed=places)
     if mode == "rerank":
         model.freeze("float_branch")
     model.economical = economical
@@ -52,10 +53,12 @@ def training_step(mode: str, places: int, fraction: float = 1.0, economical: boo
         pairs = mine_pairs(descriptors, labels, epsilon=0.003)
         loss = multi_similarity_loss(descriptors, pairs)
     else:
-        out = network(images, branches=("binary",))
-        relaxed, descriptors, labels = distributed.gather(out.relaxed, out.binary, labels)
+        out = network(images, branches=model.config.learning)
+        floating, relaxed, descriptors, labels = distributed.gather(out.floating, out.relaxed, out.binary, labels)
         pairs = mine_pairs(descriptors, labels, epsilon=0.003)
         loss = multi_similarity_loss(descriptors, pairs)
+        if mode == "joint":
+            loss = loss + multi_similarity_loss(floating, mine_pairs(floating, labels, epsilon=0.003))
         loss = loss + 10 * similarity_constrained_loss(relaxed, descriptors, pairs, fraction=fraction)
     loss.backward()
     return {"loss": loss.detach(), "labels": labels, "descriptors": descriptors.detach(),
@@ -108,10 +111,18 @@ STEPS = {
     "rerank": ("rerank", 4),
     "rerank, unequal shares, half of the pairs": ("rerank", 3, 0.5),
 }
+# The same for methods whose gradient takes other ways; without MultiConv adapters there are no running statistics.
+METHODS = {
+    "full": ("float", 3, {"tuning": "full"}),
+    "selavpr": ("float", 3, {"tuning": "selavpr"}),
+    "vanilla": ("float", 3, {"adapter": "vanilla"}),
+    "joint": ("joint", 3, {"order": "joint"}),
+}
 
 
 def steps() -> dict:
-    return {name: training_step(*inputs) for name, inputs in STEPS.items()}
+    found = {name: training_step(*inputs) for name, inputs in STEPS.items()}
+    return found | {name: training_step(mode, places, **fields) for name, (mode, places, fields) in METHODS.items()}
 
 
 def batch_norms(kind: type[nn.BatchNorm2d] = BatchNorm) -> dict:

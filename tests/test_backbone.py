@@ -342,7 +342,7 @@ def test_exactly_the_stated_parameters_get_a_gradient_and_move(tuning, kind):
     backbone, images = for_tuning(tuning, **KINDS[kind]), batch(range(2), 28, 42)
     found = gradients(backbone, images)
     stated = {name for name, _ in backbone.named_parameters() if expected_to_learn(tuning, name)}
-    assert found.keys() == stated
+    assert {name for name, p in backbone.named_parameters() if p.requires_grad} == found.keys() == stated
     assert all(gradient.any() for gradient in found.values())
     before = {name: p.detach().clone() for name, p in backbone.named_parameters()}
     torch.optim.Adam([p for p in backbone.parameters() if p.requires_grad], lr=1e-3).step()
@@ -370,9 +370,13 @@ def saved_by_level(backbone: DinoV2, images: torch.Tensor) -> list[int]:
     ("side", 4), ("full", 0), ("partial:1", 3), ("partial:2", 2), ("selavpr", 1)])
 def test_gradient_is_recorded_from_the_first_trained_part_on(tuning, first, kind):
     backbone, images = for_tuning(tuning, **KINDS[kind]), batch(range(2), 28, 42)
+    recording = []
+    for part in (backbone.patch_embed, *backbone.blocks):
+        part.register_forward_hook(lambda module, inputs, output: recording.append(torch.is_grad_enabled()))
     for level, tokens in enumerate(backbone.stream_tokens(images.clone().requires_grad_(first > 0))):
         assert tokens.requires_grad == (level >= first)
         assert (tokens.grad_fn is None) == (level < first)
+    assert recording == [level >= first for level in range(4)]
     counts = saved_by_level(backbone, images)
     assert not any(counts[:first])
     assert all(before < after for before, after in itertools.pairwise([0, *counts][first:]))

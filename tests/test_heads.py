@@ -304,6 +304,26 @@ def test_salad_shares_out_every_patch_and_its_dustbin_changes_nothing():
     assert wide.isfinite().all()
 
 
+def test_salad_transports_and_sums_in_fp32_under_autocast(tokens):
+    head = head_of(published_head("salad"), "salad")
+    rough = {}
+    for name in ("features", "scores"):
+        getattr(head, name).register_forward_hook(lambda _, inputs, output, name=name: rough.update({name: output}))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        described = head(tokens, GRID)
+    assert {value.dtype for value in rough.values()} == {torch.bfloat16}
+    features, scores = (rough[name][0].flatten(1).double().numpy() for name in ("features", "scores"))
+    clusters = features @ naive_plan(scores.T, 1.0).T
+    clusters /= np.linalg.norm(clusters, axis=0)
+    expected = clusters.reshape(-1) / np.sqrt(65)  # 64 clusters and the class token have equal parts
+    assert np.abs(described[0, 256:].numpy() - expected).max() < 1e-6
+
+
+def test_boq_draws_nothing(tokens):
+    head = head_of(published_head("boq"), "boq")
+    assert torch.allclose(head(tokens, GRID), head.train()(tokens, GRID), atol=1e-6)
+
+
 def test_salad_draws_in_training_only(tokens):
     head = head_of(published_head("salad"), "salad")
     assert torch.equal(head(tokens, GRID), head(tokens, GRID))

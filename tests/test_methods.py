@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ import train
 import train_hashing
 import train_rerank
 from losses import HASHING
-from model import BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, load_model, read_checkpoint
+from model import AGGREGATORS, BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, load_model, read_checkpoint
 from model import config as model_config
 from utils.models import read_resume
 from utils.variants import SETTABLE, VARIANTS, chosen_fields, listing
@@ -220,6 +222,59 @@ def test_the_economical_path_has_the_gradients_of_the_readable_one(tuning, aggre
     assert all(value is not None for value in ours.values())
     for name, value in expected.items():
         assert (ours[name] - value).norm() <= 1e-6 * value.norm() + 1e-12, name
+
+
+# --- heads
+
+def test_the_head_in_the_readme_is_a_file_and_a_line(data, tmp_path, monkeypatch):
+    text = (Path(train.__file__).parent / "README.md").read_text()
+    code, = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class MeanHead" in block]
+    names = {"nn": torch.nn}
+    exec(code, names)
+    monkeypatch.setitem(AGGREGATORS, "mean", names["MeanHead"])
+    folder = run_folder(train.main, *training_options(data), *RANDOM, "--aggregation", "mean", "--epochs_num", 1,
+                        cwd=tmp_path)
+    evaluated = run_folder(eval_float.main, *evaluation_options(data), "--resume", folder / "best_model.pth",
+                           cwd=tmp_path)
+    assert results(evaluated)["recalls"] == results(folder)["recalls"]
+    assert results(evaluated)["model"]["config"]["aggregation"] == "mean"
+
+
+@pytest.mark.parametrize("aggregation", ["boq", "salad"])
+def test_other_heads_train_and_evaluate(aggregation, data, tmp_path):
+    size = ["--resize", "126", "126"]  # SALAD needs more than 64 patches
+    options = [*size, "--train_resize", "126", "126"]
+    config = ModelConfig(backbone="dinov2-tiny", branches=FLOAT, aggregation=aggregation)
+    moved, folder = moved_by(train.main, *training_options(data), *options, *RANDOM, "--aggregation", aggregation,
+                             tmp_path=tmp_path, start=config)
+    head = {name for name in build_model(config).state_dict() if name.startswith("float_branch.head.")}
+    assert not [name for name in head - moved if not name.endswith("bias")]
+    both = run_folder(train_rerank.main, *training_options(data), *options, "--resume", folder / "best_model.pth",
+                      "--epochs_num", 1, cwd=tmp_path)
+    assert results(both)["bytes_per_picture"] == {"binary": 64, "float": 4 * config.float_dim}
+    again = run_folder(eval_rerank.main, *evaluation_options(data), *size, "--resume", both / "best_model.pth",
+                       cwd=tmp_path)
+    assert results(again)["recalls"] == results(both)["recalls"]
+
+
+def test_a_picture_that_is_too_small_for_salad(data, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = error_of(train.main, *training_options(data), *RANDOM, "--aggregation", "salad", capsys=capsys)
+    assert message == "SALAD needs more than 64 patches, got 16 (4 x 4); use pictures larger than 112 x 112"
+
+
+@pytest.mark.parametrize("backbone", ["dinov2-tiny-reg", "dinov2-tiny-giant"])
+def test_registers_and_swiglu_in_every_script(backbone, data, tmp_path, monkeypatch):
+    more = {"registers": 4} if backbone.endswith("reg") else {"swiglu": 128}
+    monkeypatch.setitem(BACKBONES, backbone, BACKBONES["dinov2-tiny"]._replace(**more))
+    options = [*training_options(data), "--epochs_num", 1]
+    first = run_folder(train.main, *options, "--backbone", backbone, "--foundation_model_path", "random", cwd=tmp_path)
+    both = run_folder(train_rerank.main, *options, "--resume", first / "best_model.pth", cwd=tmp_path)
+    again = run_folder(eval_rerank.main, *evaluation_options(data), "--resume", both / "best_model.pth", cwd=tmp_path)
+    assert results(again)["recalls"] == results(both)["recalls"]
+    names = weights(both)
+    assert ("backbone.register_tokens" in names) == backbone.endswith("reg")
+    assert ("backbone.blocks.0.mlp.w12.weight" in names) == backbone.endswith("giant")
 
 
 # --- how codes are learnt (Table XI)

@@ -76,7 +76,8 @@ def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, 
         frozen += backbone * (dtype.itemsize - (0 if device.type == "cpu" else torch.float32.itemsize))
     learning = {name: model.branch(name) for name in model.config.branches
                 if any(p.requires_grad for p in model.branch(name).parameters())}
-    heads = {name: HEADS[model.config.aggregation if name == "float" else "gem"] for name in learning}
+    # A head of one's own is taken to be like GeM.
+    heads = {name: HEADS.get(model.config.aggregation if name == "float" else "gem", HEADS["gem"]) for name in learning}
     kept = unit * sum(len(branch.side.adapters) + heads[name][0] for name, branch in learning.items())
     if tuned:
         kind, column = model.config.tuning.partition(":")[0], int(dtype != torch.float32)
