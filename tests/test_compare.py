@@ -145,6 +145,15 @@ def test_counts_by_hand(tmp_path):
     assert found.notes == []
 
 
+def test_ranks_that_one_run_did_not_keep_are_left_out_and_named(tmp_path):
+    short = write_run(tmp_path / "short", first_right(1, 4, 5, depth=5))
+    long = write_run(tmp_path / "long", first_right(1, 2, 9))
+    for runs in ((short, long), (long, short)):
+        found = compare_predictions(*runs)
+        assert [row.k for row in found.recalls] == [1, 5]
+        assert found.notes == [f"R@{k} is left out: of each query, predictions are kept to rank 5." for k in (10, 100)]
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """Two runs as the scripts write them, two-stage and of one stage, over 130 pictures and 30 + 3 queries."""
@@ -215,13 +224,13 @@ def test_noise_and_difference_on_740_queries(tmp_path, capsys):
         "1", "89.2", "91.1", "+1.89", f"{low:+.2f} .. {high:+.2f}", "10", "24", "0.0243"]
     assert {len(line) for line in shown[4:7]} == {len(shown[4])}
     assert shown[8:] == ["R@1: differs (p = 0.0243): B is better by 1.89 points.",
-                         *(f"R@{k} is left out: 1 predictions of each query are kept." for k in (5, 10, 100))]
+                         *(f"R@{k} is left out: of each query, predictions are kept to rank 1." for k in (5, 10, 100))]
     compare.main([str(tmp_path / "b"), str(tmp_path / "a")])
     assert "R@1: differs (p = 0.0243): A is better by 1.89 points.\n" in capsys.readouterr().out
 
     a, b = discordant(740, 12, 24, both=650)
     compare.main([str(write_run(tmp_path / "a", a)), str(write_run(tmp_path / "b", b))])
-    assert ("R@1: noise (p = 0.0652): of 36 queries that are right in one run alone, 24 are B's.\n"
+    assert ("R@1: noise (p = 0.0652): queries right in one run alone: 12 in A, 24 in B.\n"
             in capsys.readouterr().out)
     compare.main([str(tmp_path / "a"), str(tmp_path / "a")])
     assert "R@1: noise (p = 1): no query is right in one run alone.\n" in capsys.readouterr().out
@@ -337,6 +346,8 @@ def test_damaged_predictions(damage, good, tmp_path, capsys):
     ({"final_correct": np.ones((2, 2), bool)}, "final_correct is bool (2, 2), query_names (3,)"),
     ({"final_correct": np.ones((3, 0), bool)}, "final_correct is bool (3, 0)"),
     ({"final_correct": np.ones(3, bool)}, "final_correct is bool (3,)"),
+    ({"database_names": [["a"], ["b"]]}, "final_correct is bool (3, 12), query_names (3,), database_names (2, 1); "
+                                         "expected bool (m, k), (m,) and (n,)"),
     ({"query_names": ["q", "r", "q"]}, "3 queries have 2 names; expected each name once"),
     ({"query_names": np.array(["q", "r", None])}, "damaged, or not the predictions of a run: Object arrays")])
 def test_predictions_of_another_shape(change, said, good, tmp_path, capsys):

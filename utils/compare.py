@@ -102,7 +102,8 @@ def compare_predictions(run_a: Path | str, run_b: Path | str, *, stage: str = "f
     depth = min(correct_a.shape[1], correct_b.shape[1])
     recalls = [recall_difference(k, correct_a[:, :k].any(axis=1), correct_b[:, :k].any(axis=1), seed=seed,
                                  resamples=resamples) for k in recall_values if k <= depth]
-    notes = [f"R@{k} is left out: {depth} predictions of each query are kept." for k in recall_values if k > depth]
+    notes = [f"R@{k} is left out: of each query, predictions are kept to rank {depth}."
+             for k in recall_values if k > depth]
     notes += [f"{run.path} has no results.json: whether both runs count the same distance as right is not checked."
               for run in (a, b) if run.ground_truth is None]
     dataset = next((f"{run.ground_truth[0]} {run.ground_truth[1]}" for run in (a, b) if run.ground_truth), None)
@@ -211,13 +212,13 @@ def format_comparison(comparison: Comparison) -> str:
 
 def sentence(row: RecallDifference) -> str:
     """What a line of the table says."""
-    p, points, discordant = f"(p = {row.p:.3g})", f"{abs(row.difference):.2f} points", row.only_a + row.only_b
+    p, points = f"(p = {row.p:.3g})", f"{abs(row.difference):.2f} points"
     if row.verdict == "differs":
         better = "B" if row.difference > 0 else "A"
         return f"R@{row.k}: differs {p}: {better} is better by {points}."
-    if not discordant:
+    if row.only_a == row.only_b == 0:
         return f"R@{row.k}: noise {p}: no query is right in one run alone."
-    return f"R@{row.k}: noise {p}: of {discordant} queries that are right in one run alone, {row.only_b} are B's."
+    return f"R@{row.k}: noise {p}: queries right in one run alone: {row.only_a} in A, {row.only_b} in B."
 
 
 if __name__ == "__main__":
