@@ -11,8 +11,8 @@ from benchmarks.measure import saved_bytes
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BRANCHES, ModelConfig, build_model
 from model.adapter import MultiConvAdapter
-from model.backbone import Block
 from model.binarize import straight_through_sign
+from model.block import Block
 from model.economical import economical_step
 
 ZERO_IN_EXACT_ARITHMETIC = ".conv.bias"  # BatchNorm takes a channel's mean away, and with it any bias before it

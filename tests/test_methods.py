@@ -16,9 +16,19 @@ import train
 import train_hashing
 import train_rerank
 from losses import HASHING
-from model import AGGREGATORS, BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, load_model, read_checkpoint
+from model import (
+    AGGREGATORS,
+    BACKBONES,
+    BRANCHES,
+    CheckpointError,
+    ModelConfig,
+    SelaVPRpp,
+    build_model,
+    load_model,
+    read_checkpoint,
+)
 from model import config as model_config
-from utils.models import read_resume
+from utils.models import model_from_foundation, read_resume
 from utils.variants import SETTABLE, VARIANTS, chosen_fields, listing
 
 NARROW = "dinov2-narrow"
@@ -203,6 +213,22 @@ def test_compile_is_for_a_frozen_backbone(data, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert "--compile" in error_of(train.main, *training_options(data), *RANDOM, "--variant", "full", "--compile",
                                    capsys=capsys)
+
+
+def test_selavpr_starts_at_what_an_official_file_sees(tmp_path):
+    plain = build_model(ModelConfig(backbone="dinov2-tiny", branches=FLOAT), seed=4).backbone
+    torch.save(plain.state_dict(), tmp_path / "official.pth")
+    config = ModelConfig(backbone="dinov2-tiny", branches=FLOAT, tuning="selavpr")
+    model, pretrained = model_from_foundation(config, str(tmp_path / "official.pth"), seed=0)
+    images = torch.randn(2, 3, 28, 42)
+    with torch.no_grad():
+        for ours, expected in zip(model.backbone.stream_tokens(images), plain.stream_tokens(images), strict=True):
+            assert torch.equal(ours, expected)
+    assert pretrained
+    assert model.backbone.blocks[0].adapter1.down.weight.count_nonzero() > 0
+    torch.save({name: value for name, value in plain.state_dict().items() if "ls1" not in name}, tmp_path / "cut.pth")
+    with pytest.raises(CheckpointError, match="missing blocks.0.ls1.gamma and 3 more"):
+        model_from_foundation(config, str(tmp_path / "cut.pth"), seed=0)
 
 
 @pytest.mark.parametrize("aggregation", ["gem", "boq", "salad"])
