@@ -1,0 +1,62 @@
+"""What is searched for what, and what counts as right: the one form that every source of benchmark pictures takes."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Listing:
+    """Pictures of a database and of queries, in the order of all ids, and which database pictures show a query's place.
+
+    name            as log lines and results.json call it: a protocol's or a folder's; "toy_city/..." for drawn pictures
+    split           "train", "val" or "test"; None: there is none
+    folder          what names of pictures are relative to
+    database_paths, query_paths   paths of picture files
+    database_utm, query_utm       (n, 2) float64, east and north in metres; None: not known
+    positives       for each query the ascending int64 ids of its right answers, empty where there is none; None: no
+                    labels
+    rule            what counts as right, in words: "within 25 m"
+    threshold_m     the distance in it, None where it has none
+    protocol        its name in the registry of protocols; None: a folder in that layout, lists, or pictures of one's own
+    warnings        what whoever reads the figures must hear: counts that differ, what was left out
+    """
+
+    name: str
+    folder: Path
+    database_paths: Sequence[Path]
+    query_paths: Sequence[Path]
+    positives: Sequence[np.ndarray] | None
+    rule: str
+    split: str | None = None
+    database_utm: np.ndarray | None = None
+    query_utm: np.ndarray | None = None
+    threshold_m: float | None = None
+    protocol: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def n_database(self) -> int:
+        return len(self.database_paths)
+
+    @property
+    def n_queries(self) -> int:
+        return len(self.query_paths)
+
+    def names(self, side: str) -> list[str]:
+        """Of "database" or "query" pictures, relative to `folder` where they lie in it."""
+        paths = self.database_paths if side == "database" else self.query_paths
+        return [(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path).as_posix()
+                for path in paths]
+
+    def fingerprint(self) -> str:
+        """sha256 over the names of database and queries in their order, and every query's right answers."""
+        digest = hashlib.sha256()
+        for side in ("database", "query"):
+            digest.update("\n".join([side, *self.names(side), ""]).encode())
+        for ids in self.positives or ():
+            digest.update((" ".join(map(str, ids)) + "\n").encode())
+        return digest.hexdigest()
