@@ -1,0 +1,48 @@
+"""Two-stage retrieval with several numbers of re-ranked candidates from one extraction (Table X)."""
+
+import argparse
+import logging
+
+from model import BRANCHES
+from utils import cli
+from utils.data import benchmark_set
+from utils.evaluation import describe, search
+from utils.models import model_for_evaluation
+from utils.run import Run, exit_with
+
+log = logging.getLogger("selavprpp")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of eval_rerank.py, and --depths."""
+    options = cli.evaluation_parser(__doc__, mode="rerank")
+    options.add_argument("--depths", type=int, nargs="+", default=[20, 50, 100, 200], metavar="N",
+                         help="numbers of candidates; --rerank_num has no effect")
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parser()
+    args = cli.parse(options, argv)
+    if min(args.depths) < 1:
+        options.error(f"--depths {min(args.depths)}: expected numbers of at least 1")
+    dataset = benchmark_set(args.dataset_name, split=args.split, **cli.set_options(args))
+    model, checkpoint = model_for_evaluation(args.resume, **cli.model_flags(args), branches=BRANCHES)
+    run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
+    described = describe(model.to(args.device), dataset, branches=BRANCHES, batch_size=args.infer_batch_size,
+                         num_workers=args.num_workers)
+    found = {str(depth): search(described, dataset, mode="rerank", recall_values=args.recall_values, rerank_num=depth)
+             for depth in args.depths}
+    for evaluation in found.values():
+        log.info("%s %s, %s: %s", dataset.display_name, dataset.split, evaluation.protocol,
+                 ", ".join(f"R@{k}: {value:.1f}" for k, value in evaluation.recalls()["final"].items()))
+    run.write_results({
+        "dataset": dataset.display_name, "split": dataset.split, "n_database": dataset.n_database,
+        "n_queries": dataset.n_queries, "threshold_m": dataset.threshold_m, "checkpoint": str(checkpoint.source),
+        "recalls": {depth: evaluation.recalls()["final"] for depth, evaluation in found.items()},
+        "rerank_latency_ms": {depth: evaluation.latency_ms["rerank"] for depth, evaluation in found.items()},
+        "options": run.options})
+
+
+if __name__ == "__main__":
+    exit_with(main)

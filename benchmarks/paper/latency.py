@@ -1,0 +1,116 @@
+"""Times exhaustive search and re-ranking among random descriptors (Table IX): `python -m benchmarks.paper.latency`.
+
+One query at a time on one thread (several wait for each other longer than they work), and all at once on all threads;
+top 100. The index is built beforehand, describing a picture does not count. Each method takes its turn after the
+others, `--repeats` times: medians, and beside them the time of copying the 4096-dimensional database on one thread,
+which tells machines, and hours of one machine, apart.
+"""
+
+import argparse
+import contextlib
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+
+from benchmarks.measure import alternate
+from utils.retrieval import rerank_l2
+from utils.run import exit_with, hardware, versions, write_json
+
+CANDIDATES = 100
+BITS = 512
+METHODS = {  # -> dimension of the float descriptor that is searched, or None; and of the one that re-ranks, or None
+    "Float (4096D)": (4096, None),
+    "Float (2048D)": (2048, None),
+    "Float (512D)": (512, None),
+    "Binary (512D)": (None, None),
+    "SelaVPR++ (resource)": (None, 2048),
+    "SelaVPR++ (performance)": (None, 4096),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="python -m benchmarks.paper.latency", description=__doc__.splitlines()[0])
+    options.add_argument("--database", type=int, default=10_000, help="pictures; default: Pitts30k's 10,000")
+    options.add_argument("--queries", type=int, default=100, help="default: 100")
+    options.add_argument("--repeats", type=int, default=5, help="default: 5")
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Writes results.json into the working directory; its path is the last line on stdout."""
+    options = parser()
+    args = options.parse_args(argv)
+    if min(args.queries, args.repeats) < 1 or args.database < CANDIDATES:
+        options.error(f"expected at least {CANDIDATES} database pictures, one query and one repeat")
+    results, machine = Path("results.json"), hardware(torch.device("cpu"))
+    found = measure(args.database, args.queries, args.repeats)
+    remark = (f"{machine['cpu']}: one thread for one query at a time, {faiss.omp_get_max_threads()} for all "
+              f"{args.queries} at once; medians of {args.repeats} turns. Calibration: copying the 4096-dimensional "
+              f"database takes {found['calibration_ms']:.1f} ms on one thread.")
+    write_json({**found, "descriptors": "random", "remarks": [remark], "options": vars(args), "versions": versions(),
+                "hardware": machine}, results)
+    print(results)
+
+
+def measure(n_database: int, n_queries: int, repeats: int) -> dict:
+    """Milliseconds a query, and of the copy.
+
+    -> {"methods": {name: {"one" and "batched": {"initial", "rerank" (None: one stage), "total"}}}, "calibration_ms"}
+    """
+    rng = np.random.default_rng(0)
+    floats = {dim: (_unit(rng, n_database, dim), _unit(rng, n_queries, dim)) for dim in (4096, 2048, 512)}
+    codes = [rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8) for n in (n_database, n_queries)]
+    searches = {str(dim): (_filled(faiss.IndexFlatL2(dim), rows), queries) for dim, (rows, queries) in floats.items()}
+    searches["binary"] = _filled(faiss.IndexBinaryFlat(BITS), codes[0]), codes[1]
+    candidates = searches["binary"][0].search(codes[1], CANDIDATES)[1]
+    blocks = {"one": [slice(i, i + 1) for i in range(n_queries)], "batched": [slice(0, n_queries)]}
+
+    def search(index: faiss.Index, queries: np.ndarray, parts: Iterable[slice]) -> Callable[[], None]:
+        return lambda: [index.search(queries[part], CANDIDATES) for part in parts]
+
+    def rerank(database: np.ndarray, queries: np.ndarray, parts: Iterable[slice]) -> Callable[[], None]:
+        return lambda: [rerank_l2(database, queries[part], candidates[part], CANDIDATES) for part in parts]
+
+    runs = {}
+    for way, parts in blocks.items():
+        runs |= {f"{way} search {name}": search(*pair, parts) for name, pair in searches.items()}
+        runs |= {f"{way} rerank {dim}": rerank(*floats[dim], parts) for dim in (2048, 4096)}
+    copy = np.empty_like(floats[4096][0])
+    runs["calibration"] = lambda: np.copyto(copy, floats[4096][0])
+    ms = {name: 1000 * statistics.median(seconds)
+          for name, seconds in alternate(runs, repeats=repeats, around=_threads).items()}
+    a_query = {name: value / n_queries for name, value in ms.items()}
+    return {"methods": {name: {way: _times(a_query, way, *dims) for way in blocks} for name, dims in METHODS.items()},
+            "calibration_ms": ms["calibration"]}
+
+
+@contextlib.contextmanager
+def _threads(run: str) -> Iterator[None]:
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1 if run.startswith("one") else threads)
+    yield
+    faiss.omp_set_num_threads(threads)
+
+
+def _times(ms: dict[str, float], way: str, searched: int | None, reranking: int | None) -> dict[str, float | None]:
+    initial = ms[f"{way} search {searched or 'binary'}"]
+    second = ms[f"{way} rerank {reranking}"] if reranking else None
+    return {"initial": initial, "rerank": second, "total": initial + (second or 0.0)}
+
+
+def _unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
+    vectors = rng.standard_normal((rows, dim), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _filled(index, rows: np.ndarray):
+    index.add(rows)
+    return index
+
+
+if __name__ == "__main__":
+    exit_with(main)
