@@ -21,7 +21,7 @@ class Listing:
                     labels
     rule            what counts as right, in words: "within 25 m"
     threshold_m     the distance in it, None where it has none
-    protocol        its name in the registry of protocols; None: a folder in that layout, lists, or pictures of one's own
+    protocol        its name in the registry of protocols; None: another folder, lists, or pictures of one's own
     warnings        what whoever reads the figures must hear: counts that differ, what was left out
     """
 
