@@ -36,3 +36,4 @@ def closed_log():
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
+    log.propagate = True  # as before any script ran: pytest gives loggers that do not propagate a handler of its own
