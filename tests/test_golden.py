@@ -42,7 +42,7 @@ def assert_forward(model, key: str) -> None:
 def test_base_equals_the_published_code(base_weights, mode):
     model = base_model(base_weights, mode)
     assert fingerprint(model) == PUBLISHED[f"base/{mode}"]["fingerprint"]
-    for size in (224, 322):
+    for size in (224, 322) if mode == "rerank/gem" else (224,):  # which holds both branches
         assert_forward(model, f"base.{size}")
     assert (model(torch.zeros(1, 3, 28, 28)).floating is None) == (mode == "hashing")
     assert (model(torch.zeros(1, 3, 28, 28)).relaxed is None) == (mode == "float/gem")

@@ -70,7 +70,7 @@ def exact_sources(sides: tuple[int, int], size: tuple[int, int]) -> list[list[se
 
 @pytest.mark.parametrize("target", [SIZE, (56, 42), (322, 322)])
 def test_central_crop_takes_the_rows_and_columns_of_exact_arithmetic(target):
-    for sides in [*SIZES, (151, 170), (170, 151), (360, 480)]:
+    for sides in [*SIZES[::5], (151, 170), (170, 151), (360, 480)]:
         height, width = sides
         numbered = torch.stack([torch.arange(height)[:, None].expand(sides), torch.arange(width).expand(sides)]).float()
         crop = central_crop(numbered, target)
