@@ -1,7 +1,7 @@
 """Evaluates binary codes: exhaustive Hamming search, recall@k."""
 
 from utils import cli
-from utils.data import benchmark_set
+from utils.data import evaluated_set
 from utils.evaluation import Evaluator, write_evaluation
 from utils.models import model_for_evaluation
 from utils.run import Run, exit_with
@@ -9,11 +9,12 @@ from utils.run import Run, exit_with
 
 def main(argv: list[str] | None = None) -> None:
     args = cli.parse(cli.evaluation_parser(__doc__, mode="hashing"), argv)
-    dataset = benchmark_set(args.dataset_name, split=args.split, **cli.set_options(args))
+    dataset = evaluated_set(**cli.evaluated_options(args))
     model, checkpoint = model_for_evaluation(args.resume, **cli.model_flags(args), branches=("binary",))
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
     evaluation = Evaluator(**cli.evaluation_options(args))(model.to(args.device), dataset)
-    write_evaluation(run, evaluation, model, pretrained=checkpoint.pretrained, checkpoint=checkpoint.source)
+    write_evaluation(run, evaluation, model, pretrained=checkpoint.pretrained, checkpoint=checkpoint.source,
+                     selected_by=checkpoint.selected_by, answers=args.database_folder is not None)
 
 
 if __name__ == "__main__":

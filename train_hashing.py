@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 
     best, path = training.best_model()
     write_evaluation(run, evaluate(best, test_set), best, pretrained=pretrained, checkpoint=path,
-                     training=training.costs())
+                     selected_by=training.selected_by, training=training.costs())
 
 
 if __name__ == "__main__":

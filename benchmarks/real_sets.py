@@ -11,7 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
-from datasets import BenchmarkDataset, evaluation_transform
+from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
 from utils.baselines import BASELINES, search_baseline
 from utils.demo import best_model, run
@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     real, out = args.folder.resolve(), args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    sets = {name: BenchmarkDataset(real, name, split="test", transform=evaluation_transform(SIZE)) for name in SETS}
+    sets = {name: BenchmarkDataset(read_folder(real, name, split="test"), transform=evaluation_transform(SIZE))
+            for name in SETS}
     figures = {f"{name}, L2": {set_name: [recalls_of(search_baseline(describe, dataset, recall_values=RECALLS))]
                                for set_name, dataset in sets.items()}
                for name, describe in BASELINES.items()}

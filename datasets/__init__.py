@@ -2,7 +2,14 @@
 
 from .benchmark import BenchmarkDataset
 from .cities import GSV_CITIES, TRAINING_SETS, UNIFIED_CITIES
+from .file_lists import file_lists as read_file_lists
+from .folders import read_folder
+from .listing import Listing
+from .msls import subset_of
+from .msls_predictions import write_predictions
+from .own_pictures import own_pictures
 from .places import CityBatchSampler, PlaceDataset, collate_places
+from .protocols import PROTOCOLS, as_protocol, resolve
 from .transforms import (
     TEST_METHODS,
     VARYING_SIZES,
@@ -15,17 +22,26 @@ from .transforms import (
 
 __all__ = [
     "GSV_CITIES",
+    "PROTOCOLS",
     "TEST_METHODS",
     "TRAINING_SETS",
     "UNIFIED_CITIES",
     "VARYING_SIZES",
     "BenchmarkDataset",
     "CityBatchSampler",
+    "Listing",
     "PlaceDataset",
+    "as_protocol",
     "collate_places",
     "evaluation_transform",
     "nearest_multiple",
     "normalise",
+    "own_pictures",
     "query_transform",
+    "read_file_lists",
+    "read_folder",
+    "resolve",
+    "subset_of",
     "training_transform",
+    "write_predictions",
 ]

@@ -46,6 +46,16 @@ class Listing:
     def n_queries(self) -> int:
         return len(self.query_paths)
 
+    @property
+    def n_unanswerable(self) -> int | None:
+        """Queries without a right answer in the database; None without labels."""
+        return None if self.positives is None else sum(len(ids) == 0 for ids in self.positives)
+
+    @property
+    def label(self) -> str:
+        """For people: a protocol is one split of its set, other sets have several."""
+        return self.name if self.protocol or not self.split else f"{self.name} {self.split}"
+
     def names(self, side: str) -> list[str]:
         """Of "database" or "query" pictures, relative to `folder` where they lie in it."""
         paths = self.database_paths if side == "database" else self.query_paths

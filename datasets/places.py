@@ -124,8 +124,11 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
     into batches: a batch comes from one city (its negatives are harder) and mixes only where a city's places
     end.  Every place comes once an epoch; the last batch may be short.  The order is that of (seed, epoch).
 
+    Cities that differ in a number at the end alone are groups of one city (equation 17 of the paper), whose places
+    touch: no batch has places of two of them, but ends short where the next would begin.
+
     Of several processes that train together each gets its `share` of every batch; laid end to end the shares are the
-    batch of one process.  None is ever empty: a last batch with fewer places than processes joins the one before.
+    batch of one process.  None is ever empty: a batch with fewer places than processes joins the one before.
     """
 
     def __init__(
@@ -142,7 +145,7 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
                 "start fewer processes"
             )
         self.city_places = dataset.city_places
-        self.n_places = dataset.n_places
+        self._whole_city = [city.rstrip("0123456789") for city in dataset.cities]
         self.places_per_batch = places_per_batch
         self.seed = _checked_seed(seed)
         self.process, self.processes = process, processes
@@ -153,19 +156,54 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.n_places, self.places_per_batch)
-        return whole + (rest >= self.processes)
+        """Batches of this epoch; where there are groups it depends on the cities' order."""
+        return len(self._cuts(_generator(self.seed, self.epoch).permutation(len(self.city_places))))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
         rng = _generator(self.seed, epoch)
         cities = rng.permutation(len(self.city_places))
         places = np.concatenate([rng.permutation(self.city_places[city]) for city in cities]).tolist()
-        for batch in range(len(self)):
-            start = batch * self.places_per_batch
-            stop = self.n_places if batch == len(self) - 1 else start + self.places_per_batch
+        for start, stop in self._cuts(cities):
             own = share(stop - start, self.process, self.processes)
             yield [(epoch, place) for place in places[start + own.start : start + own.stop]]
+
+    def _cuts(self, cities: np.ndarray) -> list[tuple[int, int]]:
+        """Where each batch starts and stops in the sequence of the places of `cities`, in that order."""
+        cuts: list[tuple[int, int]] = []
+        start = stop = 0
+        groups: dict[str, int] = {}  # of each whole city in the batch that is being filled
+        for city in cities.tolist():
+            if groups.setdefault(self._whole_city[city], city) != city:
+                cuts.append((start, stop))
+                start, groups = stop, {self._whole_city[city]: city}
+            stop += len(self.city_places[city])
+            while stop - start >= self.places_per_batch:
+                cuts.append((start, start + self.places_per_batch))
+                start += self.places_per_batch
+                groups = {self._whole_city[city]: city} if start < stop else {}
+        if start < stop:
+            cuts.append((start, stop))
+        return self._without_small_ones(cuts, cities)
+
+    def _without_small_ones(self, cuts: list[tuple[int, int]], cities: np.ndarray) -> list[tuple[int, int]]:
+        """Batches with a place for each process at least: smaller ones join the one before, or else the one behind."""
+        if min(stop - start for start, stop in cuts) >= self.processes:
+            return cuts
+        merged: list[tuple[int, int]] = []
+        for start, stop in cuts:
+            if merged and (stop - start < self.processes or merged[-1][1] - merged[-1][0] < self.processes):
+                merged[-1] = merged[-1][0], stop
+            else:
+                merged.append((start, stop))
+        ends = np.cumsum([len(self.city_places[city]) for city in cities])
+        for start, stop in merged:
+            first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+            inside = [self._whole_city[city] for city in cities[first:last + 1]]
+            if len(set(inside)) < len(inside):
+                raise ValueError(f"{self.processes} processes: a group of {max(inside, key=inside.count)} has too few "
+                                 "places for a batch of its own; start fewer processes, or leave that group out")
+        return merged
 
 
 def share(count: int, process: int, processes: int) -> range:

@@ -37,6 +37,11 @@ class Checkpoint:
     training: dict | None = None
     source: str = "state dict"
 
+    @property
+    def selected_by(self) -> str | None:
+        """The validation set whose score chose these weights, if the file tells."""
+        return (self.training or {}).get("selected_by")
+
 
 class _NumpyStub:
     """Takes the place of NumPy's classes in published training files, whose recalls are arrays: read, then ignored.

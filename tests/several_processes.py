@@ -11,7 +11,7 @@ import torch
 from pictures import SIDE
 from torch import Tensor, nn
 
-from datasets import BenchmarkDataset, evaluation_transform
+from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BRANCHES, ModelConfig, build_model
 from model.batch_norm import BatchNorm
@@ -130,10 +130,10 @@ def batch_norms(kind: type[nn.BatchNorm2d] = BatchNorm) -> dict:
 
 
 def evaluation(data: Path) -> dict:
-    dataset = BenchmarkDataset(data, "msls", split="val", transform=evaluation_transform((SIDE, SIDE)))
+    dataset = BenchmarkDataset(read_folder(data, "msls", split="val"), transform=evaluation_transform((SIDE, SIDE)))
     model = build_model(ModelConfig(backbone="dinov2-tiny"), seed=0)
     found = Evaluator(mode="rerank", recall_values=(1, 5), batch_size=4, num_workers=0, rerank_num=5)(model, dataset)
-    return {"score": found.score(), "recalls": found.recalls(), "n_queries": found.dataset.n_queries,
+    return {"score": found.score(), "recalls": found.recalls(), "n_queries": found.listing.n_queries,
             **{name: torch.from_numpy(getattr(found, name)) for name in (
                 "first", "first_distances", "final", "final_distances")}}
 

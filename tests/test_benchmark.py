@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import BenchmarkDataset, evaluation_transform
+from datasets import BenchmarkDataset, evaluation_transform, read_folder
 
 TRANSFORM = evaluation_transform((14, 28))
 
@@ -32,7 +32,11 @@ def tiny(tmp_path):
 
 
 def read(folder, **options):
-    return BenchmarkDataset(folder, "pitts30k", split="test", transform=TRANSFORM, **options)
+    return read_folder(folder, "pitts30k", split="test", **options)
+
+
+def pictures(folder):
+    return BenchmarkDataset(read(folder), transform=TRANSFORM)
 
 
 def contents(folder):
@@ -77,9 +81,9 @@ def test_positives_are_those_of_naive_loops(tmp_path, n_database, threshold):
 def test_items_are_database_then_queries(tiny):
     folder, split = tiny
     add_picture(split / "database", utm_name(500001, 4000000), (255, 0, 0))
-    data = read(folder)
+    data = pictures(folder)
     assert (len(data), data.n_database, data.n_queries) == (3, 2, 1)
-    for i, path in enumerate(data.database_paths + data.query_paths):
+    for i, path in enumerate([*data.listing.database_paths, *data.listing.query_paths]):
         image, index = data[i]
         with Image.open(path) as picture:
             assert index == i and image.equal(TRANSFORM(picture))
@@ -122,16 +126,16 @@ def test_at_signs_in_folder_names_do_not_matter(tmp_path):
 def test_nothing_is_written(tiny):
     folder, _ = tiny
     before = contents(folder)
-    data = read(folder)
+    data = pictures(folder)
     [data[i] for i in range(len(data))]
     assert contents(folder) == before
 
 
 def test_toy_city_is_named(tiny):
     folder, _ = tiny
-    assert read(folder).display_name == "pitts30k"
+    assert read(folder).name == "pitts30k"
     (folder / "TOY_CITY.json").write_text("{}")
-    assert read(folder).display_name == "toy_city/pitts30k"
+    assert read(folder).name == "toy_city/pitts30k"
 
 
 @pytest.mark.parametrize("bad", ["house.jpg", "@500000.00@.jpg", "@500000.00@north@.jpg", "@nan@0@.jpg"])
@@ -156,11 +160,11 @@ def test_missing_folders_name_the_layout_and_what_is_there(tiny):
     folder, split = tiny
     layout = r"no such folder; expected <datasets_folder>/<name>/images/<split>/\{database,queries\}"
     with pytest.raises(FileNotFoundError, match=layout + r".*sub-folders of .*images: test$"):
-        BenchmarkDataset(folder, "pitts30k", split="val", transform=TRANSFORM)
+        read_folder(folder, "pitts30k", split="val")
     with pytest.raises(FileNotFoundError, match=layout + r".*: pitts30k$"):
-        BenchmarkDataset(folder, "msls", split="val", transform=TRANSFORM)
+        read_folder(folder, "msls", split="val")
     with pytest.raises(FileNotFoundError, match=layout):
-        BenchmarkDataset(folder / "nowhere", "msls", split="val", transform=TRANSFORM)
+        read_folder(folder / "nowhere", "msls", split="val")
     (split / "queries").rename(split / "query")
     with pytest.raises(FileNotFoundError, match=layout + r".*: database, query$"):
         read(folder)
@@ -179,9 +183,9 @@ def test_a_corrupt_picture_is_named_when_read(tiny):
     folder, split = tiny
     path = split / "queries" / utm_name(1, 1)
     path.write_bytes(b"\xff\xd8 no picture")
-    data = read(folder)
+    data = pictures(folder)
     with pytest.raises(ValueError) as error:
-        data[data.n_database + data.query_paths.index(path)]
+        data[data.n_database + data.listing.query_paths.index(path)]
     assert str(path) in str(error.value)
 
 

@@ -89,7 +89,7 @@ def test_defaults_are_the_protocol():
     assert (options.variant, options.set, options.seed, options.test_method) == (None, [], 0, "hard_resize")
     assert (options.val_datasets, options.dataset_name) == (["pitts30k", "msls"], "pitts30k")
     assert (options.rerank_num, options.recall_values, options.resize) == (100, [1, 5, 10, 20, 100], [322, 322])
-    assert options.val_positive_dist_threshold == 25
+    assert options.val_positive_dist_threshold is None  # the protocol's, 25 m for a folder
     assert options.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert options.precision in ("bf16", "fp16", "fp32")
 
@@ -165,7 +165,7 @@ def test_the_command_line_as_a_caller_meets_it():
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     line, = done.stderr.splitlines()
-    assert "error: sets/pitts30k/images/test/database: no such folder; expected " in line
+    assert "error: pitts30k: no such folders in sets; expected pitts30k/images/test/{database,queries}" in line
 
 
 # --- files that do not fit
@@ -239,7 +239,7 @@ def test_files_that_are_no_models(data, float_run, fails, tmp_path):
 # --- data that do not fit
 
 def test_no_datasets_there(float_run, fails):
-    assert "nowhere/pitts30k/images/test/database: no such folder" in fails(
+    assert "pitts30k: no such folders in nowhere; expected pitts30k/images/test/{database,queries}" in fails(
         "eval.py", *evaluation_options(Path("nowhere")), "--resume", float_run / "best_model.pth")
     assert "nowhere/gsv_cities: none of the 2 requested cities (Boston, ...) is there" in fails(
         "train.py", *training_options(Path("nowhere")), *RANDOM)
@@ -247,9 +247,9 @@ def test_no_datasets_there(float_run, fails):
 
 def test_another_name_or_split(data, float_run, fails):
     options = [*evaluation_options(data), "--resume", float_run / "best_model.pth"]
-    assert "sub-folders of" in fails("eval.py", *options, "--dataset_name", "nordland")
+    assert "'nordland' is neither a protocol (pitts30k, " in fails("eval.py", *options, "--dataset_name", "nordland")
     assert "images/train/database: no such folder" in fails("eval.py", *options, "--split", "train")
-    assert "msls2/images/val/database: no such folder" in fails(
+    assert "'msls2' is neither a protocol" in fails(
         "train.py", *training_options(data), *RANDOM, "--val_datasets", "msls", "msls2")
 
 

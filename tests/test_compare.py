@@ -14,7 +14,7 @@ from pictures import write_benchmark
 from scipy.stats import binomtest
 from scripts import error_of, results
 
-from datasets import BenchmarkDataset, evaluation_transform
+from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
 from utils import compare
 from utils.compare import bootstrap_interval, compare_predictions, mcnemar
@@ -159,7 +159,8 @@ def searched(tmp_path_factory):
     """Two runs as the scripts write them, two-stage and of one stage, over 130 pictures and 30 + 3 queries."""
     folder = tmp_path_factory.mktemp("searched")
     write_benchmark(folder / "sets", "set", "test", database=130, queries=30, unanswerable=3, first_place=0)
-    dataset = BenchmarkDataset(folder / "sets", "set", split="test", transform=evaluation_transform((56, 56)))
+    dataset = BenchmarkDataset(read_folder(folder / "sets", "set", split="test"),
+                               transform=evaluation_transform((56, 56)))
     model = build_model(ModelConfig(backbone="dinov2-tiny"))
     folders = []
     for seed, mode in enumerate(("rerank", "rerank", "hashing")):
@@ -168,7 +169,7 @@ def searched(tmp_path_factory):
         floating = rng.standard_normal((163, 6)).astype(np.float32)
         floating[130:160] = floating[:30] + 0.8 * rng.standard_normal((30, 6))
         codes[130:160] = codes[:30] ^ np.where(rng.random((30, 8)) < 0.7, codes[130:160], 0).astype(np.uint8)
-        found = search(Described(codes, floating, 130), dataset, mode=mode, recall_values=(1, 5, 10, 100),
+        found = search(Described(codes, floating, 130), dataset.listing, mode=mode, recall_values=(1, 5, 10, 100),
                        rerank_num=20)
         run = Run(folder / "runs", str(seed), options={}, model=model.config)
         write_evaluation(run, found, model, pretrained=None, checkpoint="none")

@@ -159,6 +159,7 @@ class Cities:
         starts = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
         self.city_places = [range(*ends) for ends in zip(starts, starts[1:], strict=False)]
         self.n_places = starts[-1]
+        self.cities = [f"City {'ABCDE'[k]}" for k in range(len(sizes))]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
@@ -278,7 +279,7 @@ def main():
         raise ValueError("a picture that process 1 alone has seen")
     distributed.total(1)
 
-distributed.GRACE_S = 1
+distributed.GRACE_S = 3
 exit_with(main)
 """
 

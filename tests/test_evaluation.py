@@ -13,14 +13,14 @@ from scripts import evaluation_options, metrics, one_thread, results, run_folder
 import eval as eval_float
 import eval_hashing
 import eval_rerank
-from datasets import BenchmarkDataset, evaluation_transform
+from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model, fingerprint, load_model, published_state_dict
 from utils.evaluation import Described, Evaluator, describe, search, write_evaluation
 from utils.run import Run
 
 
 def benchmark(folder: Path, name: str = "pitts30k") -> BenchmarkDataset:
-    return BenchmarkDataset(folder, name, split="test", transform=evaluation_transform((56, 56)))
+    return BenchmarkDataset(read_folder(folder, name, split="test"), transform=evaluation_transform((56, 56)))
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
@@ -95,7 +95,7 @@ def naive_recall(ids, positives, k: int, *, answerable_only: bool = False) -> fl
 def test_one_stage(mode, made_up):
     dataset, described = made_up
     naive = squared_l2(described) if mode == "float" else hamming(described)
-    found = search(described, dataset, mode=mode, recall_values=[1, 5, 300])
+    found = search(described, dataset.listing, mode=mode, recall_values=[1, 5, 300])
     assert found.first is None
     assert found.final.tolist() == [order(distances) for distances in naive]
     assert np.abs(found.final_distances - np.sort(naive, axis=1)).max() < 1e-4
@@ -109,7 +109,7 @@ def test_one_stage(mode, made_up):
 def test_two_stages(rerank_num, made_up):
     """Beyond rerank_num the Hamming order stays; fewer database pictures than that: all of them, and never -1."""
     dataset, described = made_up
-    found = search(described, dataset, mode="rerank", recall_values=[1, 5], rerank_num=rerank_num)
+    found = search(described, dataset.listing, mode="rerank", recall_values=[1, 5], rerank_num=rerank_num)
     l2, bits = squared_l2(described), hamming(described)
     for q in range(N_QUERIES):
         first = order(bits[q])
@@ -129,21 +129,21 @@ def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up):
     codes, floating = described.codes.copy(), described.floating.copy()
     codes[N_DATABASE:N_DATABASE + 7], floating[N_DATABASE:N_DATABASE + 4] = codes[:7], floating[:4]
     described = Described(codes, floating, N_DATABASE)
-    found = search(described, dataset, mode="rerank", recall_values=[1, 2, 5, 20], rerank_num=9)
-    assert [len(ids) for ids in dataset.positives] == [1] * 10 + [0] * 2
+    found = search(described, dataset.listing, mode="rerank", recall_values=[1, 2, 5, 20], rerank_num=9)
+    assert [len(ids) for ids in dataset.listing.positives] == [1] * 10 + [0] * 2
     for answerable_only in (False, True):
         recalls = found.recalls(answerable_only=answerable_only)
         for stage, ids in (("first_stage", found.first), ("final", found.final)):
             assert recalls[stage] == pytest.approx({
-                str(k): naive_recall(ids, dataset.positives, k, answerable_only=answerable_only)
+                str(k): naive_recall(ids, dataset.listing.positives, k, answerable_only=answerable_only)
                 for k in (1, 2, 5, 20)})
     assert found.recalls()["final"]["1"] < found.recalls(answerable_only=True)["final"]["1"]
     assert found.recalls()["final"] != found.recalls()["first_stage"]
     assert found.final_recalls((1, 5)) == pytest.approx(
-        {k: naive_recall(found.final, dataset.positives, k) for k in (1, 5)})
+        {k: naive_recall(found.final, dataset.listing.positives, k) for k in (1, 5)})
     assert found.score() == pytest.approx(tuple(
-        sum(naive_recall(ids, dataset.positives, k) for k in (1, 5)) for ids in (found.final, found.first)))
-    one_stage = search(described, dataset, mode="float", recall_values=[1])
+        sum(naive_recall(ids, dataset.listing.positives, k) for k in (1, 5)) for ids in (found.final, found.first)))
+    one_stage = search(described, dataset.listing, mode="float", recall_values=[1])
     assert one_stage.recalls()["first_stage"] is None and one_stage.score()[1] == 0
 
 
@@ -158,7 +158,9 @@ def assert_schema_1(written: dict) -> None:
         "n_queries_without_positives": int, "threshold_m": float, "recalls": two_stages,
         "recalls_answerable": two_stages, "latency_ms": {"search": float, "rerank": (float, None)},
         "bytes_per_picture": {"binary": (int, None), "float": (int, None)},
-        "model": {"backbone": str, "pretrained": (bool, None), "checkpoint": str, "fingerprint": str},
+        "benchmark": {"protocol": (str, None), "rule": str, "files_sha256": str, "warnings": list}, "parts": {},
+        "model": {"backbone": str, "pretrained": (bool, None), "checkpoint": str, "fingerprint": str,
+                  "selected_by": (str, None)},
         "training": ({"trainable_parameters": int, "peak_memory_mib": (float, None), "minutes_per_epoch": float}, None),
         "options": {}, "versions": {"torch": str}, "hardware": {"cpu": str}}
 
@@ -234,8 +236,8 @@ def test_predictions(data, rerank_run, model, tmp_path):
     assert sorted(found) == sorted(
         ["database_names", "query_names",
          *(f"{stage}_{what}" for stage in ("first_stage", "final") for what in ("ids", "distances", "correct"))])
-    for side, paths in (("database", dataset.database_paths), ("query", dataset.query_paths)):
-        assert [str(dataset.folder / name) for name in found[f"{side}_names"]] == [str(path) for path in paths]
+    for side, paths in (("database", dataset.listing.database_paths), ("query", dataset.listing.query_paths)):
+        assert [str(dataset.listing.folder / name) for name in found[f"{side}_names"]] == [str(path) for path in paths]
     with one_thread():
         described = describe(model, dataset, branches=("float", "binary"), batch_size=16, num_workers=0)
     bits = np.unpackbits(described.codes, axis=1).astype(int)
@@ -250,7 +252,7 @@ def test_predictions(data, rerank_run, model, tmp_path):
         assert np.abs(found["final_distances"][q] - l2[head]).max() < 1e-5
         for stage in ("first_stage", "final"):
             assert found[f"{stage}_correct"][q].tolist() == [
-                bool(np.linalg.norm(dataset.database_utm[i] - dataset.query_utm[q]) <= 25)
+                bool(np.linalg.norm(dataset.listing.database_utm[i] - dataset.listing.query_utm[q]) <= 25)
                 for i in found[f"{stage}_ids"][q]]
     assert found["final_correct"].any()
     assert not found["final_correct"][4].any()  # the query without a positive
@@ -264,7 +266,7 @@ def test_at_most_100_predictions_are_kept(tmp_path):
     rng = np.random.default_rng(0)
     described = Described(rng.integers(0, 256, (132, 64), dtype=np.uint8),
                           rng.standard_normal((132, 4)).astype(np.float32), 130)
-    found = search(described, dataset, mode="rerank", recall_values=[1, 120], rerank_num=110)
+    found = search(described, dataset.listing, mode="rerank", recall_values=[1, 120], rerank_num=110)
     assert found.final.shape == (2, 120)
     tiny = build_model(ModelConfig(backbone="dinov2-tiny"))
     run = Run(tmp_path / "runs", "a", options={}, model=tiny.config)
@@ -282,7 +284,7 @@ def test_results_on_a_toy_city_say_so(data, float_run, tmp_path):
     folder = run_folder(eval_float.main, *evaluation_options(tmp_path / "sets"), "--resume",
                         float_run / "best_model.pth", cwd=tmp_path)
     assert results(folder)["dataset"] == "toy_city/pitts30k"
-    assert "toy_city/pitts30k test, flat L2: R@1:" in (folder / "info.log").read_text()
+    assert "toy_city/pitts30k test (within 25 m), flat L2: R@1:" in (folder / "info.log").read_text()
 
 
 def test_both_stages_are_printed(data, rerank_run, tmp_path):
@@ -291,8 +293,8 @@ def test_both_stages_are_printed(data, rerank_run, tmp_path):
     written, log = results(folder)["recalls"], (folder / "info.log").read_text()
     for words, stage in (("Hamming", "first_stage"), ("Hamming top 4, then L2", "final")):
         one, five = written[stage]["1"], written[stage]["5"]
-        assert f"pitts30k test, {words}: R@1: {one:.1f}, R@5: {five:.1f}\n" in log
-    assert "8 database pictures, 5 queries, 1 of them without a positive within 25 m" in log
+        assert f"pitts30k (within 25 m), {words}: R@1: {one:.1f}, R@5: {five:.1f}\n" in log
+    assert "8 database pictures, 5 queries, 1 of them without a right answer (within 25 m)" in log
 
 
 def test_a_wider_threshold(data, float_run, tmp_path):
@@ -352,8 +354,8 @@ def test_an_evaluator_describes_and_searches(data, model):
     with one_thread():
         found = evaluate(model, dataset)
         described = describe(model, dataset, branches=("float", "binary"), batch_size=8, num_workers=0)
-    expected = search(described, dataset, mode="rerank", recall_values=(1, 5), rerank_num=2)
-    assert found.dataset is dataset
+    expected = search(described, dataset.listing, mode="rerank", recall_values=(1, 5), rerank_num=2)
+    assert found.listing is dataset.listing
     assert found.recalls() == expected.recalls()
     for field in ("first", "first_distances", "final", "final_distances"):
         assert np.array_equal(getattr(found, field), getattr(expected, field))

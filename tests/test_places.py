@@ -1,5 +1,8 @@
 """Training places: reader, drawing, batches, and the city lists."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +18,7 @@ from datasets import (
     collate_places,
     training_transform,
 )
+from datasets.prepare.categories import Rule, class_ids, divide
 
 HEADER = "place_id,year,month,northdeg,city_id,lat,lon,panoid"
 
@@ -155,8 +159,8 @@ def test_an_item_depends_on_seed_epoch_and_place_alone(root):
     assert len(draws) > 1
 
 
-def batches(data, *, epoch=0, seed=0, size=2):
-    sampler = CityBatchSampler(data, places_per_batch=size, seed=seed)
+def batches(data, *, epoch=0, seed=0, size=2, processes=1):
+    sampler = CityBatchSampler(data, places_per_batch=size, seed=seed, processes=processes)
     sampler.set_epoch(epoch)
     result = list(sampler)
     assert len(sampler) == len(result)
@@ -191,6 +195,99 @@ def test_batches_change_with_epoch_and_seed_only(root):
     assert len(set(rome)) > 1
     assert places(data, seed=1) != places(data, seed=0)
 
+
+# --- groups of one city (equation 17)
+
+class Groups:
+    """What the sampler needs of a PlaceDataset: names and numbers of places of each "city"."""
+
+    def __init__(self, sizes: dict[str, int]):
+        starts = np.concatenate([[0], np.cumsum(list(sizes.values()))]).tolist()
+        self.cities = list(sizes)
+        self.city_places = [range(*ends) for ends in itertools.pairwise(starts)]
+        self.n_places = starts[-1]
+
+
+MIXED = {"Rome": 7, "Goa0": 5, "Goa1": 9, "Goa2": 1, "Pitts30k0": 6, "Pitts30k1": 4, "Goa10": 3, "Oslo": 2}
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 100])
+@pytest.mark.parametrize("sizes", [MIXED, {"Goa0": 5, "Goa1": 9, "Goa2": 1}], ids=["mixed", "one city alone"])
+def test_no_batch_straddles_two_groups_of_one_city(sizes, size):
+    data = Groups(sizes)
+    city_of = {place: city for city, places in zip(data.cities, data.city_places, strict=True) for place in places}
+    for epoch in range(20):
+        result = batches(data, epoch=epoch, size=size)
+        assert sorted(place for batch in result for _, place in batch) == list(range(data.n_places))
+        for batch, behind in zip(result, [*result[1:], None], strict=True):
+            cities = {city_of[place] for _, place in batch}
+            whole = [city.rstrip("0123456789") for city in cities]
+            assert len(set(whole)) == len(whole)
+            assert 0 < len(batch) <= size
+            if behind and len(batch) < size:  # a short batch has a reason: what comes next would straddle
+                assert city_of[behind[0][1]].rstrip("0123456789") in whole
+                assert city_of[behind[0][1]] not in cities
+
+
+def test_groups_are_used_one_after_the_other():
+    data = Groups({f"Goa{group}": 10 for group in range(4)})
+    sequence = [place // 10 for batch in batches(data, size=4) for _, place in batch]
+    assert len([group for group, _ in itertools.groupby(sequence)]) == 4
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_of_groups_are_whole_and_never_empty(processes):
+    data = Groups({"Goa0": 7, "Goa1": 8, "Goa2": 4, "Rome": 5})
+    for epoch in range(20):
+        samplers = [CityBatchSampler(data, places_per_batch=3, process=process, processes=processes)
+                    for process in range(processes)]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        shares = [list(sampler) for sampler in samplers]
+        assert len({len(share) for share in shares}) == 1
+        assert all(batch for share in shares for batch in share)
+        assert sorted(place for share in shares for batch in share for _, place in batch) == list(range(24))
+        for parts in zip(*shares, strict=True):
+            groups = {place for part in parts for _, place in part}
+            assert sum(any(start <= place < stop for place in groups)
+                       for start, stop in ((0, 7), (7, 15), (15, 19))) <= 1
+
+
+def test_a_group_that_is_too_small_for_the_processes_is_an_error():
+    data = Groups({"Goa0": 2, "Goa1": 9, "Goa2": 8})
+    with pytest.raises(ValueError, match="3 processes: a group of Goa has too few places for a batch of its own"):
+        for epoch in range(3):
+            batches(data, epoch=epoch, size=3, processes=3)
+
+
+def test_places_of_a_batch_do_not_touch():
+    """One city's groups alone, cut from pictures on 300 x 300 m: pictures of two places in one batch are two cells
+    apart, or face ways that differ by a sector."""
+    rng = np.random.default_rng(0)
+    rule = Rule(M=15, alpha=60, N=3, L=2)
+    east, north, heading = rng.uniform(0, 300, 9000), rng.uniform(0, 300, 9000), rng.uniform(0, 360, 9000)
+    division = divide(class_ids(east, north, heading, rule), rule)
+    sizes = {f"Goa{group}": len(set(division.place[division.group == group])) for group in set(division.group)}
+    data = Groups(sizes)
+    pictures_of = {}
+    for picture, group, place in zip(division.picture, division.group, division.place, strict=True):
+        pictures_of.setdefault((int(group), int(place)), []).append(int(picture))
+    keys = [key for group in range(len(sizes)) for key in sorted(key for key in pictures_of if key[0] == group)]
+    touching = 0
+    for batch in batches(data, size=12):
+        for first, second in itertools.combinations([place for _, place in batch], 2):
+            a, b = pictures_of[keys[first]], pictures_of[keys[second]]
+            metres = np.hypot(east[a][:, None] - east[b], north[a][:, None] - north[b]).min()
+            turned = np.abs(heading[a][:, None] - heading[b]).min()
+            touching += metres < 30 and turned < 60
+    assert touching == 0
+    # What the batches of one sequence without regard to groups would hold.
+    straddling = [keys[place] for city in data.city_places for place in city]
+    cut = [straddling[start:start + 12] for start in range(0, len(straddling), 12)]
+    assert any(len({group for group, _ in batch}) > 1 for batch in cut)
+
+
+# --- loading
 
 def test_batches_are_bit_equal_with_and_without_workers(root):
     data = load(root, transform=training_transform((14, 14)))

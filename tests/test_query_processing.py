@@ -198,7 +198,7 @@ def test_without_a_word_queries_are_treated_like_the_database(mixed):
 def test_validation_sets_are_read_like_the_test_set(mixed):
     validation, test = validation_and_test_sets(["set", "set"], "set", datasets_folder=mixed, size=SIZE,
                                                 threshold_m=25.0, test_method="single_query")
-    assert [dataset.split for dataset in (*validation, test)] == ["val", "val", "test"]
+    assert [dataset.listing.split for dataset in (*validation, test)] == ["val", "val", "test"]
     for dataset in (*validation, test):
         assert dataset.queries_vary
         assert dataset[len(DATABASE)][0].shape == (3, *aspect_size(QUERIES[0], 42))

@@ -13,7 +13,15 @@ import pytest
 import utm
 from PIL import Image
 
-from datasets import GSV_CITIES, BenchmarkDataset, PlaceDataset, evaluation_transform, toy_city, training_transform
+from datasets import (
+    GSV_CITIES,
+    BenchmarkDataset,
+    PlaceDataset,
+    evaluation_transform,
+    read_folder,
+    toy_city,
+    training_transform,
+)
 from datasets.toy_city import BENCHMARKS, Parameters, build_toy_city, draw_set_place, main
 from datasets.toy_facades import Scene
 from datasets.toy_places import split_of
@@ -91,10 +99,10 @@ def test_benchmark_names_parse_back(city):
 
 @pytest.mark.parametrize(("name", "split"), BENCHMARKS)
 def test_positives_are_the_pictures_of_the_same_place(city, name, split):
-    dataset = BenchmarkDataset(city, name, split=split, transform=evaluation_transform(SIZE))
-    assert dataset.display_name == f"toy_city/{name}"
-    assert [len(found) for found in dataset.positives] == [2] * dataset.n_queries
-    away = np.hypot(*(dataset.query_utm[:, None] - dataset.database_utm).transpose(2, 0, 1))
+    dataset = BenchmarkDataset(read_folder(city, name, split=split), transform=evaluation_transform(SIZE))
+    assert dataset.listing.name == f"toy_city/{name}"
+    assert [len(found) for found in dataset.listing.positives] == [2] * dataset.n_queries
+    away = np.hypot(*(dataset.listing.query_utm[:, None] - dataset.listing.database_utm).transpose(2, 0, 1))
     assert away[away <= 25].max() < 10 and away[away > 25].min() > 50
 
 

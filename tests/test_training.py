@@ -303,7 +303,7 @@ class Clockwork:
 
 
 class Scored:
-    dataset = types.SimpleNamespace(display_name="made up")
+    listing = types.SimpleNamespace(name="made up", label="made up")
 
     def __init__(self, score: float | tuple[float, float]):
         self.stages = score if isinstance(score, tuple) else (score, 0.0)

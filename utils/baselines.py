@@ -86,8 +86,9 @@ def hog_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
 def search_baseline(describe: Callable[[Iterable[str | Path]], np.ndarray], dataset: BenchmarkDataset, *,
                     recall_values: Sequence[int]) -> Evaluation:
     """Describes a set's pictures without learning and searches them by flat L2."""
-    descriptors = np.ascontiguousarray(describe([*dataset.database_paths, *dataset.query_paths]), np.float32)
-    return search(Described(None, descriptors, dataset.n_database), dataset, mode="float", recall_values=recall_values)
+    listing = dataset.listing
+    descriptors = np.ascontiguousarray(describe([*listing.database_paths, *listing.query_paths]), np.float32)
+    return search(Described(None, descriptors, listing.n_database), listing, mode="float", recall_values=recall_values)
 
 
 BASELINES: dict[str, Callable[[Iterable[str | Path]], np.ndarray]] = {

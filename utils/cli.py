@@ -70,7 +70,15 @@ def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
 def evaluation_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
     """The options of eval.py ("float"), eval_hashing.py ("hashing") and eval_rerank.py ("rerank")."""
     parser = _parser(description, mode)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="of the data set")
+    parser.add_argument("--split", choices=("train", "val", "test"), help="of a folder; default: test")
+    parser.add_argument("--file_lists", type=Path, metavar="DIR",
+                        help="evaluate by the .npy lists in DIR, of pictures in <datasets_folder>/<dataset_name>")
+    own = parser.add_argument_group("pictures of your own, instead of a data set; answers in answers.csv and .json")
+    own.add_argument("--database_folder", type=Path, help="pictures of known places")
+    own.add_argument("--queries_folder", type=Path, help="pictures to be found among them")
+    own.add_argument("--coordinates", type=Path, metavar="CSV",
+                     help="path,lat,lon[,heading] or path,utm_east,utm_north; default: from names or EXIF")
+    own.add_argument("--no_labels", action="store_true", help="no coordinates: nothing is counted as right")
     parser.set_defaults(output_root="test")
     return parser
 
@@ -88,12 +96,14 @@ def _parser(description: str, mode: str) -> argparse.ArgumentParser:
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
                             help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
-    evaluation.add_argument("--dataset_name", default="pitts30k", help="test set")
+    evaluation.add_argument("--dataset_name", default="pitts30k",
+                            help="test set: a protocol of datasets/README.md, or a folder")
     evaluation.add_argument("--resize", type=_positive, nargs=2, default=[322, 322], metavar=("H", "W"), help="pixels")
     evaluation.add_argument("--test_method", choices=TEST_METHODS, default="hard_resize",
                             help="how queries are brought to --resize; the database is always resized to it")
     evaluation.add_argument("--infer_batch_size", type=_positive, default=16, help="pictures a batch")
-    evaluation.add_argument("--val_positive_dist_threshold", type=_positive_float, default=25.0, help="metres")
+    evaluation.add_argument("--val_positive_dist_threshold", type=_positive_float, metavar="METRES",
+                            help="of right answers; default: the protocol's, 25 for a folder")
     evaluation.add_argument("--recall_values", type=_positive, nargs="+", default=[1, 5, 10, 20, 100], metavar="K",
                             help="the k of recall@k")
     if mode == "rerank":
@@ -117,12 +127,19 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
         if getattr(args, flag) and flag not in FLAGS[args.mode]:
             parser.error(f"--{flag} does not belong to this script; use "
                          f"{SCRIPTS['rerank' if args.rerank else 'hashing']}")
-    if args.datasets_folder is None:
+    own = getattr(args, "database_folder", None), getattr(args, "queries_folder", None)
+    if (own[0] is None) != (own[1] is None):
+        parser.error("--database_folder and --queries_folder belong together; give both")
+    if own[0] is None and (getattr(args, "coordinates", None) or getattr(args, "no_labels", False)):
+        parser.error("--coordinates and --no_labels are of --database_folder and --queries_folder; give these too")
+    if own[0] and args.file_lists:
+        parser.error("--file_lists beside --database_folder: lists are of a data set; leave one out")
+    if args.datasets_folder is None and own[0] is None:
         parser.error("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
                      "<dataset_name>/images/<split>/{database,queries}")
     if args.resume and getattr(args, "foundation_model_path", None):
         parser.error("--foundation_model_path beside --resume: that file holds the backbone; leave the former out")
-    args.datasets_folder = Path(args.datasets_folder)
+    args.datasets_folder = args.datasets_folder and Path(args.datasets_folder)
     args.recall_values = sorted(set(args.recall_values))
     try:
         args.device = pick_device(args.device)
@@ -160,6 +177,15 @@ def set_options(args: argparse.Namespace) -> dict:
     """For utils.data: where benchmark sets lie and how they are read."""
     return {"datasets_folder": args.datasets_folder, "size": args.resize,
             "threshold_m": args.val_positive_dist_threshold, "test_method": args.test_method}
+
+
+def evaluated_options(args: argparse.Namespace) -> dict:
+    """For utils.data.evaluated_set."""
+    own = {"database_folder": args.database_folder, "queries_folder": args.queries_folder,
+           "coordinates": args.coordinates, "labels": not args.no_labels}
+    return {"datasets_folder": args.datasets_folder, "size": args.resize, "test_method": args.test_method,
+            "threshold_m": args.val_positive_dist_threshold, "name": args.dataset_name, "split": args.split,
+            "file_lists": args.file_lists, "own": own if args.database_folder else None}
 
 
 def evaluation_options(args: argparse.Namespace) -> dict:

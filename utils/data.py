@@ -9,15 +9,21 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import (
+    PROTOCOLS,
     TRAINING_SETS,
     VARYING_SIZES,
     BenchmarkDataset,
     CityBatchSampler,
+    Listing,
     PlaceDataset,
+    as_protocol,
     collate_places,
     evaluation_transform,
     nearest_multiple,
+    own_pictures,
     query_transform,
+    read_file_lists,
+    resolve,
     training_transform,
 )
 
@@ -85,27 +91,75 @@ def training_loader(*, training_dataset: str, datasets_folder: Path, cities: Seq
                       pin_memory=device.type == "cuda", persistent_workers=num_workers > 0)
 
 
-def benchmark_set(name: str, *, datasets_folder: Path, split: str, size: Sequence[int], threshold_m: float,
-                  test_method: str = "hard_resize") -> BenchmarkDataset:
-    """One split of a set; its counts are logged.
+def benchmark_set(name: str, *, datasets_folder: Path, split: str | None, threshold_m: float | None,
+                  file_lists: Path | None = None, **pictures) -> BenchmarkDataset:
+    """A protocol, one split of a folder's set, or what the lists in the folder `file_lists` say of that folder.
+
+    split, threshold_m   None: the protocol's, and "test" within 25 m for a folder
+    pictures             as in `as_dataset`
+    """
+    if file_lists is None:
+        listing = resolve(datasets_folder, name, split=split, threshold_m=threshold_m)
+        return as_dataset(listing, parts=_parts(listing, datasets_folder), **pictures)
+    root = datasets_folder / name
+    listing = read_file_lists(file_lists, root if root.is_dir() else datasets_folder, name=name)
+    return as_dataset(as_protocol(listing, name) if name in PROTOCOLS else listing, **pictures)
+
+
+def _parts(listing: Listing, datasets_folder: Path) -> list[Listing]:
+    """Both versions of MSLS-val are told, whichever was asked for in full, as their figures are often confused."""
+    if listing.protocol != "msls_val_11k":
+        return []
+    try:
+        return [resolve(datasets_folder, "msls_val_740")]
+    except (FileNotFoundError, ValueError) as error:
+        log.warning("msls_val_740 is not told beside it: %s", error)
+        return []
+
+
+def own_set(database_folder: Path, queries_folder: Path, *, coordinates: Path | None, threshold_m: float | None,
+            labels: bool, **pictures) -> BenchmarkDataset:
+    """Two folders of pictures of one's own; arguments as in `own_pictures` and `as_dataset`."""
+    options = {} if threshold_m is None else {"threshold_m": threshold_m}
+    return as_dataset(own_pictures(database_folder, queries_folder, coordinates=coordinates, labels=labels, **options),
+                      **pictures)
+
+
+def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = "hard_resize",
+               parts: Sequence[Listing] = ()) -> BenchmarkDataset:
+    """The pictures of a listing, which is logged: counts, what is right, and what its reader should know.
 
     Database pictures are resized to `size`, queries become what `test_method`, one of TEST_METHODS, makes of them.
     """
     size = patch_size(size, "--resize")
-    dataset = BenchmarkDataset(datasets_folder, name, split=split, threshold_m=threshold_m,
-                               transform=evaluation_transform(size), query_transform=query_transform(test_method, size),
-                               queries_vary=test_method in VARYING_SIZES)
-    unanswerable = sum(len(ids) == 0 for ids in dataset.positives)
-    log.info("%s %s: %d database pictures, %d queries, %d of them without a positive within %g m",
-             dataset.display_name, split, dataset.n_database, dataset.n_queries, unanswerable, threshold_m)
-    return dataset
+    found = "no labels" if listing.positives is None else f"{listing.n_unanswerable} of them without a right answer"
+    log.info("%s: %d database pictures, %d queries, %s (%s); file list %s", listing.label, listing.n_database,
+             listing.n_queries, found, listing.rule, listing.fingerprint()[:16])
+    for warning in listing.warnings:
+        log.warning("%s: %s", listing.label, warning)
+    return BenchmarkDataset(listing, transform=evaluation_transform(size),
+                            query_transform=query_transform(test_method, size),
+                            queries_vary=test_method in VARYING_SIZES, parts=parts)
 
 
-def validation_and_test_sets(validation: Sequence[str], test: str, **options) -> tuple[
+def evaluated_set(*, name: str, own: dict | None, datasets_folder: Path | None, split: str | None,
+                  threshold_m: float | None, file_lists: Path | None, **pictures) -> BenchmarkDataset:
+    """What an evaluation is of: a benchmark, or the folders `own` (keywords of `own_set`)."""
+    if own:
+        return own_set(**own, threshold_m=threshold_m, **pictures)
+    return benchmark_set(name, datasets_folder=datasets_folder, split=split, threshold_m=threshold_m,
+                         file_lists=file_lists, **pictures)
+
+
+def validation_and_test_sets(validation: Sequence[str], test: str, *, datasets_folder: Path, **options) -> tuple[
         list[BenchmarkDataset], BenchmarkDataset]:
-    """The `val` splits of some sets and the `test` split of one; options as in `benchmark_set`.
+    """The `val` splits of some sets and the `test` split of one, or protocols; options as in `benchmark_set`.
 
     `test_method` holds for all of them: the best weights are chosen by what they will be tested on.
     """
-    return [benchmark_set(name, split="val", **options) for name in validation], benchmark_set(
-        test, split="test", **options)
+    def of(name: str, split: str) -> BenchmarkDataset:
+        if name in PROTOCOLS and not (datasets_folder / name / "images").is_dir():
+            split = None  # the protocol's
+        return benchmark_set(name, split=split, datasets_folder=datasets_folder, **options)
+
+    return [of(name, "val") for name in validation], of(test, "test")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets import BenchmarkDataset, evaluation_transform
+from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
 
 from .baselines import BASELINES, search_baseline
@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> None:
                        "--epochs_num", "3", "--save_dir", "rerank")
     reranked = run(folder, "eval_rerank.py", *DATA, "--resume", best_model(trained_both), "--save_dir", "rerank")
 
-    test_set = BenchmarkDataset(
-        folder / "toy_city", "pitts30k", split="test", transform=evaluation_transform(PICTURE_SIZE))
+    test_set = BenchmarkDataset(read_folder(folder / "toy_city", "pitts30k", split="test"),
+                                transform=evaluation_transform(PICTURE_SIZE))
     rows = [baseline(name, test_set) for name in BASELINES]
     rows.append(untrained(test_set))
     rows += results_rows(json.loads(trained_float.read_text()), json.loads(reranked.read_text()))
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         temporary.write_text(table)
     picture = folder / "retrievals.png"
     with temporary_path(picture) as temporary:
-        draw_retrievals(reranked.with_name("predictions.npz"), test_set.folder).save(temporary, "png")
+        draw_retrievals(reranked.with_name("predictions.npz"), test_set.listing.folder).save(temporary, "png")
     print(f"\n{table}\n{time.perf_counter() - started:.0f} s in all; queries with their top 5: {picture}")
 
 
@@ -121,7 +121,7 @@ def row(name: str, recalls: dict[str, float], latency_ms: dict[str, float | None
 
 
 def format_table(rows: list[dict], test_set: BenchmarkDataset) -> str:
-    lines = [f"{test_set.display_name} {test_set.split}: {test_set.n_queries} queries, "
+    lines = [f"{test_set.listing.label}: {test_set.n_queries} queries, "
              f"{test_set.n_database} database pictures, drawn", "",
              "| descriptor, search            |   R@1 |   R@5 |  R@10 | ms/query | bytes |",
              "|-------------------------------|------:|------:|------:|---------:|------:|"]

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import BenchmarkDataset
+from datasets import BenchmarkDataset, Listing, subset_of, write_predictions
 from model import SelaVPRpp, fingerprint
 
+from .answers import write_answers
 from .distributed import broadcast, collect, is_first, own_share
 from .metrics import correctness, recall_at_k
 from .modes import MODES, protocol
@@ -21,6 +22,8 @@ from .run import Run, hardware, progress, temporary_path, versions
 
 log = logging.getLogger("selavprpp")
 KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
+ANSWERS = 10  # for each query, in answers.csv
+OFFICIAL_DEPTH = 20  # predictions of a query that MSLS's evaluation needs
 
 
 class Described:
@@ -35,6 +38,13 @@ class Described:
     def queries(self, kind: str) -> np.ndarray:
         return getattr(self, kind)[self.n_database:]
 
+    def of_part(self, whole: Listing, part: Listing) -> "Described":
+        """The descriptors of `part`, whose pictures are among those of `whole`."""
+        subset = subset_of(whole, part)
+        rows = np.concatenate([subset.database_rows, self.n_database + subset.query_rows])
+        return Described(*(None if kind is None else kind[rows] for kind in (self.codes, self.floating)),
+                         part.n_database)
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -43,9 +53,10 @@ class Evaluation:
     first, first_distances   Hamming distances in bits (None: there is one stage, the final one)
     final, final_distances   L2 distances of the re-ranked part; squared L2 or bits where there is one stage
     latency_ms               per query, of a search for all queries at once
+    parts                    of listings of some of these pictures, from the same descriptors
     """
 
-    dataset: BenchmarkDataset
+    listing: Listing
     protocol: str
     recall_values: tuple[int, ...]
     first: np.ndarray | None
@@ -54,10 +65,18 @@ class Evaluation:
     final_distances: np.ndarray
     latency_ms: dict[str, float | None]
     bytes_per_picture: dict[str, int | None]
+    parts: tuple["Evaluation", ...] = ()
 
     def final_recalls(self, recall_values: Sequence[int]) -> dict[int, float]:
         """Recall@k of the final stage in percent."""
-        return recall_at_k(self.final, self.dataset.positives, recall_values)
+        return recall_at_k(self.final, self.listing.positives, recall_values)
+
+    @property
+    def distance(self) -> str:
+        """What the final stage's distances are."""
+        if self.first is not None:
+            return "L2"
+        return "Hamming distance in bits" if np.issubdtype(self.final_distances.dtype, np.integer) else "squared L2"
 
     def score(self) -> tuple[float, float]:
         """What chooses the best epoch: R@1 + R@5 of the final stage; where that is equal, of the first stage.
@@ -66,15 +85,15 @@ class Evaluation:
         final stage says nothing of the binary codes. It is 0 without a first stage.
         """
         stages = (self.final, self.first)
-        return tuple(0.0 if ids is None else sum(recall_at_k(ids, self.dataset.positives, (1, 5)).values())
+        return tuple(0.0 if ids is None else sum(recall_at_k(ids, self.listing.positives, (1, 5)).values())
                      for ids in stages)
 
     def recalls(self, *, answerable_only: bool = False) -> dict[str, dict[str, float] | None]:
         """Recall@k of both stages in percent, as in results.json: k is text, a stage that is not there None."""
         stages = {}
         for stage, ids in (("first_stage", self.first), ("final", self.final)):
-            recalls = None if ids is None else recall_at_k(
-                ids, self.dataset.positives, self.recall_values, answerable_only=answerable_only)
+            recalls = None if ids is None or self.listing.positives is None else recall_at_k(
+                ids, self.listing.positives, self.recall_values, answerable_only=answerable_only)
             stages[stage] = recalls and {str(k): value for k, value in recalls.items()}
         return stages
 
@@ -97,16 +116,21 @@ class Evaluator:
         described = describe(model, dataset, branches=MODES[self.mode], batch_size=self.batch_size,
                              num_workers=self.num_workers)
         seconds = time.perf_counter() - started
-        evaluation = broadcast(search(described, dataset, mode=self.mode, recall_values=self.recall_values,
-                                      rerank_num=self.rerank_num) if is_first() else None)
-        for stage, recalls in evaluation.recalls().items():
-            if recalls is not None:
-                log.info("%s %s, %s: %s", dataset.display_name, dataset.split,
-                         evaluation.protocol if stage == "final" else protocol("hashing"),
-                         ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items()))
+        evaluation = broadcast(self._search(described, dataset) if is_first() else None)
+        for one in (evaluation, *evaluation.parts):
+            for stage, recalls in one.recalls().items():
+                if recalls is not None:
+                    log.info("%s (%s), %s: %s", one.listing.label, one.listing.rule,
+                             one.protocol if stage == "final" else protocol("hashing"),
+                             ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items()))
         latency = ", ".join(f"{name} {ms:.3f} ms a query" for name, ms in evaluation.latency_ms.items() if ms)
         log.info("described %.1f pictures/s; %s", len(dataset) / seconds, latency)
         return evaluation
+
+    def _search(self, described: Described, dataset: BenchmarkDataset) -> Evaluation:
+        options = {"mode": self.mode, "recall_values": self.recall_values, "rerank_num": self.rerank_num}
+        parts = tuple(search(described.of_part(dataset.listing, part), part, **options) for part in dataset.parts)
+        return dataclasses.replace(search(described, dataset.listing, **options), parts=parts)
 
 
 @torch.no_grad()
@@ -123,7 +147,7 @@ def describe(model: SelaVPRpp, dataset: BenchmarkDataset, *, branches: Sequence[
     loader = DataLoader(dataset, batch_sampler=_batches(own_share(len(dataset)), stackable, batch_size),
                         num_workers=num_workers, pin_memory=device.type == "cuda")
     codes = floating = None
-    for images, ids in progress(loader, f"describing {dataset.display_name} {dataset.split}"):
+    for images, ids in progress(loader, f"describing {dataset.listing.label}"):
         out = model(images.to(device, non_blocking=True), branches=branches)
         if out.binary is not None:
             packed = pack_codes(out.binary.cpu().numpy())
@@ -145,7 +169,7 @@ def _batches(ids: range, stackable: int, batch_size: int) -> list[range]:
             *(range(query, query + 1) for query in range(middle, ids.stop))]
 
 
-def search(described: Described, dataset: BenchmarkDataset, *, mode: str, recall_values: Sequence[int],
+def search(described: Described, listing: Listing, *, mode: str, recall_values: Sequence[int],
            rerank_num: int | None = None) -> Evaluation:
     """Flat L2 ("float"), Hamming ("hashing"), or Hamming and then L2 of the first `rerank_num` ("rerank")."""
     depth = max([*recall_values, rerank_num or 1, KEPT_PREDICTIONS])
@@ -159,38 +183,56 @@ def search(described: Described, dataset: BenchmarkDataset, *, mode: str, recall
     if mode == "rerank":
         first, first_distances = ids, distances
         ids, distances = rerank_l2(described.database("floating"), described.queries("floating"), first, rerank_num)
-        rerank_ms = 1000 * (time.perf_counter() - searched) / dataset.n_queries
+        rerank_ms = 1000 * (time.perf_counter() - searched) / listing.n_queries
     bytes_per_picture = {name: None if rows is None else rows.shape[1] * rows.itemsize
                          for name, rows in (("binary", described.codes), ("float", described.floating))}
-    latency = {"search": 1000 * (searched - started) / dataset.n_queries, "rerank": rerank_ms}
-    return Evaluation(dataset, protocol(mode, rerank_num), tuple(recall_values), first, first_distances, ids, distances,
+    latency = {"search": 1000 * (searched - started) / listing.n_queries, "rerank": rerank_ms}
+    return Evaluation(listing, protocol(mode, rerank_num), tuple(recall_values), first, first_distances, ids, distances,
                       latency, bytes_per_picture)
 
 
 def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pretrained: bool | None,
-                     checkpoint: Path | str, training: dict | None = None) -> None:
+                     checkpoint: Path | str, selected_by: str | None = None, training: dict | None = None,
+                     answers: bool = False) -> None:
     """Writes results.json (schema 1) and predictions.npz into the run folder; of several processes, the first.
 
-    training  what the model's training cost, where this run trained it
+    selected_by  the validation set whose score chose these weights; None: the file does not say
+    training     what the model's training cost, where this run trained it
+    answers      whether answers.csv and answers.json are wanted too
     """
     if not is_first():
         return
-    dataset = evaluation.dataset
+    listing = evaluation.listing
     _write_predictions(evaluation, run.folder / "predictions.npz")
+    if answers:
+        written = write_answers(run.folder, listing, evaluation.final, evaluation.final_distances, k=ANSWERS,
+                                kind=evaluation.distance)
+        log.info("answers: %s, %s", *written)
+    if listing.protocol == "msls_test" and evaluation.final.shape[1] >= OFFICIAL_DEPTH:
+        keys = [[path.stem for path in paths] for paths in (listing.query_paths, listing.database_paths)]
+        log.info("predictions in the official format: %s", write_predictions(
+            run.folder / "msls_predictions.zip", keys[0],
+            [[keys[1][i] for i in row] for row in evaluation.final[:, :OFFICIAL_DEPTH]]))
     run.write_results({
         "schema": 1,
-        "dataset": dataset.display_name,
-        "split": dataset.split,
+        "dataset": listing.name,
+        "split": listing.split,
         "protocol": evaluation.protocol,
-        "n_database": dataset.n_database,
-        "n_queries": dataset.n_queries,
-        "n_queries_without_positives": sum(len(ids) == 0 for ids in dataset.positives),
-        "threshold_m": dataset.threshold_m,
+        "benchmark": {"protocol": listing.protocol, "rule": listing.rule, "files_sha256": listing.fingerprint(),
+                      "warnings": list(listing.warnings)},
+        "n_database": listing.n_database,
+        "n_queries": listing.n_queries,
+        "n_queries_without_positives": listing.n_unanswerable,
+        "threshold_m": listing.threshold_m,
         "recalls": evaluation.recalls(),
         "recalls_answerable": evaluation.recalls(answerable_only=True),
+        "parts": {part.listing.name: {"rule": part.listing.rule, "n_queries": part.listing.n_queries,
+                                      "n_database": part.listing.n_database, "recalls": part.recalls()}
+                  for part in evaluation.parts},
         "latency_ms": evaluation.latency_ms,
         "bytes_per_picture": evaluation.bytes_per_picture,
         "model": {"backbone": model.config.backbone, "pretrained": pretrained, "checkpoint": str(checkpoint),
+                  "selected_by": selected_by,
                   "fingerprint": fingerprint(model), "config": model.config.to_dict()},
         "training": training,
         "options": {**run.options, "resize_antialias": True},
@@ -200,14 +242,14 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pret
 
 
 def _write_predictions(evaluation: Evaluation, path: Path) -> None:
-    dataset = evaluation.dataset
-    arrays = {f"{side}_names": np.array([name.relative_to(dataset.folder).as_posix() for name in paths])
-              for side, paths in (("database", dataset.database_paths), ("query", dataset.query_paths))}
+    listing = evaluation.listing
+    arrays = {f"{side}_names": np.array(listing.names(side)) for side in ("database", "query")}
     for stage, ids, distances in (("first_stage", evaluation.first, evaluation.first_distances),
                                   ("final", evaluation.final, evaluation.final_distances)):
         if ids is not None:
             ids = ids[:, :KEPT_PREDICTIONS]
-            arrays |= {f"{stage}_ids": ids, f"{stage}_distances": distances[:, :KEPT_PREDICTIONS],
-                       f"{stage}_correct": correctness(ids, dataset.positives)}
+            arrays |= {f"{stage}_ids": ids, f"{stage}_distances": distances[:, :KEPT_PREDICTIONS]}
+            if listing.positives is not None:
+                arrays[f"{stage}_correct"] = correctness(ids, listing.positives)
     with temporary_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)

@@ -56,6 +56,7 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.StepLR(self.optimiser, step_size=lr_halving, gamma=0.5)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
+        self.selected_by: str | None = None  # the validation set that chose the best weights
         self.meter = self._meter()
         log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, precision,
                  distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
@@ -83,6 +84,7 @@ class Training:
         restore_random_states(state["random"], self.device)
         self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
         self.best_score = state["best_score"]
+        self.selected_by = checkpoint.selected_by
         folder = Path(checkpoint.source).parent
         best = folder / "best_model.pth"
         if not distributed.broadcast(best.is_file()):
@@ -157,7 +159,7 @@ class Training:
     def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
         """Records the epoch, whose score is R@1 + R@5 of the last validation set, and writes the checkpoints."""
         self.score = score = evaluations[-1].score()
-        deciding = evaluations[-1].dataset.display_name
+        self.selected_by = evaluations[-1].listing.label
         better = score > self.best_score
         self.best_score = max(score, self.best_score)
         self.epochs_without_gain = 0 if better else self.epochs_without_gain + 1
@@ -168,22 +170,22 @@ class Training:
         shown_memory = "unknown" if memory_mib is None else f"{memory_mib:.0f} MiB"
         record = {"epoch": self.epoch, **losses, "lr": lr, "pictures_per_second": self.meter.pictures / seconds,
                   "peak_memory_mib": memory_mib, "seconds": seconds,
-                  "recalls": {evaluation.dataset.display_name: evaluation.recalls() for evaluation in evaluations},
+                  "recalls": {evaluation.listing.name: evaluation.recalls() for evaluation in evaluations},
                   "score": score[0], "best_score": self.best_score[0], "first_stage_score": score[1]}
         if is_first():
             self.run.add_metrics(record)
             self._save(better)
         log.info("epoch %d/%d: %s, lr %.1e, %.1f pictures/s, peak memory %s, %s R@1+R@5 %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["pictures_per_second"], shown_memory, deciding, score[0],
+                 record["pictures_per_second"], shown_memory, self.selected_by, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def _save(self, better: bool) -> None:
         last, best = self.run.folder / "last_model.pth", self.run.folder / "best_model.pth"
         # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
         save_checkpoint(self.model, best if better else last, pretrained=self.pretrained, training={
-            "script": self.script, "options": self.run.options, "epoch": self.epoch, "score": self.score,
-            "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
+            "script": self.script, "selected_by": self.selected_by, "options": self.run.options, "epoch": self.epoch,
+            "score": self.score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device)})
         if better:

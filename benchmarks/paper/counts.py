@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from datasets import BenchmarkDataset
+from datasets import resolve
 from utils.run import exit_with, write_json
 
 
@@ -18,11 +18,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Writes results.json into the working directory; its path is the last line on stdout."""
     args = parser().parse_args(argv)
-    dataset = BenchmarkDataset(args.datasets_folder, args.dataset_name, split=args.split, transform=None)
+    listing = resolve(args.datasets_folder, args.dataset_name, split=args.split)
     results = Path("results.json")
-    write_json({"dataset": dataset.display_name, "split": dataset.split, "n_database": dataset.n_database,
-                "n_queries": dataset.n_queries, "threshold_m": dataset.threshold_m,
-                "n_queries_without_positives": sum(len(ids) == 0 for ids in dataset.positives)}, results)
+    write_json({"dataset": listing.name, "split": listing.split, "n_database": listing.n_database,
+                "n_queries": listing.n_queries, "threshold_m": listing.threshold_m,
+                "n_queries_without_positives": listing.n_unanswerable}, results)
     print(results)
 
 

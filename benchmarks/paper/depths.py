@@ -5,7 +5,7 @@ import logging
 
 from model import BRANCHES
 from utils import cli
-from utils.data import benchmark_set
+from utils.data import evaluated_set
 from utils.evaluation import describe, search
 from utils.models import model_for_evaluation
 from utils.run import Run, exit_with
@@ -26,19 +26,20 @@ def main(argv: list[str] | None = None) -> None:
     args = cli.parse(options, argv)
     if min(args.depths) < 1:
         options.error(f"--depths {min(args.depths)}: expected numbers of at least 1")
-    dataset = benchmark_set(args.dataset_name, split=args.split, **cli.set_options(args))
+    dataset = evaluated_set(**cli.evaluated_options(args))
     model, checkpoint = model_for_evaluation(args.resume, **cli.model_flags(args), branches=BRANCHES)
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
     described = describe(model.to(args.device), dataset, branches=BRANCHES, batch_size=args.infer_batch_size,
                          num_workers=args.num_workers)
-    found = {str(depth): search(described, dataset, mode="rerank", recall_values=args.recall_values, rerank_num=depth)
+    listing = dataset.listing
+    found = {str(depth): search(described, listing, mode="rerank", recall_values=args.recall_values, rerank_num=depth)
              for depth in args.depths}
     for evaluation in found.values():
-        log.info("%s %s, %s: %s", dataset.display_name, dataset.split, evaluation.protocol,
+        log.info("%s, %s: %s", listing.label, evaluation.protocol,
                  ", ".join(f"R@{k}: {value:.1f}" for k, value in evaluation.recalls()["final"].items()))
     run.write_results({
-        "dataset": dataset.display_name, "split": dataset.split, "n_database": dataset.n_database,
-        "n_queries": dataset.n_queries, "threshold_m": dataset.threshold_m, "checkpoint": str(checkpoint.source),
+        "dataset": listing.name, "split": listing.split, "n_database": listing.n_database,
+        "n_queries": listing.n_queries, "threshold_m": listing.threshold_m, "checkpoint": str(checkpoint.source),
         "recalls": {depth: evaluation.recalls()["final"] for depth, evaluation in found.items()},
         "rerank_latency_ms": {depth: evaluation.latency_ms["rerank"] for depth, evaluation in found.items()},
         "options": run.options})

@@ -1,0 +1,190 @@
+"""Builds <datasets_folder>/unified_dataset from Pitts30k, MSLS and SF-XL as they come.
+
+    python -m datasets.prepare pitts30k|msls|sf_xl --datasets_folder FOLDER [--source FOLDER] [--copy | --check]
+    python -m datasets.prepare [pitts30k|msls|sf_xl] --datasets_folder FOLDER --audit pitts30k tokyo247
+
+What is there is kept, so that the same command goes on after an interruption.  Sources are never changed.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .audit import Points, count_nearby, named_points, query_points, training_points
+from .build import Plan, build_city, check_city, plan
+from .categories import Rule
+from .sources import SOURCES, Source, groups_in_the_paper
+
+RULE_OPTIONS = {  # of equation 17; defaults are the paper's and depend on the source
+    "M": "side of a cell in metres",
+    "alpha": "width of a sector of heading in degrees",
+    "N": "cells between two classes of a group",
+    "L": "sectors of heading between two classes of a group",
+    "groups": "how many groups to use, 0: all",
+    "min_images": "pictures that a class must have",
+}
+
+
+def _progress(description: str) -> Callable[[Iterable], Iterable]:
+    return partial(tqdm, desc=description, leave=False, disable=not sys.stderr.isatty(), unit_scale=True)
+
+
+def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | None,
+           cities: Collection[str] | None) -> Iterator[Plan]:
+    """The division of one city after the other, each said in a line."""
+    totals, seen = np.zeros(4, np.int64), set()
+    for pictures in source.read(datasets_folder, folder, cities):
+        planned = plan(pictures, rule, numbered=source.numbered, progress=_progress(f"{pictures.name}: names"))
+        for note in planned.notes:
+            print(f"{pictures.name}: {note}", file=sys.stderr)
+        division = planned.division
+        counts = len(division.groups), division.used_classes, len(division.picture), division.images
+        totals += counts
+        seen.add(pictures.name)
+        left_out = (f"{division.small_classes} classes with fewer than {rule.min_images} pictures left out "
+                    f"({division.small_class_images} pictures)")
+        if division.unused_groups:
+            left_out += f", {division.unused_groups} groups not used ({division.unused_group_images} pictures)"
+        print(f"{pictures.name}: {_counted(counts)}; {left_out}", flush=True)
+        expected = groups_in_the_paper(pictures.name)
+        if rule == dataclasses.replace(source.rule, wrap_headings=rule.wrap_headings) and expected != counts[0]:
+            print(f"{pictures.name}: {counts[0]} groups, where the paper's pictures fill {expected}: is the source "
+                  "complete?", file=sys.stderr)
+        yield planned
+    absent = [name for name in source.names if name not in seen]
+    if absent and cities is None:
+        print(f"not in the source: {', '.join(absent)}", file=sys.stderr)
+    if not totals[2]:
+        raise ValueError(f"no class of {rule.min_images} pictures or more among {totals[3]} pictures: nothing to "
+                         "build; add pictures or lower --min_images")
+    print(f"total: {_counted(totals)}", flush=True)
+
+
+def _counted(counts: Sequence[int]) -> str:
+    groups, classes, kept, images = map(int, counts)
+    return f"{groups} groups, {classes} classes, {kept} of {images} pictures"
+
+
+def _build(plans: Iterable[Plan], folder: Path, *, copy: bool) -> None:
+    built = finished = 0
+    for planned in plans:
+        for city in planned.cities():
+            put = build_city(city, folder, copy=copy, progress=_progress(city.name))
+            built += put > 0
+            finished += put == 0
+    print(f"{folder}: {built} cities {'copied' if copy else 'linked'}, {finished} were complete")
+
+
+def _check(plans: Iterable[Plan], folder: Path) -> int:
+    """Number of cities that are not as they would be built."""
+    wrong = 0
+    for planned in plans:
+        names = set(planned.city_names)
+        problems = [problem for city in planned.cities() for problem in check_city(city, folder)]
+        wrong += len(problems)
+        own = planned.pictures.name
+        tables = {path.stem for path in (folder / "Dataframes").glob(f"{own}*.csv")}
+        others = sorted(stem for stem in tables - names if stem.removeprefix(own).isdigit() or stem == own)
+        if others:
+            wrong += 1
+            problems.append(f"{folder / 'Dataframes'}: tables that would not be built: {', '.join(others)}")
+        print("\n".join(problems or [f"{own}: complete"]), flush=True)
+    return wrong
+
+
+def _audit(training: Points, what: str, benchmarks: Mapping[Path, Points]) -> None:
+    print(f"{what}: {len(training.zone)} pictures")
+    for folder, queries in benchmarks.items():
+        total = len(queries.zone)
+        print(f"{folder}: {total} queries")
+        for nearby in count_nearby(queries, training):
+            cities = ", ".join(f"{city} {count}" for city, count in nearby.cities.items())
+            print(f"  {nearby.queries} ({100 * nearby.queries / total:.1f} %) with a training picture within "
+                  f"{nearby.radius:g} m{': ' if cities else ''}{cities}")
+
+
+def _kept_points(plans: Iterable[Plan]) -> Points:
+    """Where the pictures were taken that the division keeps."""
+    parts = [named_points((planned.pictures.field(row) for row in planned.division.picture.tolist()),
+                          str(planned.pictures.folder), planned.pictures.name) for planned in plans]
+    return Points(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _queries_folder(datasets_folder: Path, name: str) -> Path:
+    """<name>/images/test/queries or <name>/queries, where `name` is a set's or a folder."""
+    places = [base / below / "queries" for base in (datasets_folder / name, Path(name))
+              for below in ("images/test", "")]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(f"{datasets_folder / name}: no queries there; expected <name>/images/test/queries, or "
+                                "the folder of another split (<name>/images/val) or path with queries in it")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m datasets.prepare", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="?", choices=SOURCES,
+                        help="what to divide; --audit alone takes all that is built")
+    parser.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
+                        help="holds unified_dataset and the benchmarks; default: environment variable DATASETS_FOLDER")
+    parser.add_argument("--source", dest="folder", metavar="FOLDER", type=Path,
+                        help="where the source lies; default: <datasets_folder>/pitts30k/images/train, "
+                             "{msls,mapillary_sls} or msls/images/train, sf_xl/processed/train")
+    parser.add_argument("--cities", nargs="+", help="msls: only these, by their folders' names")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--copy", action="store_true", help="copy the pictures; default: link them")
+    what.add_argument("--check", action="store_true", help="write nothing, say what is missing or differs; exit code 1")
+    what.add_argument("--audit", nargs="+", metavar="PROTOCOL",
+                      help="write nothing, count the queries of these sets that have a training picture nearby")
+    parser.add_argument("--wrap_headings", action="store_true",
+                        help="headings modulo 360; the published rule gives 360 and negative ones classes of their own")
+    for name, meaning in RULE_OPTIONS.items():
+        defaults = ", ".join(f"{getattr(source.rule, name)} ({key})" for key, source in SOURCES.items())
+        parser.add_argument(f"--{name}", type=int, help=f"{meaning}; default: {defaults}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 1 where --check found something; exits with 2 for a mistake."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.datasets_folder is None:
+        parser.error("--datasets_folder, or the environment variable DATASETS_FOLDER, is required")
+    if args.source is None and not args.audit:
+        parser.error(f"a source is required: {', '.join(SOURCES)}")
+    datasets_folder = Path(args.datasets_folder)
+    folder = datasets_folder / "unified_dataset"
+    try:
+        if args.source is None:
+            plans = None
+        else:
+            source = SOURCES[args.source]
+            changes = {name: getattr(args, name) for name in RULE_OPTIONS if getattr(args, name) is not None}
+            rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
+            plans = _plans(source, rule, datasets_folder=datasets_folder, folder=args.folder, cities=args.cities)
+        if args.audit:
+            folders = [_queries_folder(datasets_folder, name) for name in args.audit]
+            queries = {folder: query_points(folder) for folder in folders}  # mistakes are found before the long work
+            training = training_points(folder) if plans is None else _kept_points(plans)
+            _audit(training, args.source or str(folder), queries)
+        elif args.check:
+            return 1 if _check(plans, folder) else 0
+        else:
+            _build(plans, folder, copy=args.copy)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted; the same command goes on\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

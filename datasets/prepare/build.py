@@ -1,0 +1,130 @@
+"""Cities written in the GSV-Cities layout, or compared with what is there."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from .categories import Division, Rule, class_ids, divide
+from .names import City, Pictures, make_city, positions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What the pictures of one city become; `cities()` makes them one at a time."""
+
+    pictures: Pictures
+    division: Division
+    notes: tuple[str, ...]
+    numbered: bool
+
+    @property
+    def city_names(self) -> list[str]:
+        """The name of each group."""
+        return [f"{self.pictures.name}{group}" if self.numbered else self.pictures.name
+                for group in range(len(self.division.groups))]
+
+    def cities(self) -> Iterator[City]:
+        for group, name in enumerate(self.city_names):
+            rows = self.division.group == group
+            pictures, places = self.division.picture[rows].tolist(), self.division.place[rows].tolist()
+            yield make_city(name, self.pictures, pictures, places)
+
+
+def plan(pictures: Pictures, rule: Rule, *, numbered: bool, progress: Callable[[Iterable], Iterable] = iter) -> Plan:
+    """Divide the pictures of a city.  `progress` wraps the rows while their names are read."""
+    if not numbered and rule.groups != 1:
+        numbered = True  # several groups need several names
+    east, north, heading, zone_notes = positions(pictures, progress=progress)
+    division = divide(class_ids(east, north, heading, rule), rule)
+    return Plan(pictures=pictures, division=division, notes=(*pictures.notes, *zone_notes), numbered=numbered)
+
+
+def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iterable], Iterable] = iter) -> int:
+    """Puts the city's pictures and table into `folder`, what is there already excepted: number of pictures put there.
+
+    The table comes last, so that there is none for a city that is not complete.  Raises ValueError where a table of the
+    city holds anything else.
+    """
+    table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
+    if table.exists() and (difference := _table_difference(city, table)):
+        raise ValueError(f"{table}: {difference}; expected what the same pictures and options gave before: to build it "
+                         f"anew, remove it and {images}")
+    images.mkdir(parents=True, exist_ok=True)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    present = _pictures_in(images)
+    lacking = [(source, target) for source, target in zip(city.sources, city.targets, strict=True)
+               if target not in present]
+    put = copy_picture if copy else link_picture
+    for source, target in progress(lacking):
+        put(source, images / target)
+    if not table.exists():
+        temporary = table.with_name(f".{os.getpid()}.{table.name}")
+        try:
+            temporary.write_text(city.table, encoding="utf-8", newline="")
+            temporary.replace(table)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return len(lacking)
+
+
+def check_city(city: City, folder: Path) -> list[str]:
+    """What of the city is missing in `folder`, or is not what would be built; nothing is written."""
+    table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
+    difference = _table_difference(city, table) if table.is_file() else "no such file"
+    problems = [f"{table}: {difference}"] if difference else []
+    present = _pictures_in(images)
+    missing = [target for target in city.targets if target not in present]
+    unlisted = sorted(present.difference(city.targets))
+    for names, what in ((missing, f"{len(missing)} of {len(city.targets)} pictures missing"),
+                        (unlisted, f"{len(unlisted)} pictures that would not be built")):
+        if names:
+            problems.append(f"{images}: {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+    return problems
+
+
+def _table_difference(city: City, table: Path) -> str | None:
+    found, expected = table.read_text(encoding="utf-8").splitlines(), city.table.splitlines()
+    if found == expected:
+        return None
+    if len(found) != len(expected):
+        return f"{len(found) - 1} pictures, expected {len(expected) - 1}"
+    line = next(i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
+    return f"line {line + 1} is {found[line]!r}, expected {expected[line]!r}"
+
+
+def _pictures_in(images: Path) -> set[str]:
+    """Names of the pictures there; a link whose picture is gone is none."""
+    if not images.is_dir():
+        return set()
+    with os.scandir(images) as entries:
+        return {entry.name for entry in entries
+                if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry.path).exists())}
+
+
+def link_picture(source: str, target: Path) -> None:
+    """A hard link, which takes no space and survives the source's removal; a symbolic one on another file system."""
+    # A hard link to a symbolic one would be a copy of that link, which may be relative.
+    original = Path(source).resolve() if Path(source).is_symlink() else Path(source).absolute()
+    if target.is_symlink():
+        target.unlink()  # a link whose picture is gone
+    try:
+        os.link(original, target)  # noqa: PTH140 - hardlink_to has the arguments the other way round
+    except FileNotFoundError:
+        raise
+    except OSError:
+        try:
+            target.symlink_to(original)
+        except OSError as error:
+            raise ValueError(f"{target}: can link neither hard nor symbolically to {source} ({error.strerror}); "
+                             "use --copy") from None
+
+
+def copy_picture(source: str, target: Path) -> None:
+    """Under a name that no picture has, then renamed: a half-written copy is never taken for a picture."""
+    if target.is_symlink():
+        target.unlink()  # a link whose picture is gone
+    temporary = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)

@@ -1,0 +1,92 @@
+"""What the unified data set is made of: where a source lies, how its pictures are named, and its rule of division."""
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..cities import UNIFIED_CITIES
+from ..scan import list_pictures
+from . import mapillary
+from .categories import Rule
+from .mapillary_cities import CITIES
+from .names import FORM, Pictures
+
+PITTS30K_LAYOUT = "<folder>/{database,queries}/@...@.jpg, as gmberton/VPR-datasets-downloader writes images/train"
+_PITTS30K_DATE = b"202409"  # Pitts30k has no dates; the published code writes this one
+
+
+class Source(NamedTuple):
+    """read(datasets_folder, folder, cities)   yields the Pictures of each city; folder None: its place by default
+    names      of the cities that it has when complete
+    numbered   whether a group's number is added to the name
+    """
+
+    rule: Rule
+    read: Callable[[Path, Path | None, Collection[str] | None], Iterator[Pictures]]
+    names: tuple[str, ...]
+    numbered: bool = True
+
+
+def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Pictures]:
+    """Database and queries of the training split, named anew as the published code does, but for its random letters."""
+    _no_cities(cities)
+    folder = folder or datasets_folder / "pitts30k" / "images" / "train"
+    paths, names = [], []
+    for side in ("database", "queries"):
+        below = _some_pictures(folder / side, PITTS30K_LAYOUT)
+        names += [_pitts30k_name(folder / side, path, side) for path in below]
+        paths += [side.encode() + b"/" + path for path in below]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    yield Pictures(name="Pitts30k", folder=folder, paths=[paths[i] for i in order], names=[names[i] for i in order])
+
+
+def _pitts30k_name(folder: Path, path: bytes, side: str) -> bytes:
+    """A name in FORM: 12 yaws to a panorama, 30 degrees apart from an unknown direction, for each of two pitches."""
+    fields = path.rpartition(b"/")[2].split(b"@")
+    try:
+        pano, tile = fields[7], int(fields[8])
+        if not pano or tile < 0:
+            raise ValueError
+    except (IndexError, ValueError):
+        raise ValueError(f"{folder / os.fsdecode(path)}: no panorama and tile number (fields 7 and 8 between the @) in "
+                         f"the name; expected {FORM}") from None
+    # Database and queries number their panoramas alike.
+    label = b"%b%b-%02d" % (side[:1].encode(), pano, tile)
+    return b"@".join([*fields[:7], label, b"", b"%d" % (tile % 12 * 30), b"", b"", b"", _PITTS30K_DATE, b"", b".jpg"])
+
+
+def _sf_xl(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Pictures]:
+    """The training pictures of SF-XL's processed release, which are named in FORM."""
+    _no_cities(cities)
+    folder = folder or datasets_folder / "sf_xl" / "processed" / "train"
+    yield Pictures(name="SFXL", folder=folder, paths=_some_pictures(folder, f"<folder>/**/{FORM}"))
+
+
+def _some_pictures(folder: Path, layout: str) -> list[bytes]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected {layout}; say where it is with --source")
+    pictures = list_pictures(folder)
+    if not pictures:
+        raise FileNotFoundError(f"{folder}: no picture in it; expected {layout}")
+    return pictures
+
+
+def _no_cities(cities: Collection[str] | None) -> None:
+    if cities is not None:
+        raise ValueError(f"cities {' '.join(cities)}: only msls has cities to choose among; leave --cities out")
+
+
+_COARSE = Rule(M=15, alpha=60, N=3, L=2)
+
+SOURCES = {
+    "pitts30k": Source(_COARSE, _pitts30k, ("Pitts30k",)),
+    "msls": Source(_COARSE, mapillary.read, tuple(name for name, *_ in CITIES.values())),
+    "sf_xl": Source(Rule(M=10, alpha=60, N=5, L=2, groups=1), _sf_xl, ("SFXL",), numbered=False),
+}
+
+
+def groups_in_the_paper(name: str) -> int:
+    """How many groups of that city the unified data set has: 18, but 17 of Amman and Nairobi, and one of SF-XL."""
+    return sum(re.fullmatch(rf"{name}\d*", city) is not None for city in UNIFIED_CITIES)

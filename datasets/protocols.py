@@ -1,0 +1,238 @@
+"""The benchmarks by name: what is searched for what, what counts as right, and how many pictures there should be.
+
+A protocol's figures compare with published ones; those of a folder that is merely called alike may not.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from .folders import LAYOUT, NAME, display_name, is_toy, read_by_frames, read_by_metres, read_folder, subfolders
+from .listing import Listing
+from .msls import detect_msls_version, msls_test, msls_val
+
+DOWNLOADER = "gmberton/VPR-datasets-downloader"
+NETVLAD = f"the author of NetVLAD by mail, then {DOWNLOADER}"
+RSYNC = f"{DOWNLOADER} by rsync"
+MAPILLARY = "Mapillary's download site of MSLS"
+SF_XL = "gmberton/CosPlace by rsync"
+TABLE_I = "paper, Table I"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One benchmark, so named in log lines, results.json and --dataset_name.
+
+    split                 of the data set
+    sides                 pairs (database, queries) of folders in the folder of all data sets; the first whole pair is
+                          read.  Empty: read from published lists alone
+    metres                right answers lie within them, by coordinates in the names
+    degrees               and their headings are within these
+    frames                or: right answers are at most so many frames apart; `metres` then gives the same where names
+                          have the downloader's made-up coordinates
+    n_database, n_queries what there should be; None: no source states it
+    source                of the counts; None: there are none
+    obtain                whom or what to ask for the pictures
+    licence               None: no source that we have states it
+    notes                 what a reader of the figures should know
+    reader                reads it, unless it is drawn, in another way than by names and order, and compares the counts
+    tree                  where the reader looks for it
+    """
+
+    name: str
+    split: str = "test"
+    sides: tuple[tuple[str, str], ...]
+    metres: float | None = None
+    degrees: float | None = None
+    frames: int | None = None
+    n_database: int | None = None
+    n_queries: int | None = None
+    source: str | None = None
+    obtain: str = DOWNLOADER
+    licence: str | None = None
+    notes: str = ""
+    reader: Callable[[Path], Listing] | None = None
+    tree: str | None = None
+
+    @property
+    def rule(self) -> str:
+        """What counts as right, in words."""
+        if self.frames is not None:
+            return f"+-{self.frames} frame{'s' * (self.frames != 1)}"
+        return f"within {self.metres:g} m" + (f" and {self.degrees:g} degrees" if self.degrees is not None else "")
+
+    @property
+    def where(self) -> str:
+        """Its folders, in the folder of all data sets."""
+        if self.tree or not self.sides:
+            return self.tree or "published lists"
+        pairs = [(Path(database), Path(queries)) for database, queries in self.sides]
+        return " or ".join(f"{database.parent.as_posix()}/{{{database.name},{queries.name}}}"
+                           for database, queries in pairs)  # fmt: skip
+
+
+def _pair(folder: str, database: str = "database", queries: str = "queries") -> tuple[str, str]:
+    return f"{folder}/{database}", f"{folder}/{queries}"
+
+
+def _metres(name: str, *, sides: tuple[tuple[str, str], ...] = (), **fields) -> Protocol:
+    return Protocol(name=name, metres=25.0, sides=sides or (_pair(f"{name}/images/test"),), **fields)
+
+
+def _msls(version: str, **fields) -> Protocol:
+    return _metres(f"msls_val_{version}", split="val", sides=(_pair("msls/images/val"),), n_database=18_871,
+                   obtain=MAPILLARY, reader=lambda folder: msls_val(folder, version=version),
+                   tree="msls/train_val/{cph,sf} or msls/images/val/{database,queries}", **fields)  # fmt: skip
+
+
+def _svox(condition: str) -> Protocol:
+    sides = (*(_pair("svox/images/test", database, f"queries_{condition}") for database in ("database", "gallery")),
+             _pair(f"svox_{condition}/images/test"))  # fmt: skip
+    return _metres(f"svox_{condition}", sides=sides)
+
+
+def _sf_xl(version: str) -> Protocol:
+    sides = tuple(_pair(f"sf_xl/{layout}/test", queries=f"queries_{version}") for layout in ("images", "processed"))
+    return _metres(f"sf_xl_{version}", sides=sides, obtain=SF_XL)
+
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
+    _metres("pitts30k", n_database=10_000, n_queries=6_816, source=TABLE_I, obtain=NETVLAD),
+    _metres("pitts250k", obtain=NETVLAD),
+    _metres("tokyo247", n_database=75_984, n_queries=315, source=TABLE_I, obtain=NETVLAD,
+            notes="database as .png or .jpg"),
+    _msls("740", n_queries=740, source=f"{TABLE_I}; the lists of GSV-Cities",
+          notes="the official validation set, by metres alone as in its own code"),
+    _msls("740_40deg", degrees=40.0, n_queries=740, source=TABLE_I, notes="the rule in the paper's text"),
+    _msls("11k", source="the downloader's issue 18",
+          notes="all frames but panoramas; of queries some sources say 11,084, others 11,120 before filtering"),
+    _metres("msls_test", sides=(_pair("msls/images/test"),), n_database=36_565, n_queries=1_135,
+            source="the list of SALAD", obtain=MAPILLARY, reader=lambda folder: msls_test(folder), tree="msls/test",
+            notes="frames that are scored; Table I counts all: 38,770 and 27,092"),
+    _metres("nordland_27592_w2s_10f", frames=10, n_database=27_592, n_queries=27_592, source=TABLE_I, obtain=RSYNC,
+            sides=(_pair("nordland/images/test"), _pair("nordland", "summer", "winter")),
+            notes="winter queries, summer database"),
+    Protocol(name="nordland_2760_s2w_1f", frames=1, n_database=27_592, n_queries=2_760, sides=(),
+             source="the lists of GSV-Cities", obtain="amaralibey/gsv-cities (lists)",
+             notes="summer queries, winter database; lists alone tell which frame a query shows"),
+    Protocol(name="nordland_3450_2f", frames=2, n_database=3_450, n_queries=3_450,
+             sides=(_pair("nordland_3450/images/test"),), source="SelaVPR's paper",
+             obtain="not stated; see Lu-Feng/SelaVPR, issue 6"),
+    _metres("sped", notes="places are 1000 m apart: exactly one is right"),
+    _metres("eynsham", obtain=RSYNC),
+    *(_svox(condition) for condition in ("night", "rain", "overcast", "snow", "sun")),
+    _metres("st_lucia", obtain=RSYNC),
+    _metres("amstertime", notes="places are at least 100 m apart"),
+    _sf_xl("v1"),
+    _sf_xl("v2"),
+)}  # fmt: skip
+
+
+def choices_text() -> str:
+    return ", ".join(PROTOCOLS)
+
+
+def open_protocol(datasets_folder: Path | str, name: str) -> Listing:
+    """The benchmark `name` of PROTOCOLS; its warnings tell where counts differ or cannot be verified.
+
+    Where a TOY_CITY.json lies in `datasets_folder`, its pictures are called toy_city/<name> and are no protocol's.
+    Raises KeyError for another name, FileNotFoundError for folders that are missing or empty, ValueError for pictures
+    that cannot be placed and for a protocol that is read from lists alone.
+    """
+    protocol, datasets_folder = PROTOCOLS[name], Path(datasets_folder)
+    toy = is_toy(datasets_folder)
+    if protocol.reader and not toy:
+        return dataclasses.replace(protocol.reader(datasets_folder), name=name, protocol=name)
+    (database, queries), others = _sides(protocol, datasets_folder)
+    options = {"name": display_name(datasets_folder, name), "split": protocol.split,
+               "layout": f"<datasets_folder>/{protocol.where}/**/{NAME}"}  # fmt: skip
+    if protocol.frames is not None:
+        listing = read_by_frames(database, queries, frames=protocol.frames, same_m=protocol.metres, **options)
+    else:
+        listing = read_by_metres(database, queries, threshold_m=protocol.metres, **options)
+    if others and not toy:
+        left = f"read from {database} and {queries}; there, and not read: {', '.join(sum(others, ()))}"
+        listing = dataclasses.replace(listing, warnings=(*listing.warnings, left))
+    return as_protocol(listing, name)
+
+
+def as_protocol(listing: Listing, name: str) -> Listing:
+    """`listing` under a protocol's name, its counts compared with what they should be; drawn pictures as they are."""
+    if listing.name.startswith("toy_city/"):
+        return listing
+    protocol, said = PROTOCOLS[name], []
+    counts = (("database pictures", protocol.n_database, listing.n_database),
+              ("queries", protocol.n_queries, listing.n_queries))  # fmt: skip
+    unverified = [f"{found:,} {what}" for what, expected, found in counts if expected is None]
+    if unverified:
+        said.append(f"counts unverified: no source states them; found {' and '.join(unverified)}")
+    said += [f"expected {expected:,} {what} ({protocol.source}), found {found:,}: not comparable with published figures"
+             for what, expected, found in counts if expected not in (None, found)]  # fmt: skip
+    return dataclasses.replace(listing, name=name, protocol=name, warnings=(*listing.warnings, *said))
+
+
+def resolve(
+    datasets_folder: Path | str, name: str, *, split: str | None = None, threshold_m: float | None = None
+) -> Listing:
+    """What --dataset_name means: a protocol, or any folder of `datasets_folder` in the benchmark layout.
+
+    A name that is both means the protocol, unless `split` or `threshold_m` contradict it: then the folder, whose
+    listing's split or name says so.  A folder's `test` split within 25 m is meant where they are not given.
+    Raises FileNotFoundError for a name that is neither, ValueError for a protocol whose split or metres are
+    contradicted, and what reading raises.
+    """
+    datasets_folder = Path(datasets_folder)
+    protocol = PROTOCOLS.get(name)
+    is_folder = (datasets_folder / name / "images").is_dir() or protocol is not None and any(
+        Path(database).parts[0] == name for database, _ in protocol.sides)
+    if protocol and split in (None, protocol.split) and threshold_m in (None, protocol.metres):
+        return open_protocol(datasets_folder, name)
+    if protocol and not is_folder:
+        asked = [f"split {split!r}"] * (split not in (None, protocol.split))
+        asked += [f"threshold {threshold_m} m"] * (threshold_m not in (None, protocol.metres))
+        raise ValueError(f"protocol {name} is its set's {protocol.split} split, {protocol.rule}; {' and '.join(asked)} "
+                         f"contradict{'s' * (len(asked) == 1)} it; leave that out, or name a folder")  # fmt: skip
+    if not is_folder:
+        there = sorted(path.parent.name for path in datasets_folder.glob("*/images") if path.is_dir())
+        what = "no folder images in it" if (datasets_folder / name).is_dir() else "no such folder"
+        raise FileNotFoundError(
+            f"{datasets_folder / name}: {what}; {name!r} is neither a protocol ({choices_text()}) nor a folder "
+            f"in the layout {LAYOUT}; folders there: {', '.join(there) or 'none'}")
+    split, metres = split or "test", 25.0 if threshold_m is None else threshold_m
+    listing = read_folder(datasets_folder, name, split=split, threshold_m=metres)
+    if is_toy(datasets_folder):
+        return listing
+    called, said = _version(listing, name) if not protocol else (name, "")
+    if protocol and metres != protocol.metres:
+        called, said = f"{name} at {metres:g} m", f"not the protocol {name}, which is {protocol.rule}"
+    return dataclasses.replace(listing, name=called, warnings=(*listing.warnings, said) if said else listing.warnings)
+
+
+def _version(listing: Listing, name: str) -> tuple[str, str]:
+    """What to call a folder, and what to say of a set that is in use in several versions."""
+    versions = ", ".join(protocol for protocol in PROTOCOLS if protocol.startswith(f"{name}_"))
+    if name != "msls":
+        return name, f"{name} names no version; protocols: {versions}" if versions else ""
+    found = detect_msls_version(listing)
+    if found == "other":
+        return name, (f"msls: {listing.n_queries:,} queries and {listing.n_database:,} database pictures are neither "
+                      f"version of MSLS-val, 740 nor 11k; protocols: {versions}")  # fmt: skip
+    return f"msls ({found})", (f"msls: found the version {found} of MSLS-val, whose figures do not compare with "
+                               f"those of another; protocols: {versions}")  # fmt: skip
+
+
+def _sides(protocol: Protocol, datasets_folder: Path) -> tuple[tuple[Path, Path], list[tuple[str, str]]]:
+    """The pair of folders to read, and other whole pairs beside it."""
+    if not protocol.sides:
+        raise ValueError(f"{protocol.name}: only published lists tell which frame a query shows; use --file_lists with "
+                         f"the folder of {protocol.source}")  # fmt: skip
+    there = [tuple((datasets_folder / side).is_dir() for side in pair) for pair in protocol.sides]
+    whole = [pair for pair, both in zip(protocol.sides, there, strict=True) if all(both)]
+    if whole:
+        return tuple(datasets_folder / side for side in whole[0]), whole[1:]
+    half = [f"{pair[both.index(True)]} is there, {pair[both.index(False)]} is not"
+            for pair, both in zip(protocol.sides, there, strict=True) if any(both)]
+    present = next(path for path in (datasets_folder, *datasets_folder.parents) if path.is_dir())
+    raise FileNotFoundError(
+        f"{protocol.name}: no such folders in {datasets_folder}; expected {protocol.where}; "
+        f"{'; '.join(half) or f'sub-folders of {present}: {subfolders(present)}'}; to be had from {protocol.obtain}")

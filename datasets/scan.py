@@ -1,0 +1,43 @@
+"""The names of all pictures below a folder, fast and small enough for millions of them."""
+
+import os
+from pathlib import Path
+
+EXTENSIONS = (b".jpg", b".jpeg", b".png")
+
+
+def list_pictures(folder: Path | str) -> list[bytes]:
+    """Paths below `folder` of its .jpg, .jpeg and .png files (any case), sorted; bytes with "/", see os.fsdecode.
+
+    Each folder is read once and no file is asked for anything: about 150 bytes of memory a picture (a Path takes ten
+    times that).  Links are followed; what begins with a dot is no picture (a half-written file, a thumbnail).  Empty
+    where there is none.  Raises FileNotFoundError or NotADirectoryError, and ValueError for a link to a folder above.
+    """
+    root = os.fsencode(folder)
+    if not Path(folder).exists():
+        raise FileNotFoundError(f"{folder}: no such folder; expected pictures in it")
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder}: a file; expected a folder of pictures")
+    found, waiting = [], [b""]
+    while waiting:
+        below = waiting.pop()
+        with os.scandir(root + b"/" + below) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(b"."):
+                    continue
+                if entry.is_dir():
+                    if entry.is_symlink():
+                        _refuse_loop(entry.path)
+                    waiting.append(below + name + b"/")
+                elif name.lower().endswith(EXTENSIONS):
+                    found.append(below + name)
+    found.sort()
+    return found
+
+
+def _refuse_loop(link: bytes) -> None:
+    """A link to a folder that contains it would be followed for ever."""
+    target, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))  # noqa: PTH120 - bytes
+    if (here + b"/").startswith(target + b"/"):
+        raise ValueError(f"{os.fsdecode(link)}: a link to {os.fsdecode(target)}, a folder above it; remove the link")
