@@ -7,6 +7,7 @@ from .folders import read_folder
 from .listing import Listing
 from .msls import subset_of
 from .msls_predictions import write_predictions
+from .msls_sources import picture_key
 from .own_pictures import own_pictures
 from .places import CityBatchSampler, PlaceDataset, collate_places
 from .protocols import PROTOCOLS, as_protocol, resolve
@@ -37,6 +38,7 @@ __all__ = [
     "nearest_multiple",
     "normalise",
     "own_pictures",
+    "picture_key",
     "query_transform",
     "read_file_lists",
     "read_folder",

@@ -66,7 +66,7 @@ class Listing:
         """sha256 over the names of database and queries in their order, and every query's right answers."""
         digest = hashlib.sha256()
         for side in ("database", "query"):
-            digest.update("\n".join([side, *self.names(side), ""]).encode())
+            digest.update("\n".join([side, *self.names(side), ""]).encode(errors="surrogateescape"))
         for ids in self.positives or ():
             digest.update((" ".join(map(str, ids)) + "\n").encode())
         return digest.hexdigest()

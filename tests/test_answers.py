@@ -115,7 +115,8 @@ def test_names_that_are_no_utf_8(tmp_path):
 @pytest.mark.parametrize("changed, said", [
     ({"k": 0}, "0 answers for each query; expected at least 1"),
     ({"ids": IDS[:1]}, r"ids are int64 \(1, 3\); expected integers \(2, 1 or more\)"),
-    ({"ids": IDS.astype(float)}, "ids are float64"), ({"ids": IDS[:, :0]}, r"\(2, 0\)"), ({"ids": IDS[0]}, r"\(3,\)"),
+    ({"ids": IDS.astype(float)}, "ids are float64"), ({"ids": IDS[:, :0]}, r"ids are int64 \(2, 0\)"),
+    ({"ids": IDS[0]}, r"\(3,\)"),
     ({"ids": IDS - 1}, "ids range from -1 to 1; expected indices of the 3 database pictures"),
     ({"ids": IDS + 1}, "ids range from 1 to 3"),
     ({"distances": BITS[:1]}, r"distances have shape \(1, 3\), ids \(2, 3\)"),

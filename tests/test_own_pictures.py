@@ -130,6 +130,7 @@ def test_accents_are_matched_however_they_are_spelt(tmp_path):
     ("path,lat,lon,heading\nb.JPG,48,11,west\n", "heading is 'west'"),
     ("path,lat,lon\n ,48,11\n", "t.csv, line 2: no path"),
     ("path,lat,lon\nb.JPG,90.5,11\n", "t.csv, line 2: latitude 90.5, longitude 11 out of range"),
+    ("path,lat,lon\nb.JPG,-90.5,11\n", "t.csv, line 2: latitude -90.5, longitude 11 out of range"),
     ("path,lat,lon\nb.JPG,48,-180.5\n", "longitude -180.5 out of range"),
     ("path,lat,lon\nb.JPG,84.5,11\n", "latitude 84.5, where there is no UTM"),
     ("path,lat,lon\nb.JPG,-80.5,11\n", "latitude -80.5, where there is no UTM"),
@@ -211,7 +212,7 @@ def test_exif_signs(tmp_path, lat, lon):
     assert from_exif(add(tmp_path, "a.jpg", gps=gps(lat, lon)) / "a.jpg") == pytest.approx((lat, lon), abs=1e-8)
 
 
-def test_exif_as_cameras_vary_it(tmp_path):
+def test_exif_as_cameras_vary_it(tmp_path, monkeypatch):
     def read(**changed):
         tags = {**gps(48.5, 11.25), **{int(tag[1:]): value for tag, value in changed.items()}}
         return from_exif(add(tmp_path, "a.jpg", gps={tag: value for tag, value in tags.items() if value}) / "a.jpg")
@@ -223,6 +224,9 @@ def test_exif_as_cameras_vary_it(tmp_path):
                  {"_2": (0, 0, 0), "_4": (0, 0, 0)}):
         assert read(**none) is None
     assert read(_2=(0, 0, 0)) == (0, 11.25)  # the equator
+    monkeypatch.setattr(Image.Exif, "get_ifd", lambda *_: {**gps(48.5, 11.25), 2: (-48.0, 30.0, 0.0)})
+    assert read() is None
+    monkeypatch.undo()
     with pytest.raises(ValueError, match=r"a\.jpg: EXIF GPS: latitude 100, longitude 11\.25 out of range"):
         read(_2=(100, 0, 0))
     assert from_exif(add(tmp_path, "none.png") / "none.png") is None
@@ -243,8 +247,8 @@ def test_a_file_that_is_no_picture_is_named_when_its_exif_is_wanted(tmp_path):
     ("@1@2@32@U@48.1@11.5@key@@@@@@@@.jpg", Metres(1, 2, 32, "U")),
     ("@1@2@10@@.jpg", Metres(1, 2, 10)), ("@1@2@61@U@.jpg", Metres(1, 2)), ("@1@2@0@U@.jpg", Metres(1, 2)),
     ("@1@2@9@s@.jpg", Metres(1, 2, 9, "S")), ("@1@2@9@O@.jpg", Metres(1, 2, 9)),
-    ("house.jpg", None), ("me@2@3@.jpg", None), ("@1@.jpg", None), ("@1@north@.jpg", None), ("@nan@1@.jpg", None),
-    ("@1_0@1@.jpg", None), ("@@@.jpg", None),
+    ("house.jpg", None), ("me@2@3@.jpg", None), ("@1.jpg", None), ("@1@.jpg", None), ("@1@north@.jpg", None),
+    ("@nan@1@.jpg", None), ("@1_0@1@.jpg", None), ("@@@.jpg", None),
 ])
 def test_names(name, expected):
     assert from_name(name) == expected
@@ -276,12 +280,14 @@ def test_names_and_exif_together(tmp_path):
     listing = of(tmp_path)
     assert [ids.tolist() for ids in listing.positives] == [[0]]
     assert listing.warnings == ("coordinates of 1 pictures are from their names, of 1 from EXIF GPS",)
-    add(tmp_path / "shots", f"@{east:.2f}@{north:.2f}@.jpg")
-    with pytest.raises(ValueError, match=r"@\.jpg has metres without a UTM zone and letter, .*q\.jpg degrees"):
-        of(tmp_path)
+    for vague in (f"@{east:.2f}@{north:.2f}@.jpg", f"@{east:.2f}@{north:.2f}@{zone}@@.jpg"):
+        path = add(tmp_path / "shots", vague) / vague
+        with pytest.raises(ValueError, match=rf"{vague} has metres without a UTM zone and letter, .*q\.jpg degrees"):
+            of(tmp_path)
+        path.unlink()
 
 
-@pytest.mark.parametrize("lat, letter", [(48.0, "U"), (-33.5, "H"), (-33.5, "S"), (35.0, "S")])
+@pytest.mark.parametrize("lat, letter", [(48.0, "U"), (-33.5, "H"), (-33.5, "S"), (35.0, "S"), (-3.0, "M"), (3.0, "N")])
 def test_metres_of_either_hemisphere_beside_degrees(lat, letter):
     east, north, zone, _ = utm.from_latlon(lat, 18.25)
     plane = in_one_plane([Metres(east, north, zone, letter), Degrees(lat, 18.25)], ["a", "b"])
@@ -406,6 +412,8 @@ def test_suspicious_coordinates_are_said(street):
     path = table(folder / "t.csv", ["path", "utm_east", "utm_north"], *[[name, 11.5, 48.1] for name in names])
     assert of(folder, coordinates=path).warnings == (
         "all coordinates lie within 180 east and 90 north: degrees, where metres are expected?",)
+    path = table(folder / "t.csv", ["path", "utm_east", "utm_north"], *[[name, 11.5, 90.5] for name in names])
+    assert of(folder, coordinates=path).warnings == ()  # metres of a small place
 
 
 def test_folders_that_are_not_there_or_empty(street):
@@ -423,7 +431,7 @@ def test_folders_that_are_not_there_or_empty(street):
 
 def test_pictures_of_other_formats_are_counted(street):
     folder, _ = street
-    for name in ("a.heic", "b.HEIC", "c.tif", "notes.txt"):
+    for name in ("a.heic", "b.HEIC", "c.tif", "notes.txt", "._a.heic"):
         (folder / "phone" / name).touch()
     listing = of(folder, labels=False)
     assert listing.warnings == (f"{folder}/phone: 2 .heic, 1 .tif left out: only .jpg, .jpeg, .png are read",)
@@ -442,6 +450,7 @@ def test_what_it_is_called(tmp_path, monkeypatch):
     assert name(tmp_path / "other", tmp_path / "other") == "other+other"
     monkeypatch.chdir(test)
     assert name("database", "../../../other") == "database+other"
+    assert name(".", "database/..") == "test+test"
     (tmp_path / "city" / "TOY_CITY.json").write_text("{}")
     assert name("database", "queries") == "toy_city/city/images/test"
     assert name(tmp_path / "other", "queries") == "toy_city/other+queries"

@@ -24,7 +24,18 @@ from benchmarks.paper.dry_run import commands
 from benchmarks.paper.measure import Measured, measure
 from benchmarks.paper.plan import Protocol, Settings, row_cells
 from benchmarks.paper.report import as_csv, markdown
-from benchmarks.paper.rows import AVERAGE, SETS, Column, Evaluated, Row, Table, Training, printed, recall_columns
+from benchmarks.paper.rows import (
+    AVERAGE,
+    SETS,
+    Column,
+    Evaluated,
+    EvaluationSet,
+    Row,
+    Table,
+    Training,
+    printed,
+    recall_columns,
+)
 from benchmarks.paper.runner import Absent, Failed, Runner
 from benchmarks.paper.tables import TABLES, find
 from benchmarks.paper.toy import toy_settings, toy_table
@@ -80,7 +91,8 @@ def sets(tmp_path):
     folder = tmp_path / "data"
     for known in (*SETS.values(), SETS["Pitts30k-test"]._replace(split="val")):
         for side in ("database", "queries") if known.name else ():
-            (folder / known.name / "images" / known.split / side).mkdir(parents=True)
+            first = [*known.folders, known.name][0]
+            (folder / first / "images" / known.split / side).mkdir(parents=True, exist_ok=True)
     for name in ("gsv_cities", "unified_dataset"):
         (folder / name / "Dataframes").mkdir(parents=True)
     return folder
@@ -278,7 +290,7 @@ def test_depths_come_from_one_extraction_of_the_right_split(sets, tmp_path, caps
     assert [(options.dataset_name, options.split, options.depths) for options in
             (parsed(shlex.split(line)[3:]) for line in found)] == [
         (name, split, [20, 50, 100, 200]) for name, split in (
-            ("pitts30k", "test"), ("msls", "val"), ("tokyo247", "test"), ("nordland", "test"))]
+            ("pitts30k", "test"), ("msls_val_740", "val"), ("tokyo247", "test"), ("nordland_27592_w2s_10f", "test"))]
 
     def by_depth(words, folder):
         recalls = {str(depth): {"1": depth / 10, "5": depth / 4} for depth in (20, 50, 100, 200)}
@@ -690,8 +702,10 @@ def test_depths_are_those_of_separate_evaluations(data, rerank_run, tmp_path):
     assert found["n_queries"] == 9 and set(found["recalls"]) == {"2", "5"}
 
 
-def test_counting_and_a_row_from_training_to_report_by_real_commands(data, tmp_path):
+def test_counting_and_a_row_from_training_to_report_by_real_commands(data, tmp_path, monkeypatch):
     """The one run of real scripts: a tiny model for an epoch, its evaluation on a second set, both read as figures."""
+    monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "val"))  # these pictures are no MSLS
+
     class Tiny(Protocol):
         def foundation(self, backbone, weights_folder):
             return ["--foundation_model_path", "random"], None

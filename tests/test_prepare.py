@@ -84,6 +84,20 @@ def test_pitts30k(tmp_path, capsys):
     assert len(list(images.rglob("*.jpg"))) == 9
 
 
+def test_pitts30k_names(tmp_path):
+    """Twelve pseudo-angles for each of two pitches; database and queries in one order, by position first."""
+    for tile in range(24):
+        pitts_picture(tmp_path, "database" if tile % 2 else "queries", 585000, 4477005, 7, tile)
+    pitts_picture(tmp_path, "queries", 584000, 4477005, 8, 0)
+    (pictures,) = SOURCES["pitts30k"].read(tmp_path, None, None)
+    fields = [pictures.field(i) for i in range(25)]
+    assert b"@".join(fields[0]) == (
+        b"@0584000.00@4477005.00@17@T@040.43960@-80.00652@q000008-00@@0@@@@202409@@.jpg")
+    assert {int(f[7][-2:]): int(f[9]) for f in fields[1:]} == dict(enumerate([*range(0, 360, 30)] * 2))
+    assert [b"@".join(f) for f in fields] == sorted(b"@".join(f) for f in fields)
+    assert all(Path(pictures.path(i)).name.split("@")[8] == f[7][-2:].decode() for i, f in enumerate(fields))
+
+
 def sfxl_name(east, north, pano, heading, zone="10", letter="S", stamp="201311", lat="037.75634", lon="-122.50895"):
     return f"@{east:010.2f}@{north:010.2f}@{zone}@{letter}@{lat}@{lon}@{pano}@@{heading}@@@@{stamp}@@.jpg"
 
@@ -165,6 +179,24 @@ def test_msls_as_downloaded(tree, options, tmp_path, capsys, monkeypatch):
     assert tables(tmp_path) == {"Tokyo0": [HEADER, *TOKYO]}
     picture = tmp_path / "unified_dataset/Images/Tokyo0/Tokyo0_0000000_2018_01_010_35.68_139.7_q1.jpg"
     assert picture.samefile(tmp_path / tree / "tokyo/query/images/q1.jpg")
+
+
+def test_msls_names(tmp_path):
+    """Metres with two decimals in ten characters, south of the equator too, and headings cut to whole degrees."""
+    rows = [("k1", "36.82", "-1.29", "-0.9", "2018-01-01", "False"),
+            ("k0", "36.8", "-1.3", "359.9", "2018-11-30", "False")]
+    for side in ("database", "query"):
+        city = tmp_path / "msls/train_val/nairobi" / side
+        for key, *_ in rows:
+            touch(city / "images" / f"{side[0]}{key}.jpg")
+        touch(city / "raw.csv", msls_rows(*((side[0] + key, *rest) for key, *rest in rows)).encode())
+    (pictures,) = SOURCES["msls"].read(tmp_path, None, None)
+    metres = [[f"{x:010.2f}" for x in utm.from_latlon(float(lat), float(lon))[:2]] for _, lon, lat, *_ in rows]
+    assert metres[1][0] < metres[0][0] and metres[0][1].startswith("98")
+    assert [name.decode() for name in pictures.names] == [
+        f"@{'@'.join(metres[row])}@37@M@{rows[row][2]}@{rows[row][1]}@{side}k{1 - row}@@{heading}@@@@{month}@@.jpg"
+        for row, heading, month in ((1, "359", "201811"), (0, "0", "201801")) for side in "dq"]
+    assert [Path(pictures.path(i)).name for i in range(4)] == ["dk0.jpg", "qk0.jpg", "dk1.jpg", "qk1.jpg"]
 
 
 def test_msls_moved_by_the_downloader(tmp_path):
@@ -383,6 +415,15 @@ def test_check(tmp_path, capsys):
     assert problems() == (1, ["Dataframes: tables that would not be built: Pitts30k7"])
 
 
+def test_headings_can_be_wrapped(tmp_path, capsys):
+    for pano, heading in zip("abcd", (0, 59, 360, 361), strict=True):
+        touch(tmp_path / "sf_xl/processed/train" / sfxl_name(543200, 4178900, pano, heading))
+    arguments = ["sf_xl", "--datasets_folder", str(tmp_path)]
+    assert "nothing to build" in mistake(arguments, capsys)
+    assert main([*arguments, "--wrap_headings"]) == 0
+    assert len(tables(tmp_path)["SFXL"]) == 5
+
+
 def test_what_is_built_trains(tmp_path):
     names = [sfxl_name(543200 + 3 * i, 4178900, f"pano_{i}", 10) for i in range(4)]
     names += [sfxl_name(543250 + 3 * i, 4178900, f"pano-{i}", 10, lat="-01.50", lon="+2.5e-05") for i in range(4)]
@@ -408,19 +449,21 @@ def test_audit_counts_by_hand(tmp_path, capsys):
         touch(tmp_path / "processed" / sfxl_name(600000, 4000000, pano, i, "54", "S"))
     touch(tmp_path / "processed" / sfxl_name(600500, 4000000, "lone", 0, "54", "S"))  # in a class too small to train
     for i, (east, north, zone, letter) in enumerate([
-        (600025, 4000000, 54, "S"), (600015, 4000020, 54, "S"),  # 25 m each
+        (600025, 4000000, 54, "S"),  # 25 m, and so are the next
+        *((600000 + x, 4000000 + y, 54, "S")
+          for x, y in ((15, 20), (-15, 20), (-20, -15), (24, -7), (7, 24), (-7, 24))),
         (600025.01, 4000000, 54, "S"), (600060, 4000080, 54, "S"), (600000, 4000100.01, 54, "S"),
         (600600, 4000800, 54, "S"), (600600, 4000800.01, 54, "S"),
         (600000, 4000000, 56, "S"), (600000, 4000000, 54, "H"),
     ]):
-        touch(tmp_path / "bench/images/test/queries" / f"{i // 5}" / sfxl_name(east, north, f"q{i}", 0, zone, letter))
+        touch(tmp_path / "bench/images/test/queries" / f"{i % 5}" / sfxl_name(east, north, f"q{i}", 0, zone, letter))
     arguments = ["sf_xl", "--datasets_folder", str(tmp_path), "--source", str(tmp_path / "processed")]
     assert main([*arguments, "--audit", "bench"]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "sf_xl: 4 pictures", f"{tmp_path / 'bench/images/test/queries'}: 9 queries",
-        "  2 (22.2 %) with a training picture within 25 m: SFXL 2",
-        "  4 (44.4 %) with a training picture within 100 m: SFXL 4",
-        "  6 (66.7 %) with a training picture within 1000 m: SFXL 6"]
+        "sf_xl: 4 pictures", f"{tmp_path / 'bench/images/test/queries'}: 14 queries",
+        "  7 (50.0 %) with a training picture within 25 m: SFXL 7",
+        "  9 (64.3 %) with a training picture within 100 m: SFXL 9",
+        "  11 (78.6 %) with a training picture within 1000 m: SFXL 11"]
     assert not (tmp_path / "unified_dataset").exists()
 
 
@@ -536,6 +579,8 @@ def test_a_city_on_both_sides_of_a_line_between_zones(tmp_path, capsys):
     ("sf_xl", ["picture.jpg", "@x@2@.jpg"], r"@x@2@\.jpg: no UTM coordinates and heading in the name \(and 1 more"),
     ("sf_xl", [sfxl_name(1, 2, "a", "")], r"no UTM coordinates and heading in the name; expected @<utm_east>@"),
     ("sf_xl", [sfxl_name(math.inf, 2, "a", 3)], r"no UTM coordinates and heading"),
+    ("sf_xl", [sfxl_name(1, 1e12, "a", 3)], r"no UTM coordinates and heading"),
+    ("sf_xl", [sfxl_name(1, 2, p, 3, stamp="20181") for p in "abcd"], r"no date \(yyyymm\), latitude"),
     ("sf_xl", [sfxl_name(1, 2, "a", 3), sfxl_name(1, 2, "b", 3, zone="11")],
      r"SFXL: 1 pictures in UTM zone 10, 1 in 11, whose metres cannot be compared"),
     ("sf_xl", [sfxl_name(1, 2, p, 3, stamp="2018") for p in "abcd"], r"no date \(yyyymm\), latitude, longitude or"),

@@ -132,9 +132,11 @@ def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = "har
     Database pictures are resized to `size`, queries become what `test_method`, one of TEST_METHODS, makes of them.
     """
     size = patch_size(size, "--resize")
-    found = "no labels" if listing.positives is None else f"{listing.n_unanswerable} of them without a right answer"
-    log.info("%s: %d database pictures, %d queries, %s (%s); file list %s", listing.label, listing.n_database,
-             listing.n_queries, found, listing.rule, listing.fingerprint()[:16])
+    found = listing.rule
+    if listing.positives is not None:
+        found = f"{listing.n_unanswerable} of them without a right answer ({listing.rule})"
+    log.info("%s: %d database pictures, %d queries, %s; file list %s", listing.label, listing.n_database,
+             listing.n_queries, found, listing.fingerprint()[:16])
     for warning in listing.warnings:
         log.warning("%s: %s", listing.label, warning)
     return BenchmarkDataset(listing, transform=evaluation_transform(size),

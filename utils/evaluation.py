@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import BenchmarkDataset, Listing, subset_of, write_predictions
+from datasets import BenchmarkDataset, Listing, picture_key, subset_of, write_predictions
 from model import SelaVPRpp, fingerprint
 
 from .answers import write_answers
@@ -209,7 +209,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pret
                                 kind=evaluation.distance)
         log.info("answers: %s, %s", *written)
     if listing.protocol == "msls_test" and evaluation.final.shape[1] >= OFFICIAL_DEPTH:
-        keys = [[path.stem for path in paths] for paths in (listing.query_paths, listing.database_paths)]
+        keys = [[picture_key(path) for path in paths] for paths in (listing.query_paths, listing.database_paths)]
         log.info("predictions in the official format: %s", write_predictions(
             run.folder / "msls_predictions.zip", keys[0],
             [[keys[1][i] for i in row] for row in evaluation.final[:, :OFFICIAL_DEPTH]]))

@@ -160,6 +160,10 @@ def _recall(how: Evaluated, column: Column, seed: int, settings: Settings) -> Ce
 
 
 def _folders(data: Path, tested: EvaluationSet) -> list[Path]:
+    """What must be there; the command itself knows the details of a protocol's layout."""
+    if tested.folders:
+        there = [data / folder for folder in tested.folders if (data / folder).is_dir()]
+        return there[:1] or [data / tested.folders[0]]
     return [data / tested.name / "images" / tested.split / side for side in ("database", "queries")]
 
 

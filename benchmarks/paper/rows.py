@@ -8,24 +8,26 @@ AVERAGE = "Average"  # of the same measure over the table's data sets
 
 
 class EvaluationSet(NamedTuple):
-    """What the scripts call a data set; name None: no script can evaluate it, and why."""
+    """What the scripts call a data set; name None: no script can evaluate it, and why. A protocol that is not called like
+    its folder lies in one of `folders`."""
 
     name: str | None
     split: str
     why_not: str = ""
+    folders: tuple[str, ...] = ()
 
 
 SETS = {  # by the tables' names
     "Pitts30k-test": EvaluationSet("pitts30k", "test"),
-    "MSLS-val": EvaluationSet("msls", "val"),
+    "MSLS-val": EvaluationSet("msls_val_740", "val", folders=("msls", "mapillary_sls")),
     "MSLS-challenge": EvaluationSet(None, "", "its labels are withheld; a server scores predictions"),
     "Tokyo24/7": EvaluationSet("tokyo247", "test"),
-    "Nordland": EvaluationSet("nordland", "test"),
+    "Nordland": EvaluationSet("nordland_27592_w2s_10f", "test", folders=("nordland",)),
     "SPED": EvaluationSet("sped", "test"),
     "Eynsham": EvaluationSet("eynsham", "test"),
-    "SVOX-Night": EvaluationSet("svox_night", "test"),
-    "SVOX-Rain": EvaluationSet("svox_rain", "test"),
-    "SVOX-Overcast": EvaluationSet("svox_overcast", "test"),
+    "SVOX-Night": EvaluationSet("svox_night", "test", folders=("svox", "svox_night")),
+    "SVOX-Rain": EvaluationSet("svox_rain", "test", folders=("svox", "svox_rain")),
+    "SVOX-Overcast": EvaluationSet("svox_overcast", "test", folders=("svox", "svox_overcast")),
 }
 
 

@@ -71,7 +71,8 @@ def _with_tables(tree: Path) -> list[str]:
 def _folders(tree: Path) -> list[str]:
     """The training cities whose tables are there, then whatever other folders."""
     cities = _with_tables(tree)
-    return cities + sorted(child.name for child in tree.iterdir() if child.is_dir() and child.name not in CITIES)
+    return cities + sorted(child.name for child in tree.iterdir()
+                           if child.is_dir() and child.name not in CITIES and not child.name.startswith("."))
 
 
 def _read_city(tree: Path, city: str, renamed: Path) -> Pictures:

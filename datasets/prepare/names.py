@@ -75,7 +75,7 @@ def positions(
             continue
         counts[fields[3]] += 1
         zones.setdefault(fields[3], row)
-    values = np.frombuffer(values).reshape(-1, 3)
+    values = np.asarray(values).reshape(-1, 3)
     bad = np.flatnonzero(~(np.abs(values) < 1e9).all(axis=1))  # NaN, too; beyond, cells are no whole metres
     if len(bad):
         others = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
