@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import msls_tree
 import numpy as np
 import pytest
 import utm
@@ -441,6 +442,51 @@ def test_what_is_built_trains(tmp_path):
     assert shades == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+# --- GSV-Cities -------------------------------------------------------------------------------------------------------
+
+def write_gsv(folder, city="Boston", city_id=None):
+    rows = [f"{place},2018,0{shot},90,{city_id or city},1.5,-2.25,p{place}x{shot}"
+            for place in (0, 7) for shot in (1, 2)]
+    touch(folder / "Dataframes" / f"{city}.csv", "\n".join([HEADER, *rows, ""]).encode())
+    for picture in read_city(folder / "Dataframes" / f"{city}.csv")[1].tolist():
+        touch(folder / "Images" / os.fsdecode(picture))
+
+
+def test_gsv_cities_stands_beside_the_categories_as_it_is(tmp_path, capsys):
+    write_gsv(tmp_path / "gsv_cities")
+    write_gsv(tmp_path / "gsv_cities", "Lisbon")
+    arguments = ["gsv_cities", "--datasets_folder", str(tmp_path)]
+    assert main([*arguments, "--check"]) == 1
+    assert "4 of 4 pictures missing" in capsys.readouterr().out
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [f"{city}: 2 places, 4 pictures, 4 put there" for city in ("Boston", "Lisbon")]
+    assert said.err.startswith("not in the source: Bangkok, ")
+    for kind in ("Dataframes", "Images"):
+        source = {path.relative_to(tmp_path / "gsv_cities"): path.read_bytes()
+                  for path in (tmp_path / "gsv_cities" / kind).rglob("*") if path.is_file()}
+        built = {path.relative_to(tmp_path / "unified_dataset"): path.read_bytes()
+                 for path in (tmp_path / "unified_dataset" / kind).rglob("*") if path.is_file()}
+        assert built == source
+    next((tmp_path / "unified_dataset/Images/Boston").iterdir()).unlink()
+    assert main(arguments) == 0
+    assert "Boston: 2 places, 4 pictures, 1 put there" in capsys.readouterr().out
+    assert main([*arguments, "--check"]) == 0
+    data = PlaceDataset(tmp_path / "unified_dataset", cities=["Boston", "Lisbon"], images_per_place=2,
+                        transform=pil_to_tensor)
+    assert (data.n_places, data.n_images) == (4, 8)
+
+
+def test_gsv_cities_that_cannot_be_taken(tmp_path, capsys):
+    arguments = ["gsv_cities", "--datasets_folder", tmp_path]
+    assert "gsv_cities: no city of GSV-Cities; expected" in mistake(arguments, capsys)
+    write_gsv(tmp_path / "gsv_cities", city_id="Rome")
+    assert "a picture of another city; expected city_id Boston" in mistake(arguments, capsys)
+    assert "taken as it is" in mistake([*arguments, "--M", "10"], capsys)
+    (tmp_path / "gsv_cities/Dataframes/Boston.csv").write_text("place_id\n0\n")
+    assert "no column year" in mistake(arguments, capsys)
+
+
 # --- audit ----------------------------------------------------------------------------------------------------------
 
 def test_audit_counts_by_hand(tmp_path, capsys):
@@ -491,6 +537,19 @@ def test_audit_of_all_that_is_built(tmp_path, capsys):
         assert [re.sub(r": .*", "", line) for line in found] == [re.sub(r": .*", "", line) for line in expected]
         assert [sorted(line.split(": ")[1].split(", ")) for line in found] == [
             sorted(line.split(": ")[1].split(", ")) for line in expected]
+
+
+def test_audit_of_a_protocol_whose_pictures_are_named_by_keys(tmp_path, capsys):
+    """Mapillary's tree, where raw.csv tells where the queries are: three in Copenhagen, one in San Francisco."""
+    msls_tree.write_raw(tmp_path / "msls")
+    lat, lon = msls_tree.latlon(msls_tree.Frame("", 3, 4), 33)  # 5 m off
+    touch(tmp_path / "unified_dataset" / "Dataframes" / "Tokyo0.csv",
+          f"{HEADER}\n0,2018,01,10,Tokyo0,{lat},{lon},x\n".encode())
+    assert main(["--datasets_folder", str(tmp_path), "--audit", "msls_val_740"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # q350 (0, 0), q-1 (1000, 0) and q180 (10, 0); the fourth lies in San Francisco
+    assert lines[1] == "msls_val_740: 4 queries"
+    assert [line.split()[0] for line in lines[2:]] == ["2", "2", "3"]
 
 
 def test_audit_agrees_with_loops():

@@ -8,8 +8,8 @@ AVERAGE = "Average"  # of the same measure over the table's data sets
 
 
 class EvaluationSet(NamedTuple):
-    """What the scripts call a data set; name None: no script can evaluate it, and why. A protocol that is not called like
-    its folder lies in one of `folders`."""
+    """What the scripts call a data set; name None: no script can evaluate it, and why. A protocol that is not called
+    like its folder lies in one of `folders`."""
 
     name: str | None
     split: str

@@ -1,6 +1,7 @@
-"""Builds <datasets_folder>/unified_dataset from Pitts30k, MSLS and SF-XL as they come.
+"""Builds <datasets_folder>/unified_dataset from GSV-Cities, Pitts30k, MSLS and SF-XL as they come.
 
-    python -m datasets.prepare pitts30k|msls|sf_xl --datasets_folder FOLDER [--source FOLDER] [--copy | --check]
+    python -m datasets.prepare gsv_cities|pitts30k|msls|sf_xl --datasets_folder FOLDER [--source FOLDER]
+                               [--copy | --check]
     python -m datasets.prepare [pitts30k|msls|sf_xl] --datasets_folder FOLDER --audit pitts30k tokyo247
 
 What is there is kept, so that the same command goes on after an interruption.  Sources are never changed.
@@ -17,10 +18,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .audit import Points, count_nearby, named_points, query_points, training_points
+from ..cities import GSV_CITIES
+from ..protocols import PROTOCOLS, choices_text, open_protocol
+from .audit import Points, count_nearby, listing_points, named_points, query_points, training_points
 from .build import Plan, build_city, check_city, plan
 from .categories import Rule
-from .sources import SOURCES, Source, groups_in_the_paper
+from .names import City
+from .sources import SOURCES, Source, groups_in_the_paper, gsv_cities
+
+GSV = "gsv_cities"
 
 RULE_OPTIONS = {  # of equation 17; defaults are the paper's and depend on the source
     "M": "side of a cell in metres",
@@ -99,11 +105,29 @@ def _check(plans: Iterable[Plan], folder: Path) -> int:
     return wrong
 
 
-def _audit(training: Points, what: str, benchmarks: Mapping[Path, Points]) -> None:
+def _gsv_cities(cities: Iterable[City], folder: Path, *, copy: bool, check: bool) -> int:
+    """GSV-Cities needs no division: puts its cities there, or compares them; number of cities that differ."""
+    wrong, seen = 0, []
+    for city in cities:
+        seen.append(city.name)
+        if check:
+            problems = check_city(city, folder)
+            wrong += len(problems)
+            print("\n".join(problems or [f"{city.name}: complete"]), flush=True)
+        else:
+            put = build_city(city, folder, copy=copy, progress=_progress(city.name))
+            print(f"{city.name}: {city.n_places} places, {len(city.targets)} pictures, {put} put there", flush=True)
+    absent = [name for name in GSV_CITIES if name not in seen]
+    if absent:
+        print(f"not in the source: {', '.join(absent)}", file=sys.stderr)
+    return wrong
+
+
+def _audit(training: Points, what: str, benchmarks: Mapping[str, Points]) -> None:
     print(f"{what}: {len(training.zone)} pictures")
-    for folder, queries in benchmarks.items():
+    for name, queries in benchmarks.items():
         total = len(queries.zone)
-        print(f"{folder}: {total} queries")
+        print(f"{name}: {total} queries")
         for nearby in count_nearby(queries, training):
             cities = ", ".join(f"{city} {count}" for city, count in nearby.cities.items())
             print(f"  {nearby.queries} ({100 * nearby.queries / total:.1f} %) with a training picture within "
@@ -117,27 +141,30 @@ def _kept_points(plans: Iterable[Plan]) -> Points:
     return Points(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _queries_folder(datasets_folder: Path, name: str) -> Path:
-    """<name>/images/test/queries or <name>/queries, where `name` is a set's or a folder."""
+def _queries(datasets_folder: Path, name: str) -> tuple[str, Points]:
+    """Of <name>/images/test/queries or <name>/queries, where `name` is a set's or a folder; or of a protocol."""
     places = [base / below / "queries" for base in (datasets_folder / name, Path(name))
               for below in ("images/test", "")]
     found = next((place for place in places if place.is_dir()), None)
-    if found is None:
-        raise FileNotFoundError(f"{datasets_folder / name}: no queries there; expected <name>/images/test/queries, or "
-                                "the folder of another split (<name>/images/val) or path with queries in it")
-    return found
+    if found is not None:
+        return str(found), query_points(found)
+    if name in PROTOCOLS:
+        return name, listing_points(open_protocol(datasets_folder, name))
+    raise FileNotFoundError(f"{datasets_folder / name}: no queries there; expected <name>/images/test/queries, or the "
+                            "folder of another split (<name>/images/val) or path with queries in it, or a protocol: "
+                            f"{choices_text()}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m datasets.prepare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", choices=SOURCES,
+    parser.add_argument("source", nargs="?", choices=(GSV, *SOURCES),
                         help="what to divide; --audit alone takes all that is built")
     parser.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
                         help="holds unified_dataset and the benchmarks; default: environment variable DATASETS_FOLDER")
     parser.add_argument("--source", dest="folder", metavar="FOLDER", type=Path,
                         help="where the source lies; default: <datasets_folder>/pitts30k/images/train, "
-                             "{msls,mapillary_sls} or msls/images/train, sf_xl/processed/train")
+                             "{msls,mapillary_sls} or msls/images/train, sf_xl/processed/train, gsv_cities")
     parser.add_argument("--cities", nargs="+", help="msls: only these, by their folders' names")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--copy", action="store_true", help="copy the pictures; default: link them")
@@ -159,20 +186,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.datasets_folder is None:
         parser.error("--datasets_folder, or the environment variable DATASETS_FOLDER, is required")
     if args.source is None and not args.audit:
-        parser.error(f"a source is required: {', '.join(SOURCES)}")
+        parser.error(f"a source is required: {', '.join((GSV, *SOURCES))}")
+    changes = {name: getattr(args, name) for name in RULE_OPTIONS if getattr(args, name) is not None}
     datasets_folder = Path(args.datasets_folder)
     folder = datasets_folder / "unified_dataset"
     try:
+        if args.source == GSV:
+            if changes or args.wrap_headings or args.cities or args.audit:
+                raise ValueError(f"{GSV} is taken as it is: leave --cities, --audit and the division's options out")
+            wrong = _gsv_cities(gsv_cities(datasets_folder, args.folder), folder, copy=args.copy, check=args.check)
+            return 1 if wrong else 0
         if args.source is None:
             plans = None
         else:
             source = SOURCES[args.source]
-            changes = {name: getattr(args, name) for name in RULE_OPTIONS if getattr(args, name) is not None}
             rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
             plans = _plans(source, rule, datasets_folder=datasets_folder, folder=args.folder, cities=args.cities)
         if args.audit:
-            folders = [_queries_folder(datasets_folder, name) for name in args.audit]
-            queries = {folder: query_points(folder) for folder in folders}  # mistakes are found before the long work
+            queries = dict(_queries(datasets_folder, name) for name in args.audit)  # mistakes come before the long work
             training = training_points(folder) if plans is None else _kept_points(plans)
             _audit(training, args.source or str(folder), queries)
         elif args.check:

@@ -13,6 +13,8 @@ import numpy as np
 import utm
 from sklearn.neighbors import NearestNeighbors
 
+from ..listing import Listing
+from ..msls_table import Table
 from ..places import COLUMNS
 from ..scan import list_pictures
 from .geo import to_utm
@@ -114,6 +116,27 @@ def query_points(folder: Path) -> Points:
     if not names:
         raise FileNotFoundError(f"{folder}: no picture in it; expected the queries of a benchmark")
     return named_points((name.rpartition(b"/")[2].split(b"@") for name in names), str(folder))
+
+
+def listing_points(listing: Listing) -> Points:
+    """Points of a protocol's queries: of their names, or of raw.csv beside them in Mapillary's tree of keys."""
+    if all(path.name.startswith("@") for path in listing.query_paths):
+        return named_points((os.fsencode(path.name).split(b"@") for path in listing.query_paths), str(listing.folder))
+    tables: dict[Path, Table] = {}
+    lat, lon = [], []
+    for path in listing.query_paths:
+        folder = path.parents[1]
+        if folder not in tables:
+            tables[folder] = Table(folder / "raw.csv", ("key", "lon", "lat"))
+        table = tables[folder]
+        row = table.rows.get(path.stem)
+        if row is None:
+            raise ValueError(f"{path}: no row of that key in {table.path}, which should tell where it was taken")
+        degrees = [table.numbers(column, np.array([row]))[0] for column in ("lat", "lon")]
+        lat.append(degrees[0])
+        lon.append(degrees[1])
+    east, north, zone = to_utm(np.array(lat), np.array(lon))
+    return Points(east, north, zone, np.full(len(zone), "", object))
 
 
 def training_points(folder: Path) -> Points:

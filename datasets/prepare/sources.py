@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cities import UNIFIED_CITIES
+from ..cities import GSV_CITIES, UNIFIED_CITIES
+from ..places import read_city
 from ..scan import list_pictures
 from . import mapillary
 from .categories import Rule
 from .mapillary_cities import CITIES
-from .names import FORM, Pictures
+from .names import FORM, City, Pictures
 
 PITTS30K_LAYOUT = "<folder>/{database,queries}/@...@.jpg, as gmberton/VPR-datasets-downloader writes images/train"
 _PITTS30K_DATE = b"202409"  # Pitts30k has no dates; the published code writes this one
@@ -71,6 +72,31 @@ def _some_pictures(folder: Path, layout: str) -> list[bytes]:
     if not pictures:
         raise FileNotFoundError(f"{folder}: no picture in it; expected {layout}")
     return pictures
+
+
+GSV_LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/, as GSV-Cities comes"
+
+
+def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
+    """The cities of GSV-Cities as they are; the unified data set holds them beside the categories of the others.
+
+    Raises FileNotFoundError where none is there.
+    """
+    folder = folder or datasets_folder / "gsv_cities"
+    there = [city for city in GSV_CITIES if (folder / "Dataframes" / f"{city}.csv").is_file()]
+    if not there:
+        raise FileNotFoundError(f"{folder}: no city of GSV-Cities; expected {GSV_LAYOUT}; say where it is with "
+                                "--source")
+    for city in there:
+        table = folder / "Dataframes" / f"{city}.csv"
+        places, pictures = read_city(table)
+        names = [os.fsdecode(picture) for picture in pictures.tolist()]
+        elsewhere = next((name for name in names if name.partition("/")[0] != city), None)
+        if elsewhere:
+            raise ValueError(f"{table}: lists {elsewhere}, a picture of another city; expected city_id {city}")
+        yield City(name=city, table=table.read_text(encoding="utf-8-sig"), n_places=len(set(places.tolist())),
+                   sources=[str(folder / "Images" / name) for name in names],
+                   targets=[name.partition("/")[2] for name in names])
 
 
 def _no_cities(cities: Collection[str] | None) -> None:
