@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
     evaluation = Evaluator(**cli.evaluation_options(args))(model.to(args.device), dataset)
     write_evaluation(run, evaluation, model, pretrained=checkpoint.pretrained, checkpoint=checkpoint.source,
-                     selected_by=checkpoint.selected_by, answers=args.database_folder is not None)
+                     selected_by=checkpoint.selected_by, answers=args.answers if args.database_folder else None)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def evaluation_parser(description: str, *, mode: str) -> argparse.ArgumentParser
     own.add_argument("--queries_folder", type=Path, help="pictures to be found among them")
     own.add_argument("--coordinates", type=Path, metavar="CSV",
                      help="path,lat,lon[,heading] or path,utm_east,utm_north; default: from names or EXIF")
+    own.add_argument("--answers", type=_positive, default=10, metavar="K", help="written for each query")
     own.add_argument("--no_labels", action="store_true", help="no coordinates: nothing is counted as right")
     parser.set_defaults(output_root="test")
     return parser

@@ -22,7 +22,6 @@ from .run import Run, hardware, progress, temporary_path, versions
 
 log = logging.getLogger("selavprpp")
 KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
-ANSWERS = 10  # for each query, in answers.csv
 OFFICIAL_DEPTH = 20  # predictions of a query that MSLS's evaluation needs
 
 
@@ -193,19 +192,19 @@ def search(described: Described, listing: Listing, *, mode: str, recall_values: 
 
 def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pretrained: bool | None,
                      checkpoint: Path | str, selected_by: str | None = None, training: dict | None = None,
-                     answers: bool = False) -> None:
+                     answers: int | None = None) -> None:
     """Writes results.json (schema 1) and predictions.npz into the run folder; of several processes, the first.
 
     selected_by  the validation set whose score chose these weights; None: the file does not say
     training     what the model's training cost, where this run trained it
-    answers      whether answers.csv and answers.json are wanted too
+    answers      how many of each query to write into answers.csv and answers.json; None: no such files
     """
     if not is_first():
         return
     listing = evaluation.listing
     _write_predictions(evaluation, run.folder / "predictions.npz")
     if answers:
-        written = write_answers(run.folder, listing, evaluation.final, evaluation.final_distances, k=ANSWERS,
+        written = write_answers(run.folder, listing, evaluation.final, evaluation.final_distances, k=answers,
                                 kind=evaluation.distance)
         log.info("answers: %s, %s", *written)
     if listing.protocol == "msls_test" and evaluation.final.shape[1] >= OFFICIAL_DEPTH:
