@@ -154,7 +154,8 @@ def test_two_folders_give_the_recalls_of_the_set(as_folder, data, rerank_run, tm
 @pytest.mark.parametrize(("main", "distance"), [
     (eval_float.main, "squared L2"), (eval_hashing.main, "Hamming distance in bits"), (eval_rerank.main, "L2")])
 def test_without_labels_there_are_answers_and_no_recall(main, distance, data, rerank_run, tmp_path):
-    folder = run_folder(main, *own(data, "--no_labels", "--answers", "3"), "--resume", rerank_run / "best_model.pth", cwd=tmp_path)
+    folder = run_folder(main, *own(data, "--no_labels", "--answers", "3"), "--resume", rerank_run / "best_model.pth",
+                        cwd=tmp_path)
     found = results(folder)
     assert set(found["recalls"].values()) == {None}
     assert found["recalls_answerable"] == found["recalls"]
