@@ -2,8 +2,9 @@
 
 from utils import cli
 from utils.data import evaluated_set
-from utils.evaluation import Evaluator, write_evaluation
+from utils.evaluation import Evaluator
 from utils.models import model_for_evaluation
+from utils.results import write_evaluation
 from utils.run import Run, exit_with
 
 

@@ -9,8 +9,9 @@ from utils import cli
 from utils.data import training_loader, validation_and_test_sets
 from utils.device import seed_everything
 from utils.distributed import gather
-from utils.evaluation import Evaluator, write_evaluation
+from utils.evaluation import Evaluator
 from utils.models import model_to_train, read_resume
+from utils.results import write_evaluation
 from utils.run import Run, exit_with
 from utils.training import Training
 

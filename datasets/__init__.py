@@ -6,7 +6,7 @@ from .file_lists import file_lists as read_file_lists
 from .folders import read_folder
 from .listing import Listing
 from .msls import subset_of
-from .msls_predictions import write_predictions
+from .msls_predictions import check_predictions, write_predictions
 from .msls_sources import picture_key
 from .own_pictures import own_pictures
 from .places import CityBatchSampler, PlaceDataset, collate_places
@@ -33,6 +33,7 @@ __all__ = [
     "Listing",
     "PlaceDataset",
     "as_protocol",
+    "check_predictions",
     "collate_places",
     "evaluation_transform",
     "nearest_multiple",

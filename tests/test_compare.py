@@ -18,7 +18,8 @@ from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
 from utils import compare
 from utils.compare import bootstrap_interval, compare_predictions, mcnemar
-from utils.evaluation import Described, search, write_evaluation
+from utils.evaluation import Described, search
+from utils.results import write_evaluation
 from utils.run import Run
 
 ON_MSLS = {"dataset": "msls", "split": "val", "threshold_m": 25.0}

@@ -102,7 +102,7 @@ def test_msls_test_without_ground_truth_gives_predictions(msls, rerank_run, tmp_
     shutil.copytree(msls, tmp_path / "sets")
     for table in (tmp_path / "sets").glob("msls/test/*/*/postprocessed.csv"):
         table.unlink()
-    monkeypatch.setattr("utils.evaluation.OFFICIAL_DEPTH", 3)  # the miniature's database is smaller than 20
+    monkeypatch.setattr("utils.results.OFFICIAL_DEPTH", 3)  # the miniature's database is smaller than 20
     monkeypatch.setattr("datasets.msls_predictions.LEAST", 3)
     folder = run_folder(eval_rerank.main, *SIZE, "--datasets_folder", tmp_path / "sets", "--dataset_name", "msls_test",
                         "--resume", rerank_run / "best_model.pth", cwd=tmp_path)
@@ -115,6 +115,12 @@ def test_msls_test_without_ground_truth_gives_predictions(msls, rerank_run, tmp_
         assert "final_correct" not in file
     checked = check_predictions(folder / "msls_predictions.zip", queries, database)
     assert (checked.queries, checked.per_query) == (len(queries), 3)
+    assert "predictions in the official format, checked: " in log_of(folder)
+    monkeypatch.setattr("utils.results.OFFICIAL_DEPTH", 100)
+    folder = run_folder(eval_rerank.main, *SIZE, "--datasets_folder", tmp_path / "sets", "--dataset_name", "msls_test",
+                        "--resume", rerank_run / "best_model.pth", cwd=tmp_path)
+    assert "and its format asks for 100; the database is too small" in log_of(folder)
+    assert not (folder / "msls_predictions.zip").exists()
 
 
 # --- published lists

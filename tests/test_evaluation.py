@@ -15,7 +15,8 @@ import eval_hashing
 import eval_rerank
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model, fingerprint, load_model, published_state_dict
-from utils.evaluation import Described, Evaluator, describe, search, write_evaluation
+from utils.evaluation import Described, Evaluator, describe, search
+from utils.results import write_evaluation
 from utils.run import Run
 
 
