@@ -1,11 +1,21 @@
 import logging
 
 import pytest
+import torch
 from pictures import write_all
 from scripts import RANDOM, run_folder, training_options
 
 import train
 import train_rerank
+
+
+@pytest.fixture(scope="session", autouse=True)
+def impatient_loaders():
+    """A loader whose worker met an error waits for it so many seconds (torch: 5); here nobody should."""
+    before = torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+    yield
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = before
 
 
 @pytest.fixture(scope="session")

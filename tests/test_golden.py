@@ -76,7 +76,7 @@ def losses_of(outputs, labels):
 # the kink, and where two of them fall to the other side a gradient of the smallest branch moves by 0.2 %.
 @pytest.mark.parametrize(("tag", "economical"), [
     ("float_init", False), ("hashing", False), ("hashing_init", False), ("rerank_init", False),
-    ("float_init", True), ("rerank_init", True)])
+    ("rerank_init", True)])
 def test_training_step_equals_the_published_code(base_weights, tag, economical):
     summary = TRAIN_SUMMARY[tag]
     model = base_model(base_weights, {"float": "float/gem", "rerank": "rerank/gem"}.get(tag.split("_")[0], "hashing"))
