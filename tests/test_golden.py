@@ -72,11 +72,11 @@ def losses_of(outputs, labels):
     return outputs.relaxed, pairs, metric, metric + 0.1 * constrained
 
 
-# The economical path runs in double precision: of the 4 million values before a ReLU some lie within fp32's rounding of
-# the kink, and where two of them fall to the other side a gradient of the smallest branch moves by 0.2 %.
+# The economical path, and with it the re-ranking step, runs in double precision: of the 4 million values before a ReLU
+# some lie within fp32's rounding of the kink, and where two of them fall to the other side, which depends on torch's
+# version too, a gradient of the smallest branch moves by 0.2 %.
 @pytest.mark.parametrize(("tag", "economical"), [
-    ("float_init", False), ("hashing", False), ("hashing_init", False), ("rerank_init", False),
-    ("rerank_init", True)])
+    ("float_init", False), ("hashing", False), ("hashing_init", False), ("rerank_init", True)])
 def test_training_step_equals_the_published_code(base_weights, tag, economical):
     summary = TRAIN_SUMMARY[tag]
     model = base_model(base_weights, {"float": "float/gem", "rerank": "rerank/gem"}.get(tag.split("_")[0], "hashing"))
