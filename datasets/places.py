@@ -1,6 +1,5 @@
 """Training places in the GSV-Cities layout, and batches of places from one city."""
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from .tables import read_rows
 from .transforms import Transform, read_picture
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
@@ -224,33 +224,17 @@ def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:
     may have 100000 places and more.  Raises ValueError with the file and line.
     """
     place_ids, pictures = [], []
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
-            header = next(reader, [])
-            missing = [column for column in COLUMNS if column not in header]
-            if missing:
-                raise ValueError(f"no column {', '.join(missing)}")
-            columns = [header.index(column) for column in COLUMNS]
-            for row in reader:
-                if not row:
-                    continue  # a blank line
-                if len(row) != len(header):
-                    raise ValueError(f"{len(row)} fields under a header of {len(header)}")
-                place_id, path = _picture(*(row[column] for column in columns))
-                place_ids.append(place_id)
-                pictures.append(path.encode())
-        except (ValueError, csv.Error) as error:
-            raise ValueError(
-                f"{table}, line {max(reader.line_num, 1)}: {error}; expected columns {','.join(COLUMNS)}: "
-                "integers, but decimal lat and lon, text city_id and panoid"
-            ) from error
+    for _, (place_id, path) in read_rows(
+        table, COLUMNS, picture_of_row, expected="integers, but decimal lat and lon, text city_id and panoid"
+    ):
+        place_ids.append(place_id)
+        pictures.append(path.encode())
     if not pictures:
         raise ValueError(f"{table}: no picture listed below the header; leave that city out or fix the file")
     return np.array(place_ids, dtype=np.int64), np.array(pictures)
 
 
-def _picture(
+def picture_of_row(
     place_id: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
 ) -> tuple[int, str]:
     """Place id and <city_id>/<file name> of one row; lat and lon stand as Python prints the float."""

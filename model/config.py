@@ -141,9 +141,9 @@ class ModelConfig:
     @property
     def first_level(self) -> int:
         """The level whose tokens start the side networks: 0 is the patch embedding x_0, l the output of block l."""
-        kind, _, count = self.placement.partition(":")
-        return {"all": 0, "every": 0, "none": self.vit.depth}.get(kind) if kind != "last" else (
-            self.vit.depth - int(count))
+        if self.placement == "none":
+            return self.vit.depth
+        return self.taps[0] - 1 if self.placement.startswith("last:") else 0
 
     @property
     def taps(self) -> Sequence[int]:

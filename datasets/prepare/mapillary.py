@@ -1,6 +1,5 @@
 """Training pictures of Mapillary Street-Level Sequences: the tree as downloaded, or files named by coordinates."""
 
-import csv
 import dataclasses
 import math
 import os
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..scan import list_pictures
+from ..tables import read_rows
 from .geo import to_utm, zone_letters
 from .mapillary_cities import CITIES, POINTS, VALIDATION_CITIES, nearest_cities
 from .names import FORM, Pictures
@@ -106,23 +106,8 @@ def _read_city(tree: Path, city: str, renamed: Path) -> Pictures:
 
 def _read_table(table: Path, images: str) -> Iterator[tuple[int, _Row]]:
     """Line number and row of one raw.csv."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
-            header = next(reader, [])
-            missing = [column for column in COLUMNS if column not in header]
-            if missing:
-                raise ValueError(f"no column {', '.join(missing)}")
-            columns = [header.index(column) for column in COLUMNS]
-            for fields in reader:
-                if not fields:
-                    continue  # a blank line
-                if len(fields) != len(header):
-                    raise ValueError(f"{len(fields)} fields under a header of {len(header)}")
-                yield reader.line_num, _parse(*(fields[column].strip() for column in columns), images=images)
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{table}, line {max(reader.line_num, 1)}: {error}; expected columns {','.join(COLUMNS)}: "
-                             "text, degrees, degrees, degrees, yyyy-mm-dd, True or False") from None
+    return read_rows(table, COLUMNS, lambda *fields: _parse(*(field.strip() for field in fields), images=images),
+                     expected="text, degrees, degrees, degrees, yyyy-mm-dd, True or False")
 
 
 def _parse(key: str, lon: str, lat: str, ca: str, captured_at: str, pano: str, *, images: str) -> _Row:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..places import COLUMNS, _picture
+from ..places import COLUMNS, picture_of_row
 
 FORM = ("@<utm_east>@<utm_north>@<zone>@<letter>@<lat>@<lon>@<panoid>@<tile>@<heading>@<pitch>@<roll>@<height>@<yyyymm>"
         "@<note>@.jpg")
@@ -135,7 +135,7 @@ def _row(name: str, pictures: Pictures, row: int, place: int, *, suffix: str) ->
         if not (len(stamp) >= 6 and stamp.isascii() and stamp.isdigit()):
             raise ValueError
         values = (str(place), stamp[:4], stamp[4:6], NORTHDEG, name, lat, lon, pano and pano + suffix)
-        _, path = _picture(values[0], values[1], values[2], *values[3:])
+        _, path = picture_of_row(values[0], values[1], values[2], *values[3:])
     except ValueError:
         raise ValueError(f"{pictures.path(row)}: no date (yyyymm), latitude, longitude or panorama in the name; "
                          f"expected {FORM}") from None
