@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import utm
 from PIL import Image
+
+from .geo import to_utm, zone_numbers
 
 DEGREES, METRES = ("lat", "lon"), ("utm_east", "utm_north")
 HEADER = "path,lat,lon[,heading] or path,utm_east,utm_north[,heading]"
@@ -181,7 +182,7 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
         return plane
     lat, lon = np.array([points[i] for i in degrees]).T
     lon = (lon + 180) % 360 - 180  # 180 is -180
-    zones = np.array([utm.latlon_to_zone_number(*point) for point in zip(lat.tolist(), lon.tolist(), strict=True)])
+    zones = zone_numbers(lat, lon)
     southern = bool((lat < 0).all())
     if metres:
         reference = metres[0]
@@ -200,11 +201,8 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
         raise ValueError(f"UTM zones {candidates[0]} ({names[reference]}) and {zones[far]} ({names[degrees[far]]}) are "
                          "too far apart for metres that can be compared; expected one zone and at most 3 degrees "
                          "beyond it: make it two sets")
-    for below in (False, True):  # utm wants latitudes of one sign
-        rows = np.flatnonzero((lat < 0) == below)
-        if len(rows):
-            east, north, _, _ = utm.from_latlon(lat[rows], lon[rows], force_zone_number=zone)
-            plane[np.array(degrees)[rows]] = np.stack([east, north + _SOUTH * (int(southern) - int(below))], axis=1)
+    east, north, _ = to_utm(lat, lon, np.full(len(degrees), zone))
+    plane[degrees] = np.stack([east, north + _SOUTH * southern], axis=1)
     return plane
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import utm
 
+from datasets.geo import to_utm, zone_letters, zone_numbers
 from datasets.prepare.build import plan
 from datasets.prepare.categories import Rule, class_ids, divide, group_ids
-from datasets.prepare.geo import to_utm, zone_letters, zone_numbers
 from datasets.prepare.names import Pictures
 from datasets.prepare.sources import SOURCES
 from datasets.scan import list_pictures

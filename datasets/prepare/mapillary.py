@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..geo import to_utm, zone_letters
 from ..scan import list_pictures
 from ..tables import read_rows
-from .geo import to_utm, zone_letters
 from .mapillary_cities import CITIES, POINTS, VALIDATION_CITIES, nearest_cities
 from .names import FORM, Pictures
 
