@@ -7,8 +7,6 @@ with the pictures in memory. Prints the rows and writes them, with every sample,
 import argparse
 import contextlib
 import functools
-import json
-import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,20 +20,19 @@ from losses import mine_pairs, multi_similarity_loss, similarity_constrained_los
 from model import BACKBONES, ModelConfig, build_model
 from utils.device import synchronise
 from utils.memory import step_memory
-from utils.run import exit_with, hardware, temporary_path, versions, write_json
+from utils.run import exit_with
 
 from .measure import alternate, saved_bytes
 from .plain import plain_forward
+from .report import MIB, TYPES, Report, calibrate, write
 
 HERE = Path(__file__).parent
 SIZE = 224
-MIB = 2**20
 PUBLISHED_MIB = {"dinov2-base": 32.74, "dinov2-large": 56.21}  # fp32, measured on the published code
 GOAL_MIB = {("dinov2-base", "bf16"): 6.5, ("dinov2-large", "bf16"): 11.0,
             ("dinov2-base", "fp32"): 13.0, ("dinov2-large", "fp32"): 22.0}
 BATCHES = (16, 160, 480)  # pictures a step on a GPU
 KINDS = ("plain", "readable", "exact", "ours", "compiled", "frozen")
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The paper's Table VI, hours an epoch of MultiConv over those of the frozen model, 40 places of 4 pictures.
 PAPER_OVER_FROZEN = {"dinov2-base": 1.015, "dinov2-large": 1.36}
 
@@ -106,30 +103,6 @@ class Step:
             return saved_bytes(lambda: self.forward(kind, precision), excluded=own) / len(self.images) / MIB
 
 
-class Report:
-    """Rows of (what, goal, measured, floor or comparison), and the samples behind them."""
-
-    def __init__(self):
-        self.rows: list[dict] = []
-        self.samples: dict[str, list[float]] = {}
-
-    def add(self, what: str, goal: str, measured: str, beside: str, met: bool | None) -> None:
-        self.rows.append({"what": what, "goal": goal, "measured": measured, "beside": beside, "met": met})
-        print(f"{what:66} {goal:>12} {measured:>14}  {beside}{'' if met is None else '  met' if met else '  MISSED'}",
-              flush=True)
-
-    def keep(self, name: str, samples: dict[str, list[float]]) -> dict[str, float]:
-        self.samples |= {f"{name}: {key}": values for key, values in samples.items()}
-        return {key: statistics.median(values) for key, values in samples.items()}
-
-    def markdown(self) -> str:
-        lines = ["| what | goal | measured | beside | |", "|---|---|---|---|---|"]
-        verdict = {None: "", True: "met", False: "**missed**"}
-        lines += [f"| {r['what']} | {r['goal']} | {r['measured']} | {r['beside']} | {verdict[r['met']]} |"
-                  for r in self.rows]
-        return "\n".join(lines) + "\n"
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -155,28 +128,9 @@ def main(argv: list[str] | None = None) -> None:
         for backbone in args.backbone or ["dinov2-small", "dinov2-base", "dinov2-large"]:
             on_gpu(report, backbone, rates, device)
         losses(report, device)
-    machine = hardware(device)
-    name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
     seconds = time.perf_counter() - started
-    write(args.out, name, report, {"hardware": machine, "versions": versions(), "seconds": seconds})
+    write(report, args.out / "training.md", device=device, seconds=seconds)
     print(f"{seconds:.0f} s; written to {args.out / 'training.md'} and training.json")
-
-
-def calibrate(report: Report, device: torch.device) -> dict[str, float]:
-    """FLOP/s of a fixed matrix product in fp32 and bf16, and bytes/s of a fixed copy."""
-    side = 2048 if device.type == "cpu" else 8192
-    runs: dict[str, Callable] = {}
-    for name, dtype in TYPES.items():
-        a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
-        runs[name] = lambda a=a, b=b, out=out: (torch.mm(a, b, out=out), synchronise(device))
-    source, target = (torch.ones(64 * MIB, device=device) for _ in range(2))
-    runs["copy"] = lambda: (target.copy_(source), synchronise(device))
-    seconds = report.keep("calibration", alternate(runs, repeats=9))
-    rates = {name: 2 * side**3 / seconds[name] for name in TYPES}
-    for name, rate in rates.items():
-        report.add(f"matrix product {side}^3, {name}", "", f"{rate / 1e9:.0f} GFLOP/s", "calibration", None)
-    report.add("copy of 256 MiB", "", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s", "calibration", None)
-    return rates
 
 
 def saved(report: Report, backbone: str) -> None:
@@ -321,18 +275,6 @@ def _gpu_rows(report: Report, step: Step, name: str, seconds: dict[str, float], 
         floor = pictures * counter.get_total_flops() / rates["bf16"]
         report.add(f"{name}, step over the frozen forward's floor", "<= 2", f"{seconds['ours bf16'] / floor:.2f}",
                    f"floor {floor:.3f} s", seconds["ours bf16"] <= 2 * floor)
-
-
-def write(folder: Path, name: str, report: Report, about: dict) -> None:
-    """Replaces this hardware's section of training.md and its entry of training.json."""
-    page, store = folder / "training.md", folder / "training.json"
-    stored = json.loads(store.read_text()) if store.is_file() else {}
-    write_json({**stored, name: {**about, "rows": report.rows, "samples": report.samples}}, store)
-    head, *sections = (page.read_text() if page.is_file() else "# Training\n").split("\n## ")
-    text = f"{name}\n\ntorch {about['versions']['torch']}, {about['seconds']:.0f} s in all.\n\n{report.markdown()}"
-    parts = [head, *(section for section in sections if not section.startswith(f"{name}\n")), text]
-    with temporary_path(page) as temporary:
-        temporary.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in parts))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,72 @@
+"""What every benchmark here shares: rows with goals, the samples behind them, a calibration, a page by hardware."""
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from utils.device import synchronise
+from utils.run import hardware, temporary_path, versions, write_json
+
+from .measure import alternate
+
+MIB = 2**20
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Report:
+    """Rows of (what, goal, measured, floor or comparison), and the samples behind them."""
+
+    def __init__(self):
+        self.rows: list[dict] = []
+        self.samples: dict[str, list[float]] = {}
+
+    def add(self, what: str, goal: str, measured: str, beside: str, met: bool | None) -> None:
+        self.rows.append({"what": what, "goal": goal, "measured": measured, "beside": beside, "met": met})
+        print(f"{what:66} {goal:>12} {measured:>14}  {beside}{'' if met is None else '  met' if met else '  MISSED'}",
+              flush=True)
+
+    def keep(self, name: str, samples: dict[str, list[float]]) -> dict[str, float]:
+        self.samples |= {f"{name}: {key}": values for key, values in samples.items()}
+        return {key: statistics.median(values) for key, values in samples.items()}
+
+    def markdown(self) -> str:
+        lines = ["| what | goal | measured | beside | |", "|---|---|---|---|---|"]
+        verdict = {None: "", True: "met", False: "**missed**"}
+        lines += [f"| {r['what']} | {r['goal']} | {r['measured']} | {r['beside']} | {verdict[r['met']]} |"
+                  for r in self.rows]
+        return "\n".join(lines) + "\n"
+
+
+def calibrate(report: Report, device: torch.device) -> dict[str, float]:
+    """FLOP/s of a fixed matrix product in fp32 and bf16, and bytes/s of a fixed copy."""
+    side = 2048 if device.type == "cpu" else 8192
+    runs: dict[str, Callable] = {}
+    for name, dtype in TYPES.items():
+        a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
+        runs[name] = lambda a=a, b=b, out=out: (torch.mm(a, b, out=out), synchronise(device))
+    source, target = (torch.ones(64 * MIB, device=device) for _ in range(2))
+    runs["copy"] = lambda: (target.copy_(source), synchronise(device))
+    seconds = report.keep("calibration", alternate(runs, repeats=9))
+    rates = {name: 2 * side**3 / seconds[name] for name in TYPES}
+    for name, rate in rates.items():
+        report.add(f"matrix product {side}^3, {name}", "", f"{rate / 1e9:.0f} GFLOP/s", "calibration", None)
+    report.add("copy of 256 MiB", "", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s", "calibration", None)
+    return rates
+
+
+def write(report: Report, page: Path, *, device: torch.device, seconds: float) -> None:
+    """Replaces this hardware's section of a page, and its entry of the .json beside it, which holds every sample."""
+    machine, known = hardware(device), versions()
+    name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    store = page.with_suffix(".json")
+    stored = json.loads(store.read_text()) if store.is_file() else {}
+    write_json({**stored, name: {"hardware": machine, "versions": known, "seconds": seconds, "rows": report.rows,
+                                 "samples": report.samples}}, store)
+    head, *sections = (page.read_text() if page.is_file() else f"# {page.stem.capitalize()}\n").split("\n## ")
+    text = f"{name}\n\ntorch {known['torch']}, {seconds:.0f} s in all.\n\n{report.markdown()}"
+    parts = [head, *(section for section in sections if not section.startswith(f"{name}\n")), text]
+    with temporary_path(page) as temporary:
+        temporary.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in parts))
