@@ -1,27 +1,44 @@
-"""The denominator of the training figures: the published order of operations, on the weights of our modules, in fp32.
+"""The denominator of the figures here: the published order of operations, on the weights of our modules, in fp32.
 
 Attention is written out, every adapter runs five separate convolution-BatchNorm-ReLU units over maps with channels
 first, and autograd keeps whatever it wants to. The equations are the paper's; sections III-A and III-B.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model import SelaVPRpp
+from model import Descriptors, SelaVPRpp
 from model.binarize import straight_through_sign
 
 
 def plain_forward(model: SelaVPRpp, images: Tensor, branch: str) -> tuple[Tensor, Tensor | None]:
-    """Pictures (B, 3, H, W) -> the branch's unit-length output (B, D) and, for the binary branch, its signs."""
+    """A training step's pass: pictures (B, 3, H, W) -> the branch's unit-length output (B, D) and, for the binary
+    branch, its signs. BatchNorm measures the batch."""
+    output = _branch(model, _levels(model.backbone, images), images, branch, training=True)
+    return output, straight_through_sign(output) if branch == "binary" else None
+
+
+@torch.no_grad()
+def plain_describe(model: SelaVPRpp, images: Tensor, branches: Sequence[str]) -> Descriptors:
+    """An evaluation's pass: pictures (B, 3, H, W) -> descriptors of `branches`, all from one list of the backbone's
+    levels. BatchNorm takes its running statistics, whatever mode the model is in."""
     levels = _levels(model.backbone, images)
+    outputs = {branch: _branch(model, levels, images, branch, training=False) for branch in branches}
+    relaxed = outputs.get("binary")
+    return Descriptors(relaxed=relaxed, binary=None if relaxed is None else straight_through_sign(relaxed),
+                       floating=outputs.get("float"))
+
+
+def _branch(model: SelaVPRpp, levels: list[Tensor], images: Tensor, branch: str, *, training: bool) -> Tensor:
     grid = model.backbone.grid(images)
     side, head = model.branch(branch).side, model.branch(branch).head
     state = levels[side.first_level]
     for adapter, tokens in zip(side.adapters, levels[side.first_level + 1:], strict=True):
-        state = _adapter(adapter, state + tokens, grid) + state
-    output = _head(head, model.backbone.norm(state)[:, 1:])
-    return output, straight_through_sign(output) if branch == "binary" else None
+        state = _adapter(adapter, state + tokens, grid, training) + state
+    return _head(head, model.backbone.norm(state)[:, 1:])
 
 
 @torch.no_grad()
@@ -45,20 +62,21 @@ def _attention(attention: nn.Module, x: Tensor) -> Tensor:
     return attention.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, dim))
 
 
-def _adapter(adapter: nn.Module, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+def _adapter(adapter: nn.Module, tokens: Tensor, grid: tuple[int, int], training: bool) -> Tensor:
     x = F.relu(F.linear(tokens, adapter.down.weight, adapter.down.bias))
     maps = x[:, 1:].reshape(len(x), *grid, -1).permute(0, 3, 1, 2)
-    scales = [_unit(adapter.conv1x1, maps), _unit(adapter.conv3x3, _unit(adapter.reduce3x3, maps)),
-              _unit(adapter.conv5x5, _unit(adapter.reduce5x5, maps))]
+    scales = [_unit(adapter.conv1x1, maps, training),
+              _unit(adapter.conv3x3, _unit(adapter.reduce3x3, maps, training), training),
+              _unit(adapter.conv5x5, _unit(adapter.reduce5x5, maps, training), training)]
     patches = torch.cat(scales, dim=1).permute(0, 2, 3, 1).reshape(len(x), grid[0] * grid[1], -1)
     return F.linear(torch.cat([x[:, :1], patches], dim=1) + x, adapter.up.weight, adapter.up.bias)
 
 
-def _unit(unit: nn.Module, maps: Tensor) -> Tensor:
+def _unit(unit: nn.Module, maps: Tensor, training: bool) -> Tensor:
     maps = F.conv2d(maps, unit.conv.weight, unit.conv.bias, padding=unit.conv.padding)
     norm = unit.bn
-    return F.relu(F.batch_norm(maps, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum,
-                               norm.eps))
+    return F.relu(F.batch_norm(maps, norm.running_mean, norm.running_var, norm.weight, norm.bias, training,
+                               norm.momentum, norm.eps))
 
 
 def _head(head: nn.Module, patches: Tensor) -> Tensor:
