@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils import retrieval
+from utils import metrics, retrieval, tensor_search
 from utils.metrics import correctness, recall_at_k
-from utils.retrieval import pack_codes, rerank_l2, search_hamming, search_l2
+from utils.retrieval import merge_ranked, pack_codes, rerank_l2, search_hamming, search_l2
+from utils.stores import StoredRows, store_rows
 
 DATA = Path(__file__).parent / "data"
 
@@ -82,13 +83,17 @@ def test_hamming_ties_follow_the_database_order(n_bytes, n_queries, k):
     assert np.array_equal(distances, np.take_along_axis(np.array(table), ids, axis=1))
 
 
-def test_hamming_ties_in_a_large_database():
+@pytest.mark.parametrize("n_queries", [1, 20])  # the database, and the queries, shared out between threads
+def test_hamming_ties_in_a_large_database(n_queries, monkeypatch):
     """Deep in faiss's blocks and threads; only the order (distance, index) is checked, by numpy."""
+    monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 3)
+    monkeypatch.setattr(retrieval, "_THREADED", 50_000)  # so that slices are not shared out again
     rng = np.random.default_rng(0)
     database = rng.integers(0, 256, (100_000, 2), dtype=np.uint8)
-    table = np.unpackbits(database[:20, None] ^ database[None], axis=2).sum(2)
-    _, ids = search_hamming(database, database[:20], 100)
+    table = np.unpackbits(database[:n_queries, None] ^ database[None], axis=2).sum(2)
+    distances, ids = search_hamming(database, database[:n_queries], 100)
     assert np.array_equal(ids, np.argsort(table, axis=1, kind="stable")[:, :100])
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
 
 
 # --- L2 search -------------------------------------------------------------------------------------------------
@@ -133,6 +138,122 @@ def test_duplicate_descriptors_follow_the_database_order():
     assert ids.tolist() == naive_nearest(table, 130)
 
 
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("n_queries", [3, 25])
+def test_l2_search_in_blocks_of_a_memory_map(kind, n_queries, tmp_path, monkeypatch):
+    """Blocks and slices of 32 rows, by several threads; equal rows lie in different blocks."""
+    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 32 * 6 * 4)
+    monkeypatch.setattr(retrieval, "_SLICE_BYTES", 32 * 6 * 4)
+    rng = np.random.default_rng(0)
+    database = 127 * rng.integers(0, 2, (300, 6)).astype(np.float32)  # exact in int8 too, whose scale is 1 then
+    database[:, 0] = 127
+    stored = store_rows(database, kind)
+    stored.values.tofile(tmp_path / "rows")
+    values = np.memmap(tmp_path / "rows", stored.values.dtype, mode="r", shape=database.shape)
+    mapped = StoredRows(values, stored.scales)
+    queries = 127 * rng.integers(0, 2, (n_queries, 6)).astype(np.float32)
+    table = naive_squared_l2(queries, database)
+    distances, ids = search_l2(mapped, queries, 40)
+    assert ids.tolist() == naive_nearest(table, 40)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+    reranked, away = rerank_l2(mapped, queries, ids[:, ::-1], 40)
+    assert np.array_equal(away, np.sqrt(np.take_along_axis(table, reranked, axis=1)).astype(np.float32))
+
+
+def test_one_bad_row_of_the_database_is_told():
+    database = np.random.default_rng(0).standard_normal((3000, 8)).astype(np.float32)
+    for bad in (np.nan, np.inf):
+        spoilt = database.copy()
+        spoilt[2000, 3] = bad
+        for n_queries in (1, 30):
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                search_l2(spoilt, database[:n_queries], 2)
+            candidates = np.tile([1999, 2000, 2001], (n_queries, 1))
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                rerank_l2(spoilt, database[:n_queries], candidates, 3)
+            rerank_l2(spoilt, database[:n_queries], candidates[:, ::2], 2)  # which does not read that row
+
+
+def test_merging_searches_of_parts():
+    """Parts in any order, one of them with fewer rows than k."""
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 5, (7, 90)).astype(np.int32)
+    parts = []
+    for ids in (np.arange(60, 90), np.arange(5), np.arange(5, 60)):
+        best = ids[np.array(naive_nearest(table[:, ids], 12))]
+        parts.append((np.take_along_axis(table, best, axis=1), best))
+    distances, ids = merge_ranked(parts, 12)
+    assert ids.tolist() == naive_nearest(table, 12)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1)) and distances.dtype == np.int32
+
+
+# --- the plain tensor path -------------------------------------------------------------------------------------
+
+DEVICES = [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=[
+    pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [1, 90, 250])
+@pytest.mark.parametrize("n_bytes", [1, 64, 256])
+def test_tensor_hamming_search(device, k, n_bytes, monkeypatch):
+    monkeypatch.setattr(tensor_search, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(tensor_search, "_TABLE", 64 * 9)
+    rng = np.random.default_rng(k)
+    database = rng.integers(0, 256, (250, n_bytes), dtype=np.uint8)
+    queries = rng.integers(0, 256, (20, n_bytes), dtype=np.uint8)
+    database[7], database[8] = queries[0], 255 - queries[0]  # the ends of the range
+    table = np.unpackbits(queries[:, None] ^ database[None], axis=2).sum(2)
+    distances, ids = tensor_search.search_hamming(database, queries, k, device)
+    assert distances.dtype == np.int32 and ids.dtype == np.int64
+    assert ids.tolist() == naive_nearest(table, k)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [1, 90, 250])
+def test_tensor_l2_search_and_distances(device, k, monkeypatch):
+    monkeypatch.setattr(tensor_search, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(tensor_search, "_TABLE", 64 * 9)
+    monkeypatch.setattr(tensor_search, "_GATHERED_BYTES", 3 * k * 6 * 4)
+    rng = np.random.default_rng(k)
+    database = rng.integers(0, 2, (250, 6)).astype(np.float32)
+    queries = rng.integers(0, 2, (20, 6)).astype(np.float32)
+    table = naive_squared_l2(queries, database)
+    distances, ids = tensor_search.search_l2(database, queries, k, device)
+    assert distances.dtype == np.float32 and ids.dtype == np.int64
+    assert ids.tolist() == naive_nearest(table, k)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+    assert np.array_equal(tensor_search.squared_l2(database, queries, ids[:, ::-1].copy(), device), distances[:, ::-1])
+    database[3] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        tensor_search.search_l2(database, queries, 250, device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_is_passed_on(device, monkeypatch):
+    """On the processor the tensor path stands in for a GPU's: the same answers as faiss's functions."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, 16)).astype(np.float32)
+    database, queries = rows[:260], rows[260:]
+    codes, query_codes = pack_codes(database), pack_codes(queries)
+    expected = search_hamming(codes, query_codes, 30)
+    expected_l2 = search_l2(database, queries, 30)
+    expected_rerank = rerank_l2(database, queries, expected[1], 20)
+    monkeypatch.setattr(retrieval, "_on_gpu", lambda given: given is not None)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    monkeypatch.setattr(faiss, "hammings_knn_mc", None)
+    monkeypatch.setattr(faiss, "knn", None)
+    monkeypatch.setattr(faiss, "pairwise_indexed_L2sqr", None)
+    assert all(map(np.array_equal, search_hamming(codes, query_codes, 30, device=device), expected))
+    for given, (first, second) in (
+        (search_l2(database, queries, 30, device=device)[::-1], expected_l2[::-1]),
+        (rerank_l2(database, queries, expected[1], 20, device=device), expected_rerank),
+    ):
+        assert np.array_equal(given[0], first)
+        assert np.allclose(given[1], second, rtol=0, atol=1e-5)
+
+
 class CarelessIndex:
     """Stands in for a GPU index: of equal distances it keeps the last rows, and gives them last first."""
 
@@ -160,7 +281,11 @@ def test_ties_of_a_gpu_index_are_put_in_database_order(k, monkeypatch):
     database = rng.integers(0, 2, (300, 6)).astype(np.float32)
     queries = rng.integers(0, 2, (20, 6)).astype(np.float32)
     queries[10:] += rng.random((10, 6), dtype=np.float32)  # and some without equal distances but for copies
-    distances, ids = search_l2(database, queries, k)
+    assert search_l2(database, queries, k)[1][:10].tolist() == naive_nearest(
+        naive_squared_l2(queries, database)[:10], k
+    )
+    assert not used  # a GPU that faiss sees is left alone until one asks for it
+    distances, ids = search_l2(database, queries, k, device=torch.device("cuda"))
     table = naive_squared_l2(queries, database)
     assert np.allclose(distances, np.take_along_axis(table, ids, axis=1), atol=1e-5)
     assert ids[:10].tolist() == naive_nearest(table[:10], k)
@@ -174,7 +299,7 @@ def test_l2_search_on_a_gpu(k):
     rng = np.random.default_rng(k)
     database = rng.integers(0, 2, (4000, 10)).astype(np.float32)
     queries = rng.integers(0, 2, (40, 10)).astype(np.float32)
-    _, ids = search_l2(database, queries, k)
+    _, ids = search_l2(database, queries, k, device=torch.device("cuda"))
     assert ids.tolist() == naive_nearest(naive_squared_l2(queries, database), k)
 
 
@@ -196,16 +321,19 @@ def test_golden_reranking(golden):
 
 
 @pytest.mark.parametrize("depth", [1, 8, 29, 30, 100])
-@pytest.mark.parametrize("block_bytes", [1, 5000, 2**27])
-def test_reranking_matches_a_naive_loop(depth, block_bytes, monkeypatch):
+@pytest.mark.parametrize("block_bytes", [1, 200, 2**27])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_reranking_matches_a_naive_loop(depth, block_bytes, kind, monkeypatch):
     """In blocks of one query, of a few and of all; candidates beyond the depth stay where they are."""
-    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", block_bytes * depth)
+    monkeypatch.setattr(retrieval, "_NEAR_BYTES", block_bytes)
     rng = np.random.default_rng(depth)
-    database = rng.standard_normal((50, 16)).astype(np.float32)
+    stored = store_rows(rng.standard_normal((50, 16)).astype(np.float32), kind)
+    database = stored.read(slice(None))
     queries = rng.standard_normal((11, 16)).astype(np.float32)
     candidates = np.stack([rng.permutation(50)[:30] for _ in queries])
     given = candidates.copy()
-    ids, distances = rerank_l2(database, queries, candidates, depth)
+    ids, distances = rerank_l2(stored, queries, candidates, depth)
     assert np.array_equal(candidates, given)
     assert ids.shape == (11, 30) and ids.dtype == np.int64
     assert distances.shape == (11, min(depth, 30)) and distances.dtype == np.float32
@@ -220,9 +348,11 @@ def test_reranking_keeps_the_order_of_equal_distances():
     """Rows 0 to 299 are one picture, nearer than rows 300 to 399, another."""
     database = np.repeat(np.float32([[1, 0], [0, 1]]), [300, 100], axis=0)
     candidates = np.stack([np.random.default_rng(seed).permutation(400) for seed in range(6)])
-    ids, _ = rerank_l2(database, np.tile(np.float32([[0.8, 0.6]]), (6, 1)), candidates, 400)
+    queries = np.tile(np.float32([[0.8, 0.6]]), (6, 1))
+    ids, _ = rerank_l2(database, queries, candidates, 400)
     expected = [sorted(row, key=lambda row_id: row_id >= 300) for row in candidates.tolist()]
     assert ids.tolist() == expected
+    assert rerank_l2(database, queries[:1], candidates[:1], 400)[0].tolist() == expected[:1]
 
 
 def test_a_database_smaller_than_k_gives_all_of_it_and_never_minus_one():
@@ -264,8 +394,11 @@ def test_golden_recalls(golden, kind, stage):
     assert list(recalls.values()) == expected["recalls"][kind]
 
 
+@pytest.mark.parametrize("columns", [2**16, 7])  # of the table of positives: more than rows, and shared by several
 @pytest.mark.parametrize("seed", range(5))
-def test_recall_matches_a_naive_loop(seed):
+def test_recall_matches_a_naive_loop(seed, columns, monkeypatch):
+    monkeypatch.setattr(metrics, "_COLUMNS", columns)
+    monkeypatch.setattr(metrics, "_TABLE_BYTES", 10 * columns)
     rng = np.random.default_rng(seed)
     predictions = np.stack([rng.permutation(40)[:12] for _ in range(37)])
     positives = [rng.permutation(60)[: rng.integers(0, 4)] for _ in range(37)]  # some absent from predictions

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_COLUMNS = 2**16
+_TABLE_BYTES = 2**22  # a block of queries' tables: what a cache holds
+
 
 def correctness(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np.ndarray:
     """Which predictions are right: bool (m, k).
@@ -21,10 +24,25 @@ def correctness(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np.
         raise ValueError(f"predictions hold {predictions.min()}; expected database indices, 0 or more")
     counts = [len(ids) for ids in positives]
     right = np.concatenate([np.empty(0, np.int64), *positives]).astype(np.int64)
-    # One number for each (query, database index), so that one isin compares all queries.
+    predictions = predictions.astype(np.int64)
     width = 1 + max(predictions.max(initial=0), right.max(initial=0))
-    queries = np.arange(len(predictions))
-    return np.isin(queries[:, None] * width + predictions, np.repeat(queries, counts) * width + right)
+    queries = np.repeat(np.arange(len(predictions)), counts)
+    ends = np.cumsum([0, *counts])
+    # A table of each query's positives answers quickest. Database rows beyond its width share its columns.
+    columns = min(width, _COLUMNS)
+    correct = np.empty(predictions.shape, bool)
+    step = max(1, _TABLE_BYTES // columns)
+    for start in range(0, len(predictions), step):
+        block = slice(start, start + step)
+        mine = slice(ends[start], ends[min(start + step, len(predictions))])
+        table = np.zeros((len(predictions[block]), columns), bool)
+        table[queries[mine] - start, right[mine] % columns] = True
+        correct[block] = np.take_along_axis(table, predictions[block] % columns, axis=1)
+    if columns < width:
+        # What the table takes for right is compared exactly: one number for each (query, database index).
+        rows, ranks = np.nonzero(correct)
+        correct[rows, ranks] = np.isin(rows * width + predictions[rows, ranks], queries * width + right)
+    return correct
 
 
 def recall_at_k(
