@@ -13,7 +13,8 @@ def main(argv: list[str] | None = None) -> None:
     dataset = evaluated_set(**cli.evaluated_options(args))
     model, checkpoint = model_for_evaluation(args.resume, **cli.model_flags(args), branches=("binary",))
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
-    evaluation = Evaluator(**cli.evaluation_options(args))(model.to(args.device), dataset)
+    evaluate = Evaluator(**cli.evaluation_options(args), **cli.descriptor_options(args), folder=run.folder)
+    evaluation = evaluate(model.to(args.device), dataset)
     write_evaluation(run, evaluation, model, pretrained=checkpoint.pretrained, checkpoint=checkpoint.source,
                      selected_by=checkpoint.selected_by, answers=args.answers if args.database_folder else None)
 

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
 
     loader = training_loader(**cli.loader_options(args))
     validation_sets, test_set = validation_and_test_sets(args.val_datasets, args.dataset_name, **cli.set_options(args))
-    evaluate = Evaluator(**cli.evaluation_options(args))
+    evaluate = Evaluator(**cli.evaluation_options(args), folder=run.folder)
 
     # A frozen DINOv2 and a side network whose adapters start at zero, so that y_l = x_0 (on random weights at random).
     model, pretrained = model_to_train(checkpoint, config, foundation=args.foundation_model_path, seed=args.seed)

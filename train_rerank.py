@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
 
     loader = training_loader(**cli.loader_options(args))
     validation_sets, test_set = validation_and_test_sets(args.val_datasets, args.dataset_name, **cli.set_options(args))
-    evaluate = Evaluator(**cli.evaluation_options(args))
+    evaluate = Evaluator(**cli.evaluation_options(args), folder=run.folder)
 
     # From a model with one branch: the other side network starts as a copy of the trained one, its head at random; the
     # trained branch stays as it is. Without a file (--variant joint) both start as in train.py and learn together.

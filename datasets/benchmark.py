@@ -14,6 +14,7 @@ class BenchmarkDataset(Dataset):
 
     query_transform   of queries; None: as the database
     queries_vary      it gives tensors of several sizes
+    prepared          what both do, in words: descriptors that are kept are taken for other pictures where it differs
     parts             listings of some of these pictures, which are scored too, without describing anything again
     """
 
@@ -24,6 +25,7 @@ class BenchmarkDataset(Dataset):
         transform: Transform,
         query_transform: Transform | None = None,
         queries_vary: bool = False,
+        prepared: str = "",
         parts: Sequence[Listing] = (),
     ) -> None:
         self.listing = listing
@@ -31,6 +33,7 @@ class BenchmarkDataset(Dataset):
         self.transform = transform
         self.query_transform = query_transform or transform
         self.queries_vary = queries_vary
+        self.prepared = prepared
         self.n_database, self.n_queries = listing.n_database, listing.n_queries
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from model import BRANCHES, ModelConfig, build_model
 from model.batch_norm import BatchNorm
 from utils import distributed
 from utils.evaluation import Evaluator
+from utils.extraction import extract
 
 PICTURES = 4  # of each place
 
@@ -138,6 +139,19 @@ def evaluation(data: Path) -> dict:
                 "first", "first_distances", "final", "final_distances")}}
 
 
+def separate_disks(folder: Path, data: Path) -> dict | None:
+    """Descriptors where no process sees another's folder; in the first process."""
+    dataset = BenchmarkDataset(read_folder(data, "msls", split="val"), transform=evaluation_transform((SIDE, SIDE)))
+    found = extract(build_model(ModelConfig(backbone="dinov2-tiny"), seed=0), dataset, folder, branches=BRANCHES,
+                    batch_size=4, num_workers=0, store="int8")
+    if found.database is None:
+        return None
+    found.database.verify()
+    rows = [index.rows(range(len(index))) for index in (found.database, found.queries)]
+    return {f"{side} {kind}": torch.from_numpy(row) for side, pair in zip(("database", "queries"), rows, strict=True)
+            for kind, row in zip(("codes", "floats"), pair, strict=True)}
+
+
 def exchanges() -> dict:
     """The small ones; process r brings the numbers 10 r, 10 r + 1, ..., r + 1 of them."""
     r = distributed.rank()
@@ -150,7 +164,9 @@ def exchanges() -> dict:
         own = distributed.own_share(count)
         part = torch.zeros(count, 2)
         part[own.start:own.stop] = torch.arange(float(own.start), own.stop)[:, None]
-        distributed.collect(part.numpy() if own else None)
+        distributed.collect(count, lambda start, stop, part=part: [part.numpy()[start:stop]],
+                            lambda start, arrays, part=part: part[start:start + len(arrays[0])].copy_(
+                                torch.from_numpy(arrays[0])))
         collected[count] = part
     model = nn.BatchNorm2d(2)
     nn.init.constant_(model.weight, r + 1)
@@ -170,7 +186,8 @@ def main(folder: Path, data: Path) -> None:
         return there
 
     found = {"there_already": distributed.first_on_each_node(fetch), "exchanges": exchanges(), "steps": steps(),
-             "batch_norms": batch_norms(), "evaluation": evaluation(data)}
+             "batch_norms": batch_norms(), "evaluation": evaluation(data),
+             "separate_disks": separate_disks(folder / f"disk{distributed.rank()}", data)}
     torch.save(found, folder / f"{distributed.rank()}.pt")
     distributed.stop()
 

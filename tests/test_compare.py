@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from descriptors import Rows, searchable
 from pictures import write_benchmark
 from scipy.stats import binomtest
 from scripts import error_of, results
@@ -18,7 +19,7 @@ from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
 from utils import compare
 from utils.compare import bootstrap_interval, compare_predictions, mcnemar
-from utils.evaluation import Described, search
+from utils.evaluation import search
 from utils.results import write_evaluation
 from utils.run import Run
 
@@ -170,8 +171,8 @@ def searched(tmp_path_factory):
         floating = rng.standard_normal((163, 6)).astype(np.float32)
         floating[130:160] = floating[:30] + 0.8 * rng.standard_normal((30, 6))
         codes[130:160] = codes[:30] ^ np.where(rng.random((30, 8)) < 0.7, codes[130:160], 0).astype(np.uint8)
-        found = search(Described(codes, floating, 130), dataset.listing, mode=mode, recall_values=(1, 5, 10, 100),
-                       rerank_num=20)
+        found = search(searchable(folder, Rows(codes, floating), 130), dataset.listing, mode=mode,
+                       recall_values=(1, 5, 10, 100), rerank_num=20)
         run = Run(folder / "runs", str(seed), options={}, model=model.config)
         write_evaluation(run, found, model, pretrained=None, checkpoint="none")
         folders.append(run.folder)

@@ -137,6 +137,17 @@ def test_one_process_exchanges_nothing():
     assert distributed.first_on_each_node(lambda: 5) == 5
 
 
+def test_nodes_with_disks_of_their_own_send_their_rows(two, data, tmp_path):
+    with one_thread():
+        expected = several_processes.separate_disks(tmp_path, data)
+    first, second = (process["separate_disks"] for process in two)
+    assert second is None and first.keys() == expected.keys()
+    for name, rows in expected.items():
+        assert rows.any(dim=1).all()
+        assert (first[name].float() - rows.float()).abs().max() < (1e-6 if "queries floats" in name else 1e-3), name
+        assert torch.equal(first[name], rows) or "floats" in name
+
+
 def test_an_evaluation_is_shared_out(two, data):
     with one_thread():
         expected = several_processes.evaluation(data)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from descriptors import Rows, describe, searchable
 from pictures import write_benchmark
 from scripts import evaluation_options, metrics, one_thread, results, run_folder
 
@@ -15,7 +16,7 @@ import eval_hashing
 import eval_rerank
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model, fingerprint, load_model, published_state_dict
-from utils.evaluation import Described, Evaluator, describe, search
+from utils.evaluation import Evaluator, search
 from utils.results import write_evaluation
 from utils.run import Run
 
@@ -35,11 +36,11 @@ def model(rerank_run):
 
 # --- describing
 
-def test_every_picture_gets_its_own_row(model, data):
+def test_every_picture_gets_its_own_row(model, data, tmp_path):
     dataset = benchmark(data)
     with one_thread():
-        both = describe(model.train(), dataset, branches=("float", "binary"), batch_size=3, num_workers=0)
-        alone = describe(model, dataset, branches=("float",), batch_size=4, num_workers=0)
+        both = describe(model.train(), dataset, tmp_path / "both", branches=("float", "binary"), batch_size=3)
+        alone = describe(model, dataset, tmp_path / "alone", branches=("float",), batch_size=4)
         assert not model.training
         assert (alone.codes, both.codes.dtype, both.codes.shape) == (None, np.uint8, (13, 64))
         assert (both.floating.dtype, both.floating.shape) == (np.float32, (13, 512))
@@ -51,8 +52,6 @@ def test_every_picture_gets_its_own_row(model, data):
             bits = np.unpackbits(both.codes[i]).astype(bool)
             clear = out.relaxed[0].abs().numpy() > 1e-5
             assert (bits == (out.binary[0].numpy() > 0))[clear].all()
-    assert len(both.database("codes")) == 8
-    assert np.array_equal(both.queries("floating"), both.floating[8:])
 
 
 # --- searching: made-up descriptors on a real data set
@@ -68,7 +67,7 @@ def made_up(tmp_path_factory):
     rng = np.random.default_rng(5)
     codes = rng.integers(0, 256, (N_DATABASE + N_QUERIES, 2), dtype=np.uint8)
     floating = rng.standard_normal((N_DATABASE + N_QUERIES, 6)).astype(np.float32)
-    return benchmark(folder, "set"), Described(codes, floating, N_DATABASE)
+    return benchmark(folder, "set"), Rows(codes, floating)
 
 
 def hamming(described) -> list[list[int]]:
@@ -93,10 +92,10 @@ def naive_recall(ids, positives, k: int, *, answerable_only: bool = False) -> fl
 
 
 @pytest.mark.parametrize("mode", ["float", "hashing"])
-def test_one_stage(mode, made_up):
+def test_one_stage(mode, made_up, tmp_path):
     dataset, described = made_up
     naive = squared_l2(described) if mode == "float" else hamming(described)
-    found = search(described, dataset.listing, mode=mode, recall_values=[1, 5, 300])
+    found = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode=mode, recall_values=[1, 5, 300])
     assert found.first is None
     assert found.final.tolist() == [order(distances) for distances in naive]
     assert np.abs(found.final_distances - np.sort(naive, axis=1)).max() < 1e-4
@@ -107,10 +106,11 @@ def test_one_stage(mode, made_up):
 
 
 @pytest.mark.parametrize("rerank_num", [1, 7, 30, 100])
-def test_two_stages(rerank_num, made_up):
+def test_two_stages(rerank_num, made_up, tmp_path):
     """Beyond rerank_num the Hamming order stays; fewer database pictures than that: all of them, and never -1."""
     dataset, described = made_up
-    found = search(described, dataset.listing, mode="rerank", recall_values=[1, 5], rerank_num=rerank_num)
+    found = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode="rerank", recall_values=[1, 5],
+                   rerank_num=rerank_num)
     l2, bits = squared_l2(described), hamming(described)
     for q in range(N_QUERIES):
         first = order(bits[q])
@@ -124,13 +124,14 @@ def test_two_stages(rerank_num, made_up):
     assert min(found.latency_ms.values()) > 0
 
 
-def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up):
+def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up, tmp_path):
     dataset, described = made_up
     # Queries 0 to 3 look like their place in both ways, 4 to 6 in codes alone.
     codes, floating = described.codes.copy(), described.floating.copy()
     codes[N_DATABASE:N_DATABASE + 7], floating[N_DATABASE:N_DATABASE + 4] = codes[:7], floating[:4]
-    described = Described(codes, floating, N_DATABASE)
-    found = search(described, dataset.listing, mode="rerank", recall_values=[1, 2, 5, 20], rerank_num=9)
+    described = Rows(codes, floating)
+    found = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode="rerank",
+                   recall_values=[1, 2, 5, 20], rerank_num=9)
     assert [len(ids) for ids in dataset.listing.positives] == [1] * 10 + [0] * 2
     for answerable_only in (False, True):
         recalls = found.recalls(answerable_only=answerable_only)
@@ -144,7 +145,7 @@ def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up):
         {k: naive_recall(found.final, dataset.listing.positives, k) for k in (1, 5)})
     assert found.score() == pytest.approx(tuple(
         sum(naive_recall(ids, dataset.listing.positives, k) for k in (1, 5)) for ids in (found.final, found.first)))
-    one_stage = search(described, dataset.listing, mode="float", recall_values=[1])
+    one_stage = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode="float", recall_values=[1])
     assert one_stage.recalls()["first_stage"] is None and one_stage.score()[1] == 0
 
 
@@ -159,6 +160,7 @@ def assert_schema_1(written: dict) -> None:
         "n_queries_without_positives": int, "threshold_m": float, "recalls": two_stages,
         "recalls_answerable": two_stages, "latency_ms": {"search": float, "rerank": (float, None)},
         "bytes_per_picture": {"binary": (int, None), "float": (int, None)},
+        "extraction": {"precision": str, "store": str, "rounding": ({}, None), "pictures": int, "waiting_share": float},
         "benchmark": {"protocol": (str, None), "rule": str, "files_sha256": str, "warnings": list}, "parts": {},
         "model": {"backbone": str, "pretrained": (bool, None), "checkpoint": str, "fingerprint": str,
                   "selected_by": (str, None)},
@@ -240,7 +242,7 @@ def test_predictions(data, rerank_run, model, tmp_path):
     for side, paths in (("database", dataset.listing.database_paths), ("query", dataset.listing.query_paths)):
         assert [str(dataset.listing.folder / name) for name in found[f"{side}_names"]] == [str(path) for path in paths]
     with one_thread():
-        described = describe(model, dataset, branches=("float", "binary"), batch_size=16, num_workers=0)
+        described = describe(model, dataset, tmp_path / "again", branches=("float", "binary"), batch_size=16)
     bits = np.unpackbits(described.codes, axis=1).astype(int)
     for q in range(5):
         distances = np.abs(bits[:8] - bits[8 + q]).sum(axis=1)
@@ -265,9 +267,9 @@ def test_at_most_100_predictions_are_kept(tmp_path):
     write_benchmark(tmp_path / "sets", "set", "test", database=130, queries=2, first_place=0)
     dataset = benchmark(tmp_path / "sets", "set")
     rng = np.random.default_rng(0)
-    described = Described(rng.integers(0, 256, (132, 64), dtype=np.uint8),
-                          rng.standard_normal((132, 4)).astype(np.float32), 130)
-    found = search(described, dataset.listing, mode="rerank", recall_values=[1, 120], rerank_num=110)
+    described = Rows(rng.integers(0, 256, (132, 64), dtype=np.uint8), rng.standard_normal((132, 4)).astype(np.float32))
+    found = search(searchable(tmp_path, described, 130), dataset.listing, mode="rerank", recall_values=[1, 120],
+                   rerank_num=110)
     assert found.final.shape == (2, 120)
     tiny = build_model(ModelConfig(backbone="dinov2-tiny"))
     run = Run(tmp_path / "runs", "a", options={}, model=tiny.config)
@@ -349,13 +351,13 @@ def test_without_resume_the_published_file_is_fetched_and_named(data, rerank_run
         run_folder(eval_rerank.main, *evaluation_options(data), "--backbone", "dinov2-tiny", cwd=tmp_path)
 
 
-def test_an_evaluator_describes_and_searches(data, model):
+def test_an_evaluator_describes_and_searches(data, model, tmp_path):
     dataset = benchmark(data)
     evaluate = Evaluator(mode="rerank", recall_values=(1, 5), batch_size=8, num_workers=0, rerank_num=2)
     with one_thread():
         found = evaluate(model, dataset)
-        described = describe(model, dataset, branches=("float", "binary"), batch_size=8, num_workers=0)
-    expected = search(described, dataset.listing, mode="rerank", recall_values=(1, 5), rerank_num=2)
+        rows = describe(model, dataset, tmp_path, branches=("float", "binary"), batch_size=8)
+    expected = search(searchable(tmp_path, rows, 8), dataset.listing, mode="rerank", recall_values=(1, 5), rerank_num=2)
     assert found.listing is dataset.listing
     assert found.recalls() == expected.recalls()
     for field in ("first", "first_distances", "final", "final_distances"):

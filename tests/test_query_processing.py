@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from descriptors import describe
 from PIL import Image
 from scripts import one_thread
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import center_crop
 
-import utils.evaluation
+import utils.extraction
 from datasets import TEST_METHODS, TRAINING_SETS, evaluation_transform, query_transform
-from datasets.places import share
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, aspect_size, central_crop
-from model import ModelConfig, build_model
+from model import ModelConfig, build_model, fast_inference
 from utils.data import benchmark_set, training_loader, training_set, validation_and_test_sets
-from utils.evaluation import describe
 
 # H, W in pixels: portrait, landscape, the size that is asked for, its ratio, square, tiny, strips.
 SIZES = [(97, 61), (61, 97), (42, 56), (84, 112), (75, 75), (5, 9), (1, 1), (200, 9), (9, 200)]
@@ -204,25 +203,30 @@ def test_validation_sets_are_read_like_the_test_set(mixed):
         assert dataset[len(DATABASE)][0].shape == (3, *aspect_size(QUERIES[0], 42))
 
 
-def shapes_of_batches(model, monkeypatch) -> list[tuple[int, ...]]:
-    """Filled by every later call of the model."""
-    shapes, forward = [], model.forward
+def shapes_of_batches(monkeypatch) -> list[tuple[int, ...]]:
+    """Filled by every later call of a network that describes."""
+    shapes = []
 
-    def recorded(images, **options):
-        shapes.append(tuple(images.shape))
-        return forward(images, **options)
+    def recording(model, **options):
+        network = fast_inference(model, **options)
 
-    monkeypatch.setattr(model, "forward", recorded)
+        def describe_batch(images, **branches):
+            shapes.append(tuple(images.shape))
+            return network(images, **branches)
+
+        return describe_batch
+
+    monkeypatch.setattr(utils.extraction, "fast_inference", recording)
     return shapes
 
 
 @pytest.mark.parametrize(("method", "num_workers"), [("central_crop", 0), ("single_query", 0), ("single_query", 1)])
-def test_every_picture_is_described_as_if_alone(mixed, model, method, num_workers, monkeypatch):
+def test_every_picture_is_described_as_if_alone(mixed, model, method, num_workers, monkeypatch, tmp_path):
     dataset = read(mixed, method)
     with one_thread():
         expected = [model.eval()(dataset[i][0][None]) for i in range(len(dataset))]
-        shapes = shapes_of_batches(model, monkeypatch)
-        found = describe(model, dataset, branches=("float", "binary"), batch_size=3, num_workers=num_workers)
+        shapes = shapes_of_batches(monkeypatch)
+        found = describe(model, dataset, tmp_path, branches=("float", "binary"), batch_size=3, num_workers=num_workers)
     for row, bits, alone in zip(found.floating, np.unpackbits(found.codes, axis=1), expected, strict=True):
         assert np.abs(row - alone.floating[0].detach().numpy()).max() <= 1e-5
         clear = alone.relaxed[0].abs() > 1e-5
@@ -232,47 +236,7 @@ def test_every_picture_is_described_as_if_alone(mixed, model, method, num_worker
                           *((1, 3, *aspect_size(sides, 42)) for sides in QUERIES)]
         assert len({shape[2:] for shape in shapes}) == 3
     else:
-        assert shapes == [(3, 3, 42, 56)] * 4
-
-
-# --- several processes
-
-def naive_batches(ids, stackable, batch_size):
-    batches = []
-    for index in ids:
-        if batches and len(batches[-1]) < batch_size and index < stackable:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-def test_shares_in_batches():
-    for count, batch_size, processes in ((13, 3, 1), (13, 3, 2), (13, 16, 3), (2, 4, 5), (24, 1, 2)):
-        for stackable in range(count + 1):
-            shares = [share(count, process, processes) for process in range(processes)]
-            batches = [[list(batch) for batch in utils.evaluation._batches(ids, stackable, batch_size)]
-                       for ids in shares]
-            assert batches == [naive_batches(ids, stackable, batch_size) for ids in shares]
-            assert [index for own in batches for batch in own for index in batch] == list(range(count))
-
-
-@pytest.mark.parametrize("processes", [2, 5])
-def test_several_processes_describe_what_one_does(mixed, model, processes, monkeypatch):
-    dataset = read(mixed, "single_query")
-    options = {"branches": ("float",), "batch_size": 3, "num_workers": 0}
-    with one_thread():
-        whole = describe(model, dataset, **options).floating
-        rows = np.full_like(whole, np.nan)
-        for process in range(processes):
-            own = share(len(dataset), process, processes)
-            monkeypatch.setattr(utils.evaluation, "own_share", lambda count, r=process: share(count, r, processes))
-            shapes = shapes_of_batches(model, monkeypatch)
-            part = describe(model, dataset, **options).floating
-            monkeypatch.undo()
-            assert sum(shape[0] for shape in shapes) == len(own)
-            rows[own.start:own.stop] = part[own.start:own.stop]
-    assert np.abs(rows - whole).max() <= 1e-5
+        assert shapes == [(pictures, 3, 42, 56) for pictures in (3, 3, 1, 3, 2)]
 
 
 # --- the training set's folder and cities

@@ -4,6 +4,7 @@ Each function takes picture paths and returns (n, d) float32 descriptors of unit
 search.  Raises ValueError for no path at all and what `datasets.transforms.read_picture` raises for a bad one.
 """
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from datasets import BenchmarkDataset
 from datasets.transforms import read_picture
 
 from .evaluation import Described, Evaluation, search
+from .index import TwoStageIndex
+from .index_files import ModelIdentity
 
 
 def _describe(paths, describe) -> np.ndarray:
@@ -87,8 +90,12 @@ def search_baseline(describe: Callable[[Iterable[str | Path]], np.ndarray], data
                     recall_values: Sequence[int]) -> Evaluation:
     """Describes a set's pictures without learning and searches them by flat L2."""
     listing = dataset.listing
-    descriptors = np.ascontiguousarray(describe([*listing.database_paths, *listing.query_paths]), np.float32)
-    return search(Described(None, descriptors, listing.n_database), listing, mode="float", recall_values=recall_values)
+    database, queries = (np.ascontiguousarray(describe(paths), np.float32)
+                         for paths in (listing.database_paths, listing.query_paths))
+    with tempfile.TemporaryDirectory() as folder:
+        index = TwoStageIndex.build(folder, model=ModelIdentity("none", "no model"), names=listing.names("database"),
+                                    floats=database)
+        return search(Described(index, None, queries), listing, mode="float", recall_values=recall_values)
 
 
 BASELINES: dict[str, Callable[[Iterable[str | Path]], np.ndarray]] = {

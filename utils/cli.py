@@ -13,6 +13,7 @@ from .distributed import let_the_first_speak, start
 from .leftovers import refuse_leftovers
 from .modes import FLAGS, SCRIPTS
 from .run import start_log
+from .stores import STORES
 from .variants import chosen_fields, listing
 
 
@@ -73,6 +74,12 @@ def evaluation_parser(description: str, *, mode: str) -> argparse.ArgumentParser
     parser.add_argument("--split", choices=("train", "val", "test"), help="of a folder; default: test")
     parser.add_argument("--file_lists", type=Path, metavar="DIR",
                         help="evaluate by the .npy lists in DIR, of pictures in <datasets_folder>/<dataset_name>")
+    speed = parser.add_argument_group("speed and size; what the defaults give is exact")
+    speed.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of describing; bf16, fp16 round")
+    speed.add_argument("--compile", action="store_true", help="the backbone, by torch.compile")
+    speed.add_argument("--store", choices=STORES, default="fp32", help="how the database's float descriptors are kept")
+    speed.add_argument("--index", type=Path, metavar="FOLDER",
+                       help="keep the descriptors there: an interrupted run goes on, a finished one is only searched")
     own = parser.add_argument_group("pictures of your own, instead of a data set; answers in answers.csv and .json")
     own.add_argument("--database_folder", type=Path, help="pictures of known places")
     own.add_argument("--queries_folder", type=Path, help="pictures to be found among them")
@@ -148,8 +155,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
             chosen_fields(args.variant, args.set)
     except ValueError as error:
         parser.error(str(error))
-    if "precision" in args:
-        args.precision = args.precision or best_precision(args.device)
+    args.precision = args.precision or best_precision(args.device)
     start_log()
     start(args.device)
     return args
@@ -192,7 +198,14 @@ def evaluated_options(args: argparse.Namespace) -> dict:
 def evaluation_options(args: argparse.Namespace) -> dict:
     """For utils.evaluation.Evaluator."""
     return {"mode": args.mode, "recall_values": args.recall_values, "batch_size": args.infer_batch_size,
-            "num_workers": args.num_workers, "rerank_num": args.rerank_num if args.mode == "rerank" else None}
+            "num_workers": args.num_workers, "rerank_num": args.rerank_num if args.mode == "rerank" else None,
+            "device": args.device}
+
+
+def descriptor_options(args: argparse.Namespace) -> dict:
+    """For utils.evaluation.Evaluator: how descriptors are made and kept, where a script does nothing else."""
+    return {"precision": args.precision, "compiled": args.compile, "store": args.store, "index": args.index,
+            "resumable": True}
 
 
 def loader_options(args: argparse.Namespace) -> dict:

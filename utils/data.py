@@ -141,7 +141,8 @@ def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = "har
         log.warning("%s: %s", listing.label, warning)
     return BenchmarkDataset(listing, transform=evaluation_transform(size),
                             query_transform=query_transform(test_method, size),
-                            queries_vary=test_method in VARYING_SIZES, parts=parts)
+                            queries_vary=test_method in VARYING_SIZES,
+                            prepared=f"{size[0]}x{size[1]}, queries {test_method}", parts=parts)
 
 
 def evaluated_set(*, name: str, own: dict | None, datasets_folder: Path | None, split: str | None,

@@ -6,7 +6,7 @@ In one process every function here is an identity without cost, and nothing is s
 import datetime
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ T = TypeVar("T")
 # The others wait while the first process searches and writes: that may take long, and is no hang.
 TIMEOUT = datetime.timedelta(hours=3)
 GRACE_S = 5.0
+ROWS_SENT = 1024  # at a time
 
 
 def launched() -> bool:
@@ -139,15 +140,21 @@ def own_share(count: int) -> range:
     return share(count, rank(), processes())
 
 
-def collect(rows: np.ndarray | None) -> None:
-    """Each process's `own_share` of the rows (n, ...), into the first process's array; None without a share."""
-    if rows is None:
-        return
+def collect(count: int, read: Callable[[int, int], Sequence[np.ndarray]],
+            write: Callable[[int, Sequence[np.ndarray]], None]) -> None:
+    """Each process's `own_share` of `count` rows, in blocks: its `read(start, stop)` becomes the first process's
+    `write(start, arrays)`. What the first reads of these rows tells shapes and types."""
     for sender in range(1, processes()):
-        part = share(len(rows), sender, processes())
-        if part and rank() in (0, sender):
-            values = torch.from_numpy(rows[part.start:part.stop])
-            distributed.recv(values, src=sender) if is_first() else distributed.send(values, dst=0)
+        part = share(count, sender, processes())
+        for start in range(part.start, part.stop, ROWS_SENT):
+            if rank() not in (0, sender):
+                continue
+            arrays = read(start, min(start + ROWS_SENT, part.stop))
+            for array in arrays:
+                values = torch.from_numpy(array.view(np.uint8).reshape(-1))
+                distributed.recv(values, src=sender) if is_first() else distributed.send(values, dst=0)
+            if is_first():
+                write(start, arrays)
 
 
 def first_on_each_node(function: Callable[[], T]) -> T:

@@ -1,45 +1,44 @@
 """Describing a benchmark set and searching it: the one evaluation behind all six scripts."""
 
+import contextlib
 import dataclasses
 import logging
+import shutil
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from datasets import BenchmarkDataset, Listing, subset_of
 from model import SelaVPRpp
 
-from .distributed import broadcast, collect, is_first, own_share
+from .distributed import broadcast, is_first
+from .extraction import extract
+from .index import TwoStageIndex
 from .metrics import recall_at_k
 from .modes import MODES, protocol
-from .retrieval import pack_codes, rerank_l2, search_hamming, search_l2
-from .run import progress
 
 log = logging.getLogger("selavprpp")
 KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
 
 
+@dataclasses.dataclass(frozen=True)
 class Described:
-    """A set's descriptors, database first, then queries: packed codes (n, bits / 8) uint8, float (n, D) float32."""
+    """What is searched: the database's index, and the queries' codes (m, bits / 8) uint8 and floats (m, D) float32."""
 
-    def __init__(self, codes: np.ndarray | None, floating: np.ndarray | None, n_database: int):
-        self.codes, self.floating, self.n_database = codes, floating, n_database
+    database: TwoStageIndex
+    codes: np.ndarray | None
+    floating: np.ndarray | None
 
-    def database(self, kind: str) -> np.ndarray:
-        return getattr(self, kind)[:self.n_database]
-
-    def queries(self, kind: str) -> np.ndarray:
-        return getattr(self, kind)[self.n_database:]
-
-    def of_part(self, whole: Listing, part: Listing) -> "Described":
-        """The descriptors of `part`, whose pictures are among those of `whole`."""
+    def of_part(self, whole: Listing, part: Listing) -> tuple["Described", np.ndarray]:
+        """The descriptors of `part`, whose pictures are among those of `whole`, and the rows that its database has in
+        that of `whole`."""
         subset = subset_of(whole, part)
-        rows = np.concatenate([subset.database_rows, self.n_database + subset.query_rows])
-        return Described(*(None if kind is None else kind[rows] for kind in (self.codes, self.floating)),
-                         part.n_database)
+        queries = (None if rows is None else rows[subset.query_rows] for rows in (self.codes, self.floating))
+        return Described(self.database.restricted_to(subset.database_rows), *queries), subset.database_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Evaluation:
     final, final_distances   L2 distances of the re-ranked part; squared L2 or bits where there is one stage
     latency_ms               per query, of a search for all queries at once
     parts                    of listings of some of these pictures, from the same descriptors
+    extraction               what describing cost, and what it rounded (utils/extraction.py); None: not done here
     """
 
     listing: Listing
@@ -62,6 +62,7 @@ class Evaluation:
     latency_ms: dict[str, float | None]
     bytes_per_picture: dict[str, int | None]
     parts: tuple["Evaluation", ...] = ()
+    extraction: dict | None = None
 
     def final_recalls(self, recall_values: Sequence[int]) -> dict[int, float]:
         """Recall@k of the final stage in percent."""
@@ -98,7 +99,12 @@ class Evaluation:
 class Evaluator:
     """How to evaluate: called with a model and a set it describes the pictures, searches and logs the recalls.
 
-    mode  "float": flat L2; "hashing": Hamming; "rerank": Hamming, then L2 of the first `rerank_num`
+    mode       "float": flat L2; "hashing": Hamming; "rerank": Hamming, then L2 of the first `rerank_num`
+    precision, store, compiled   as in utils.extraction.extract
+    folder     descriptors lie in it until they are searched; None: in the system's for temporary files
+    device     where to search; None: on the processor
+    index      they stay in this folder, and what lies there already is used
+    resumable  of an interrupted evaluation they stay where they are, and the log says how to go on
     """
 
     mode: str
@@ -106,82 +112,92 @@ class Evaluator:
     batch_size: int
     num_workers: int
     rerank_num: int | None = None
+    precision: str = "fp32"
+    store: str = "fp32"
+    compiled: bool = False
+    folder: Path | None = None
+    device: torch.device | None = None
+    index: Path | None = None
+    resumable: bool = False
 
     def __call__(self, model: SelaVPRpp, dataset: BenchmarkDataset) -> Evaluation:
-        started = time.perf_counter()
-        described = describe(model, dataset, branches=MODES[self.mode], batch_size=self.batch_size,
-                             num_workers=self.num_workers)
-        seconds = time.perf_counter() - started
-        evaluation = broadcast(self._search(described, dataset) if is_first() else None)
+        with self.described(model, dataset) as (described, cost):
+            evaluation = broadcast(self._search(described, dataset, cost) if is_first() else None)
         for one in (evaluation, *evaluation.parts):
             for stage, recalls in one.recalls().items():
                 if recalls is not None:
                     log.info("%s (%s), %s: %s", one.listing.label, one.listing.rule,
                              one.protocol if stage == "final" else protocol("hashing"),
                              ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items()))
-        latency = ", ".join(f"{name} {ms:.3f} ms a query" for name, ms in evaluation.latency_ms.items() if ms)
-        log.info("described %.1f pictures/s; %s", len(dataset) / seconds, latency)
+        log.info("searched: %s",
+                 ", ".join(f"{name} {ms:.3f} ms a query" for name, ms in evaluation.latency_ms.items() if ms))
         return evaluation
 
-    def _search(self, described: Described, dataset: BenchmarkDataset) -> Evaluation:
-        options = {"mode": self.mode, "recall_values": self.recall_values, "rerank_num": self.rerank_num}
-        parts = tuple(search(described.of_part(dataset.listing, part), part, **options) for part in dataset.parts)
-        return dataclasses.replace(search(described, dataset.listing, **options), parts=parts)
+    @contextlib.contextmanager
+    def described(self, model: SelaVPRpp, dataset: BenchmarkDataset) -> Iterator[tuple[Described | None, dict]]:
+        """The set's descriptors, to be searched inside the context (of several processes, by the first), and their cost
+        as in results.json."""
+        with self._folder() as folder:
+            database, queries, cost = extract(
+                model, dataset, folder, branches=MODES[self.mode], batch_size=self.batch_size,
+                num_workers=self.num_workers, precision=self.precision, store=self.store, compiled=self.compiled)
+            yield Described(database, *queries.rows(range(len(queries)))) if is_first() else None, cost
 
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """The folder for descriptors, which is deleted afterwards unless it is to stay."""
+        if self.index is not None:
+            yield self.index
+            return
+        made = Path(tempfile.mkdtemp(prefix="index-", dir=self.folder)) if is_first() else None
+        folder = broadcast(made)
+        keep = False
+        try:
+            yield folder
+        except BaseException:
+            keep = self.resumable and any(folder.iterdir())
+            if keep:
+                log.info("the descriptors so far stay; the same command with --index %s goes on", folder)
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
 
-@torch.no_grad()
-def describe(model: SelaVPRpp, dataset: BenchmarkDataset, *, branches: Sequence[str], batch_size: int,
-             num_workers: int) -> Described:
-    """Runs the model, in fp32, over a set's pictures with one pass of the backbone for all branches.
-
-    Queries that vary in size go one a batch, all other pictures `batch_size`.  Each process describes its share; the
-    first returns the rows of all, the others have only their own.
-    """
-    device = next(model.parameters()).device
-    model.eval()
-    stackable = dataset.n_database if dataset.queries_vary else len(dataset)
-    loader = DataLoader(dataset, batch_sampler=_batches(own_share(len(dataset)), stackable, batch_size),
-                        num_workers=num_workers, pin_memory=device.type == "cuda")
-    codes = floating = None
-    for images, ids in progress(loader, f"describing {dataset.listing.label}"):
-        out = model(images.to(device, non_blocking=True), branches=branches)
-        if out.binary is not None:
-            packed = pack_codes(out.binary.cpu().numpy())
-            codes = np.empty((len(dataset), packed.shape[1]), np.uint8) if codes is None else codes
-            codes[ids] = packed
-        if out.floating is not None:
-            rows = out.floating.cpu().numpy()
-            floating = np.empty((len(dataset), rows.shape[1]), np.float32) if floating is None else floating
-            floating[ids] = rows
-    collect(codes)
-    collect(floating)
-    return Described(codes, floating, dataset.n_database)
-
-
-def _batches(ids: range, stackable: int, batch_size: int) -> list[range]:
-    """Pictures `ids` in batches: below `stackable` they have one size, from there on each is a batch of its own."""
-    middle = min(max(ids.start, stackable), ids.stop)
-    return [*(range(start, min(start + batch_size, middle)) for start in range(ids.start, middle, batch_size)),
-            *(range(query, query + 1) for query in range(middle, ids.stop))]
+    def _search(self, described: Described, dataset: BenchmarkDataset, cost: dict) -> Evaluation:
+        options = {"mode": self.mode, "recall_values": self.recall_values, "rerank_num": self.rerank_num,
+                   "device": self.device}
+        parts = []
+        for part in dataset.parts:
+            some, rows = described.of_part(dataset.listing, part)
+            parts.append(search(some, part, rows=rows, **options))
+        return dataclasses.replace(search(described, dataset.listing, **options), parts=tuple(parts), extraction=cost)
 
 
 def search(described: Described, listing: Listing, *, mode: str, recall_values: Sequence[int],
-           rerank_num: int | None = None) -> Evaluation:
-    """Flat L2 ("float"), Hamming ("hashing"), or Hamming and then L2 of the first `rerank_num` ("rerank")."""
+           rerank_num: int | None = None, rows: np.ndarray | None = None,
+           device: torch.device | None = None) -> Evaluation:
+    """Flat L2 ("float"), Hamming ("hashing"), or Hamming and then L2 of the first `rerank_num` ("rerank").
+
+    rows    those of the index that the listing's database has, in its order; None: all
+    device  searches there; None: on the processor
+    """
     depth = max([*recall_values, rerank_num or 1, KEPT_PREDICTIONS])
+    database = described.database
     started = time.perf_counter()
     if mode == "float":
-        distances, ids = search_l2(described.database("floating"), described.queries("floating"), depth)
+        distances, ids = database.search_floats(described.floating, depth, device=device)
     else:
-        distances, ids = search_hamming(described.database("codes"), described.queries("codes"), depth)
+        distances, ids = database.search_codes(described.codes, depth, device=device)
     searched = time.perf_counter()
     first = first_distances = rerank_ms = None
     if mode == "rerank":
         first, first_distances = ids, distances
-        ids, distances = rerank_l2(described.database("floating"), described.queries("floating"), first, rerank_num)
+        ids, distances = database.rerank(described.floating, first, rerank_num, device=device)
         rerank_ms = 1000 * (time.perf_counter() - searched) / listing.n_queries
-    bytes_per_picture = {name: None if rows is None else rows.shape[1] * rows.itemsize
-                         for name, rows in (("binary", described.codes), ("float", described.floating))}
+    if rows is not None:
+        of_row = np.full(1 + rows.max(), -1)
+        of_row[rows] = np.arange(len(rows))
+        ids, first = of_row[ids], None if first is None else of_row[first]
     latency = {"search": 1000 * (searched - started) / listing.n_queries, "rerank": rerank_ms}
     return Evaluation(listing, protocol(mode, rerank_num), tuple(recall_values), first, first_distances, ids, distances,
-                      latency, bytes_per_picture)
+                      latency, database.bytes_per_picture)

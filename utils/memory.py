@@ -98,21 +98,22 @@ def report_step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.
     memory, free = step_memory(model, size=size, dtype=dtype, device=device), free_memory(device)
     pictures = images_per_place * math.ceil(places_per_batch / processes())
     needed = memory.total(pictures)
-    log.info("memory: a step of %d pictures takes about %s, %s of them kept for the gradient", pictures, _shown(needed),
-             _shown(memory.kept(pictures)))
+    log.info("memory: a step of %d pictures takes about %s, %s of them kept for the gradient", pictures, shown(needed),
+             shown(memory.kept(pictures)))
     if free is None:
         return
     if device.type == "cpu":
         free //= processes()
     largest = memory.largest_batch(free) // images_per_place * processes()
     if needed > free:
-        log.warning("memory: only %s are free; the largest batch that would fit is --train_batch_size %d", _shown(free),
+        log.warning("memory: only %s are free; the largest batch that would fit is --train_batch_size %d", shown(free),
                     largest)
     else:
-        log.info("memory: %s are free, enough for --train_batch_size %d", _shown(free), largest)
+        log.info("memory: %s are free, enough for --train_batch_size %d", shown(free), largest)
 
 
-def _shown(size: int) -> str:
+def shown(size: int) -> str:
+    """Bytes for people: 1.50 GB, 23 MB."""
     return f"{size / 1e9:.2f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"
 
 

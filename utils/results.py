@@ -55,6 +55,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pret
                   for part in evaluation.parts},
         "latency_ms": evaluation.latency_ms,
         "bytes_per_picture": evaluation.bytes_per_picture,
+        "extraction": evaluation.extraction,
         "model": {"backbone": model.config.backbone, "pretrained": pretrained, "checkpoint": str(checkpoint),
                   "selected_by": selected_by,
                   "fingerprint": fingerprint(model), "config": model.config.to_dict()},

@@ -6,7 +6,7 @@ import logging
 from model import BRANCHES
 from utils import cli
 from utils.data import evaluated_set
-from utils.evaluation import describe, search
+from utils.evaluation import Evaluator, search
 from utils.models import model_for_evaluation
 from utils.run import Run, exit_with
 
@@ -29,11 +29,11 @@ def main(argv: list[str] | None = None) -> None:
     dataset = evaluated_set(**cli.evaluated_options(args))
     model, checkpoint = model_for_evaluation(args.resume, **cli.model_flags(args), branches=BRANCHES)
     run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
-    described = describe(model.to(args.device), dataset, branches=BRANCHES, batch_size=args.infer_batch_size,
-                         num_workers=args.num_workers)
+    evaluate = Evaluator(**cli.evaluation_options(args), **cli.descriptor_options(args), folder=run.folder)
     listing = dataset.listing
-    found = {str(depth): search(described, listing, mode="rerank", recall_values=args.recall_values, rerank_num=depth)
-             for depth in args.depths}
+    with evaluate.described(model.to(args.device), dataset) as (described, _):
+        found = {str(depth): search(described, listing, mode="rerank", recall_values=args.recall_values,
+                                    rerank_num=depth) for depth in args.depths}
     for evaluation in found.values():
         log.info("%s, %s: %s", listing.label, evaluation.protocol,
                  ", ".join(f"R@{k}: {value:.1f}" for k, value in evaluation.recalls()["final"].items()))

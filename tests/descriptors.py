@@ -1,0 +1,36 @@
+"""Descriptors of a small set, made up or by a model, as the evaluation searches them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.evaluation import Described
+from utils.extraction import extract
+from utils.index import TwoStageIndex
+from utils.index_files import ModelIdentity
+
+
+class Rows(NamedTuple):
+    """Of all pictures, database first, then queries; None: that branch is not there."""
+
+    codes: np.ndarray | None
+    floating: np.ndarray | None
+
+
+def searchable(folder: Path, rows: Rows, n_database: int) -> Described:
+    """An index in a new folder inside `folder`, and the queries."""
+    database, queries = ([None if part is None else part[of] for part in rows]
+                         for of in (slice(n_database), slice(n_database, None)))
+    number = len(list(folder.glob("index*"))) if folder.is_dir() else 0
+    index = TwoStageIndex.build(folder / f"index{number}", model=ModelIdentity("", "made up"), codes=database[0],
+                                floats=database[1], names=map(str, range(n_database)))
+    return Described(index, *queries)
+
+
+def describe(model, dataset, folder: Path, *, branches, batch_size, num_workers=0, **options) -> Rows:
+    """What `extract` leaves in a folder."""
+    found = extract(model, dataset, folder, branches=branches, batch_size=batch_size, num_workers=num_workers,
+                    **options)
+    sides = [index.rows(range(len(index))) for index in (found.database, found.queries)]
+    return Rows(*(None if parts[0] is None else np.concatenate(parts) for parts in zip(*sides, strict=True)))
