@@ -1,0 +1,86 @@
+"""What precision and store change in the recalls: `python -m benchmarks.precision --set MODEL FOLDER SIZE ...`.
+
+Each --set names a trained two-branch model, a folder in the benchmark layout (its test split) and the side of the
+pictures in pixels; give as many as there are. Every combination is evaluated beside the exact one: how many queries
+more or fewer find a right picture at k = 1, 5, 10 in either stage, and how many change at all. Writes precision.json
+and the table to stdout.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets import read_folder
+from model import load_model
+from utils.data import as_dataset
+from utils.device import PRECISIONS
+from utils.evaluation import Evaluation, Evaluator
+from utils.metrics import correctness
+from utils.run import exit_with, hardware, versions, write_json
+from utils.stores import STORES
+
+HERE = Path(__file__).parent
+RECALLS = (1, 5, 10)
+EXACT = ("fp32", "fp32")
+# fp16 is a GPU's: processors compute it slowly, or not at all.
+COMBINATIONS = [(precision, store) for precision in PRECISIONS if precision != "fp16" for store in STORES]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__.splitlines()[0])
+    parser.add_argument("--set", nargs=3, action="append", required=True, metavar=("MODEL", "FOLDER", "SIZE"),
+                        help="a model file, a benchmark folder and a side in pixels")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of precision.json")
+    args = parser.parse_args(argv)
+    found = [measure(Path(model), Path(folder), int(size)) for model, folder, size in args.set]
+    write_json({"sets": found, "versions": versions(), "hardware": hardware(torch.device("cpu"))},
+               args.out / "precision.json")
+    print(table(found))
+
+
+def measure(model_file: Path, folder: Path, side: int) -> dict:
+    """{"set", "queries", "recalls" of the exact evaluation, "changes": {"bf16, int8": {...}}} of one model and set."""
+    model = load_model(model_file)
+    dataset = as_dataset(read_folder(folder.parent, folder.name, split="test"), size=(side, side))
+    with tempfile.TemporaryDirectory() as scratch:
+        evaluations = {}
+        for precision, store in COMBINATIONS:
+            evaluate = Evaluator(mode="rerank", recall_values=RECALLS, batch_size=64, num_workers=0, rerank_num=100,
+                                 precision=precision, store=store, folder=Path(scratch))
+            evaluations[precision, store] = evaluate(model, dataset)
+    exact = evaluations.pop(EXACT)
+    return {"set": dataset.listing.label, "queries": dataset.n_queries, "database": dataset.n_database,
+            "recalls": exact.recalls(),
+            "changes": {", ".join(name): change(exact, other) for name, other in evaluations.items()}}
+
+
+def change(exact: Evaluation, other: Evaluation) -> dict:
+    """By stage: the largest net change over k, in queries; queries right at some k in one and not in the other; the
+    share of queries whose first answer is another picture; and what the extraction itself said of its rounding."""
+    found = {"rounding": other.extraction["rounding"]}
+    for stage, before, after in (("first_stage", exact.first, other.first), ("final", exact.final, other.final)):
+        right = [np.logical_or.accumulate(correctness(ids, exact.listing.positives), axis=1)[:, np.array(RECALLS) - 1]
+                 for ids in (before, after)]
+        net = right[1].sum(axis=0) - right[0].sum(axis=0)
+        found[stage] = {"net": int(net[np.abs(net).argmax()]), "queries": int((right[0] != right[1]).any(axis=1).sum()),
+                        "other_answer_percent": 100 * float((before[:, 0] != after[:, 0]).mean())}
+    return found
+
+
+def table(found: list[dict]) -> str:
+    lines = ["| set (queries) | precision, store | first stage: net, queries | final: net, queries | "
+             "other first answer | least cosine | bits changed |", "|---|---|---:|---:|---:|---:|---:|"]
+    for one in found:
+        for name, values in one["changes"].items():
+            first, final, rounding = values["first_stage"], values["final"], values["rounding"]
+            lines.append(f"| {one['set']} ({one['queries']}) | {name} | {first['net']:+d}, {first['queries']} | "
+                         f"{final['net']:+d}, {final['queries']} | {final['other_answer_percent']:.1f} % | "
+                         f"{rounding['least_cosine']:.6f} | {rounding['bits_changed_percent']:.2f} % |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,245 @@
+"""Latency, RAM, disk and recall from 10,000 pictures on: `python -m benchmarks.scale [--pictures N] [--work DIR]`.
+
+For each size a simulated city (simulated.py) is written as an index on disk and searched, exactly and through an
+inverted file. Writes every figure into scale.json, the curves into scale.png and the tables of scale.md.
+"""
+
+import argparse
+import mmap
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from utils.index import TwoStageIndex
+from utils.index_files import ModelIdentity
+from utils.index_writer import IndexWriter
+from utils.metrics import correctness, recall_at_k
+from utils.retrieval import rerank_l2, search_hamming
+from utils.run import exit_with
+from utils.stores import StoredRows
+from utils.sublinear import BinaryIVF
+
+from . import scale_page
+from .measure import alternate
+from .report import Report
+from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, Simulated, simulated
+
+HERE = Path(__file__).parent
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+WIDE = 1_000_000  # pictures up to which floats have 2048 dimensions, those of DINOv2-base; beyond, 256
+QUERIES = 4000
+DEPTH = 100
+BATCH = 512
+REPEATS = 5
+COLD = 20  # queries re-ranked after the pages were dropped
+GOAL = 0.99
+CHOSEN_FOR = 0.995  # on half of the queries, whose share of missed ones is known to a third of a percent
+ROWS = 16 * PER_STREET  # of the simulated city in hand at a time
+
+
+def rows(report: Report, *, pictures: int = 1_000_000, work: Path | None = None, out: Path = HERE) -> None:
+    """Measures all sizes up to `pictures`; writes scale.json, scale.png and the tables of scale.md into `out`.
+
+    work  a folder on the disk to be measured, for files that are deleted afterwards: 4.4 GB for a million pictures,
+          6.9 GB for ten million; None: the system's for temporary files
+    """
+    sizes = [n for n in SIZES if n <= pictures]
+    if not sizes:
+        raise ValueError(f"pictures is {pictures}; expected at least {SIZES[0]}")
+    measured = []
+    for n in sizes:
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            measured.append(measure(n, Path(folder), report))
+        add_rows(report, measured[-1])
+    scale_page.write(measured, out)
+    for name, exponent in scale_page.growth(measured).items():
+        report.add(f"growth, {name}", "", f"n^{exponent:.2f}", "least squares of the logarithms", None)
+
+
+def measure(n: int, folder: Path, report: Report) -> dict:
+    """Everything about one size; times in ms a query or s, sizes in bytes, recalls in percent."""
+    city = simulated(n, queries=QUERIES, float_dim=2048 if n <= WIDE else 256)
+    started = time.perf_counter()
+    write_index(city, folder / "index")
+    written = time.perf_counter()
+    codes, floats = mapped(folder / "index", city)
+    ivf = BinaryIVF.build(codes)
+    built = time.perf_counter()
+    recall = recalls(city, codes, floats, ivf)
+    ivf.save(folder / "ivf")
+    ivf = BinaryIVF.open(folder / "ivf")
+    ms = latencies(city, codes, floats, ivf, report)
+    candidates = search_hamming(codes, city.query_codes[-COLD * REPEATS:], DEPTH)[1]
+    del codes, floats  # what is mapped cannot be dropped from the page cache
+    ms |= cold(city, candidates, folder / "index", report)
+    some = city.query_codes[:200], city.query_floats[:200]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process that holds nothing else
+        held = pool.apply(ram, (folder, *some))
+    disk = {"index": bytes_of(folder / "index"), "ivf": bytes_of(folder / "ivf")}
+    return {"pictures": n, "float_dim": city.float_dim, "store": "fp16", "lists": ivf.lists, "probes": ivf.probes,
+            "write_s": written - started, "build_s": built - written, "ms": ms, "ram": held, "disk": disk, **recall}
+
+
+def write_index(city: Simulated, folder: Path) -> None:
+    with IndexWriter(folder, n=city.n, identity={"seed": city.seed}, code_bytes=BITS // 8, float_dim=city.float_dim,
+                     store="fp16") as writer:
+        start = 0
+        for codes, floats in city.blocks(ROWS):
+            writer.write(start, codes=codes, floats=floats)
+            start += len(codes)
+        places = np.arange(city.n) // PER_PLACE
+        coordinates = np.column_stack([500_000.0 + SPACING * places, np.full(city.n, 5_000_000.0)])
+        names = (f"database/street {i // PER_STREET:06}/picture {i % PER_STREET:04}.jpg" for i in range(city.n))
+        writer.finish(names=names, model=ModelIdentity("0" * 64, "simulated"), coordinates=coordinates)
+
+
+def mapped(index: Path, city: Simulated, *, advice: int = mmap.MADV_NORMAL) -> tuple[np.ndarray, StoredRows]:
+    """Codes and floats of an index as it holds them: memory maps. `advice` tells the system how floats will be read."""
+    def open_map(kind: str, dtype: type, width: int) -> np.memmap:
+        return np.memmap(next(index.glob(f"*.{kind}")), dtype, "r", shape=(city.n, width))
+
+    floats = open_map("values", np.float16, city.float_dim)
+    floats._mmap.madvise(advice)
+    return np.asarray(open_map("codes", np.uint8, BITS // 8)), StoredRows(np.asarray(floats))
+
+
+def recalls(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: BinaryIVF) -> dict:
+    """Recalls of both first stages on every second query; the others choose how many lists are probed."""
+    exact = search_hamming(codes, city.query_codes, DEPTH)[1]
+    sample, rest = slice(0, None, 2), slice(1, None, 2)
+    same = ivf.choose_probes(city.query_codes[sample], exact[sample], goal=GOAL)
+    ivf.probes = ivf.choose_probes(city.query_codes[sample], exact[sample], goal=CHOSEN_FOR,
+                                   positives=city.positives[sample])
+    exact, positives = exact[rest], city.positives[rest]
+    found = ivf.search(city.query_codes[rest], DEPTH)[1]
+    recall = {}
+    for name, ids in (("exact", exact), ("ivf", found)):
+        reranked = rerank_l2(floats, city.query_floats[rest], ids, DEPTH)[0]
+        recall[name] = {str(k): value for k, value in recall_at_k(ids, positives, (1, 5, 10, DEPTH)).items()}
+        recall[name]["reranked 1"] = recall_at_k(reranked, positives, (1,))[1]
+    return {"recall": recall, "same_pictures": 100 * float(correctness(found, list(exact)).mean()),
+            "probes_for_same_pictures": same}
+
+
+def latencies(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: BinaryIVF, report: Report
+              ) -> dict[str, float]:
+    """ms a query with everything in RAM, all ways taking turns: BATCH queries at once, and one at a time."""
+    queries, described = city.query_codes[:BATCH], city.query_floats[:BATCH]
+    candidates = search_hamming(codes, queries, DEPTH)[1]
+    ways = {"exact": lambda of: search_hamming(codes, queries[of], DEPTH),
+            "ivf": lambda of: ivf.search(queries[of], DEPTH),
+            "rerank": lambda of: rerank_l2(floats, described[of], candidates[of], DEPTH)}
+    alone = [slice(i, i + 1) for i in range(0, BATCH, 2 if city.n <= 1_000_000 else 20)]
+    medians = {}
+    for kind, parts, n_queries in (("batched", [slice(0, BATCH)], BATCH), ("one", alone, len(alone))):
+        runs = {f"{name} {kind}": lambda way=way, parts=parts: [way(part) for part in parts]
+                for name, way in ways.items()}
+        samples = {name: [1000 * seconds / n_queries for seconds in values]
+                   for name, values in alternate(runs, repeats=REPEATS).items()}
+        medians |= report.keep(f"{city.n} pictures, ms a query", samples)
+    return medians
+
+
+def cold(city: Simulated, candidates: np.ndarray, folder: Path, report: Report) -> dict[str, float]:
+    """ms of opening the index, and of re-ranking one query at a time, with none of its pages in RAM: as the system
+    reads a map, with pages around the one that is touched, and when it is told that rows are read at random."""
+    described = city.query_floats[-len(candidates):]
+    samples: dict[str, list[float]] = {"open cold": [], "open warm": [], "rerank cold": [], "rerank cold, random": []}
+    for turn in range(REPEATS):
+        for name, advice in (("rerank cold", mmap.MADV_NORMAL), ("rerank cold, random", mmap.MADV_RANDOM)):
+            drop_pages(folder)
+            floats = mapped(folder, city, advice=advice)[1]
+            started = time.perf_counter()
+            for i in range(turn * COLD, (turn + 1) * COLD):
+                rerank_l2(floats, described[i:i + 1], candidates[i:i + 1], DEPTH)
+            samples[name].append(1000 * (time.perf_counter() - started) / COLD)
+            del floats  # what is mapped would stay
+        drop_pages(folder)
+        for name in ("open cold", "open warm"):
+            started = time.perf_counter()
+            TwoStageIndex.open(folder)
+            samples[name].append(1000 * (time.perf_counter() - started))
+    return report.keep(f"{city.n} pictures, ms", samples)
+
+
+def drop_pages(folder: Path) -> None:
+    """Takes a folder's files out of the page cache, but for what some process has mapped."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # pages that are not on the disk yet would stay
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def ram(folder: Path, codes: np.ndarray, floats: np.ndarray) -> dict[str, dict[str, int]]:
+    """Bytes that searching adds to a process: `own` memory, and `mapped` pages of files, which processes share and the
+    system can take back; of the exact first stage, of the inverted file in its place, and of re-ranking."""
+    def added(step: Callable[[], object]) -> dict[str, int]:
+        before = resident()
+        kept.append(step())
+        return dict(zip(("own", "mapped"), np.subtract(resident(), before).tolist(), strict=True))
+
+    def first_stage() -> BinaryIVF:
+        ivf = BinaryIVF.open(folder / "ivf")
+        ivf.search(codes, DEPTH)
+        return ivf
+
+    kept: list = []  # until all is measured
+    ivf = added(first_stage)
+    opened = added(lambda: TwoStageIndex.open(folder / "index"))
+    index = kept[-1]
+    exact = added(lambda: index.search_codes(codes, DEPTH))
+    reranked = added(lambda: index.search(codes, floats, k=1, depth=DEPTH))
+    return {"ivf": ivf, "opened": opened, "exact": exact, "rerank": reranked}
+
+
+def resident() -> tuple[int, int]:
+    """RssAnon and RssFile of this process in bytes."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(1024 * int(lines[name].split()[0]) for name in ("RssAnon", "RssFile"))
+
+
+def bytes_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+
+
+def add_rows(report: Report, size: dict) -> None:
+    """The rows with goals, and what a picture costs."""
+    n, ms, recall = size["pictures"], size["ms"], size["recall"]
+    name = f"{n:,} pictures"
+    kept = recall["ivf"][str(DEPTH)] / recall["exact"][str(DEPTH)]
+    report.add(f"{name}, inverted file's recall@100 over the exact search's", f">= {100 * GOAL:.0f} %",
+               f"{100 * kept:.2f} %", f"{size['probes']} of {size['lists']} lists; exact {recall['exact']['100']:.2f}",
+               kept >= GOAL)
+    report.add(f"{name}, opening the index", "< 2 s", f"{ms['open warm'] / 1000:.3f} s",
+               f"{ms['open cold'] / 1000:.3f} s with no page in RAM", ms["open warm"] < 2000)
+    for kind, label in (("one", "one query at a time"), ("batched", f"{BATCH} queries at once")):
+        report.add(f"{name}, {label}, exact / inverted file", "",
+                   f"{ms[f'exact {kind}']:.3f} / {ms[f'ivf {kind}']:.3f} ms",
+                   f"re-ranking {DEPTH} of {size['float_dim']}-d {ms[f'rerank {kind}']:.3f} ms", None)
+    report.add(f"{name}, re-ranking one query, no page in RAM", "", f"{ms['rerank cold']:.2f} ms",
+               f"without reading ahead {ms['rerank cold, random']:.2f} ms; in RAM {ms['rerank one']:.3f} ms", None)
+    held = sum(sum(size["ram"][stage].values()) for stage in ("opened", "exact"))
+    report.add(f"{name}, RAM of opening and exact search, a picture", "about 64 B", f"{held / n:.0f} B",
+               f"{size['ram']['exact']['own'] / 2**20:.0f} MiB of it grow with the queries, not with n", None)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=1_000_000, help="largest size, one of 10,000 ... 10,000,000")
+    parser.add_argument("--work", type=Path, help="folder on the disk to be measured (default: for temporary files)")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of scale.json, scale.png and scale.md")
+    args = parser.parse_args(argv)
+    for folder in filter(None, (args.work, args.out)):
+        folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    rows(Report(), pictures=args.pictures, work=args.work, out=args.out)
+    print(f"{time.perf_counter() - started:.0f} s; written to {args.out / 'scale.md'}, scale.json and scale.png")
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,172 @@
+"""The curves and the tables of scale.md from what scale.py measured."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from utils.run import hardware, temporary_path, versions, write_json
+
+FITTED_FROM = 100_000  # pictures: below, costs that do not grow show
+START, STOP = "<!-- measured: written by scale.py -->", "<!-- end of what is measured -->"
+BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d95f02", "#2a8f57", "#666666"
+GIB = 2**30
+WIDE = 2048  # dimensions of the floats whose re-ranking is drawn and fitted; the table has it of others too
+
+
+def ms(name: str) -> Callable[[dict], float]:
+    return lambda size: size["ms"][name] if "rerank" not in name or size["float_dim"] == WIDE else float("nan")
+
+
+# Label, how to read it from a size, colour, line.
+LATENCY = (
+    ("exact, one query", ms("exact one"), BLUE, "-"),
+    ("exact, batched", ms("exact batched"), BLUE, "--"),
+    ("inverted file, one query", ms("ivf one"), ORANGE, "-"),
+    ("inverted file, batched", ms("ivf batched"), ORANGE, "--"),
+    ("re-ranking one, in RAM", ms("rerank one"), GREEN, "-"),
+    ("re-ranking one, cold", ms("rerank cold"), GREEN, ":"),
+    ("the same, no read-ahead", ms("rerank cold, random"), GREEN, "--"),
+)
+
+
+def pages(way: str) -> Callable[[dict], float]:
+    return lambda size: size["ram"][way]["mapped"] / GIB
+
+
+def growth(sizes: Sequence[dict]) -> dict[str, float]:
+    """Exponents of the power laws that fit latency, RAM and disk."""
+    curves = {name: read for name, read, *_ in LATENCY} | {
+        "RAM of the codes": pages("exact"), "RAM of the inverted file": pages("ivf"),
+        "training and filling the inverted file": lambda s: s["build_s"]}
+    return {name: fit(sizes, read)[0] for name, read in curves.items()}
+
+
+def fit(sizes: Sequence[dict], read: Callable[[dict], float]) -> tuple[float, float]:
+    """(exponent, factor) of factor * n ** exponent by least squares of the logarithms, from FITTED_FROM pictures on."""
+    points = np.array([(size["pictures"], read(size)) for size in sizes])
+    points = points[np.isfinite(points[:, 1])]
+    large = points[points[:, 0] >= FITTED_FROM]
+    points = np.log(large if len(large) > 1 else points)
+    if len(points) < 2:
+        return float("nan"), float("nan")
+    exponent, constant = np.polyfit(points[:, 0], points[:, 1], 1)
+    return float(exponent), float(np.exp(constant))
+
+
+def write(sizes: Sequence[dict], out: Path) -> None:
+    """Writes scale.json, scale.png, and the tables in scale.md where there is one.
+
+    Larger sizes that were measured on such a processor before stay: ten million pictures are not for every run.
+    """
+    store, machine = out / "scale.json", hardware(torch.device("cpu"))
+    stored = json.loads(store.read_text()) if store.is_file() else {}
+    if stored.get("hardware", {}).get("cpu") == machine["cpu"]:
+        sizes = [*sizes, *(size for size in stored["sizes"] if size["pictures"] > sizes[-1]["pictures"])]
+    write_json({"hardware": machine, "versions": versions(), "sizes": sizes, "growth": growth(sizes)}, store)
+    draw(sizes, out / "scale.png")
+    page = out / "scale.md"
+    if page.is_file():
+        head, _, rest = page.read_text().partition(START)
+        text = f"{machine['cpu']}, {machine['threads']} threads; faiss {faiss_version()}.\n\n{tables(sizes)}"
+        with temporary_path(page) as temporary:
+            temporary.write_text(f"{head}{START}\n{text}\n{STOP}{rest.partition(STOP)[2]}")
+
+
+def faiss_version() -> str:
+    return next(version for name, version in versions().items() if name.startswith("faiss"))
+
+
+def tables(sizes: Sequence[dict]) -> str:
+    lines = {
+        "float part": lambda s: f"{s['float_dim']}-d {s['store']}",
+        "exact, one query / batched, ms": lambda s: pair(s, "exact"),
+        "inverted file, one query / batched, ms": lambda s: pair(s, "ivf"),
+        "lists, of them probed": lambda s: f"{s['lists']}, {s['probes']}",
+        "re-ranking 100, one query / batched, ms": lambda s: pair(s, "rerank"),
+        "re-ranking 100, one query, no page in RAM / told that reads are random, ms": lambda s: (
+            f"{s['ms']['rerank cold']:.2f} / {s['ms']['rerank cold, random']:.2f}"),
+        "opening the index, warm / no page in RAM, ms": lambda s: (
+            f"{s['ms']['open warm']:.1f} / {s['ms']['open cold']:.1f}"),
+        "RAM, opening the index, own + mapped, MiB": lambda s: ram(s, "opened"),
+        "RAM, exact search of 200 queries, own + mapped, MiB": lambda s: ram(s, "exact"),
+        "RAM, inverted file and 200 queries, own + mapped, MiB": lambda s: ram(s, "ivf"),
+        "RAM, re-ranking 200 x 100, own + mapped, MiB": lambda s: ram(s, "rerank"),
+        "disk: index / inverted file, GB": lambda s: f"{s['disk']['index'] / 1e9:.2f} / {s['disk']['ivf'] / 1e9:.3f}",
+        "disk with 2048-d / 4096-d fp16 floats, GB, computed": lambda s: " / ".join(
+            f"{(s['disk']['index'] + 2 * (dim - s['float_dim']) * s['pictures']) / 1e9:.2f}" for dim in (2048, 4096)),
+        "exact: recall@1 / @5 / @10 / @100": lambda s: recall(s, "exact"),
+        "inverted file: recall@1 / @5 / @10 / @100": lambda s: recall(s, "ivf"),
+        "its recall@100 over the exact one; same pictures": lambda s: (
+            f"{100 * s['recall']['ivf']['100'] / s['recall']['exact']['100']:.2f} %; {s['same_pictures']:.1f} %"),
+        "re-ranked recall@1, exact / inverted file": lambda s: " / ".join(
+            f"{s['recall'][way]['reranked 1']:.1f}" for way in ("exact", "ivf")),
+        "lists to probe for 99 % of the same pictures": lambda s: f"{s['probes_for_same_pictures']}",
+        "writing the index / building the inverted file, s": lambda s: f"{s['write_s']:.1f} / {s['build_s']:.1f}",
+    }
+    rows = ["| pictures | " + " | ".join(f"{s['pictures']:,}" for s in sizes) + " |", "|---" * (1 + len(sizes)) + "|"]
+    rows += [f"| {name} | " + " | ".join(cell(s) for s in sizes) + " |" for name, cell in lines.items()]
+    rows += ["", f"| growth with n, fitted from {FITTED_FROM:,} pictures on | |", "|---|---|"]
+    rows += [f"| {name} | n^{exponent:.2f} |" for name, exponent in growth(sizes).items()]
+    return "\n".join(rows) + "\n"
+
+
+def pair(size: dict, way: str) -> str:
+    return f"{size['ms'][f'{way} one']:.3f} / {size['ms'][f'{way} batched']:.3f}"
+
+
+def ram(size: dict, way: str) -> str:
+    return " + ".join(f"{size['ram'][way][kind] / 2**20:.0f}" for kind in ("own", "mapped"))
+
+
+def recall(size: dict, way: str) -> str:
+    return " / ".join(f"{size['recall'][way][k]:.1f}" for k in ("1", "5", "10", "100"))
+
+
+def draw(sizes: Sequence[dict], path: Path) -> None:
+    """Four panels: points are measured, lines through them fitted or computed, as their labels say."""
+    n = np.array([size["pictures"] for size in sizes])
+    figure = Figure(figsize=(9, 9), dpi=100, layout="constrained")
+    (latency, memory), (disk, correct) = figure.subplots(2, 2)
+    for name, read, colour, line in LATENCY:
+        curve(latency, sizes, read, name, colour, line)
+    latency.set(title="Time", ylabel="ms a query")
+    for name, way, colour in (("exact", "exact", BLUE), ("inverted file", "ivf", ORANGE)):
+        curve(memory, sizes, pages(way), name, colour, "-")
+    memory.plot(n, 64 * n / GIB, ":", color=GREY, label="64 B a picture (computed)")
+    memory.set(title="RAM: pages of codes that a search touches", ylabel="GiB")
+    curve(disk, sizes, lambda s: s["disk"]["ivf"] / 1e9, "inverted file", ORANGE, "-")
+    for dim, line in ((256, ":"), (2048, "-"), (4096, "--")):
+        # All but the floats as measured, per picture; the floats by their size.
+        total = [s["disk"]["index"] + 2 * (dim - s["float_dim"]) * s["pictures"] for s in sizes]
+        disk.plot(n, np.array(total) / 1e9, line, color=BLUE, label=f"index, {dim}-d fp16 (computed)")
+    disk.plot(n, [s["disk"]["index"] / 1e9 for s in sizes], "o", color=BLUE, markersize=5, label="index (measured)")
+    disk.set(title="Disk", ylabel="GB")
+    for way, colour, name in (("exact", BLUE, "exact"), ("ivf", ORANGE, "inverted file")):
+        for k, line, what in (("100", "-", "first stage, R@100"), ("reranked 1", ":", "re-ranked, R@1"),
+                              ("1", "--", "first stage, R@1")):
+            correct.plot(n, [s["recall"][way][k] for s in sizes], line, marker="o", color=colour, markersize=4,
+                         label=f"{name}: {what}")
+    correct.set(title="Recall", ylabel="% of queries", xscale="log")
+    for axes in (latency, memory, disk):
+        axes.set(xscale="log", yscale="log")
+    for axes in (latency, memory, disk, correct):
+        axes.set_xlabel("database pictures")
+        axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
+        axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    with temporary_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def curve(axes, sizes: Sequence[dict], read: Callable[[dict], float], name: str, colour: str, line: str) -> None:
+    """Measured points and the power law fitted to them."""
+    n = np.array([size["pictures"] for size in sizes])
+    exponent, factor = fit(sizes, read)
+    law = "" if np.isnan(exponent) else f": $n^{{{exponent:.2f}}}$"
+    filled = colour if line == "-" else "white"
+    axes.plot(n, [read(size) for size in sizes], "o", color=colour, markerfacecolor=filled, markersize=5)
+    fitted = n[n >= FITTED_FROM] if (n >= FITTED_FROM).sum() > 1 else n
+    axes.plot(fitted, factor * fitted**exponent, line, color=colour, linewidth=1.2, label=name + law)
