@@ -15,13 +15,17 @@ from torch.nn import functional as F
 from .adapter import ConvUnit, MultiConvAdapter
 from .backbone import PICTURES_AT_ONCE
 from .block import MLP, Attention, run_block
+from .boq import BoQHead
+from .gem import GeMHead
 from .network import Descriptors, SelaVPRpp
+from .salad import SaladHead
 
 mkldnn = torch.ops.mkldnn
 
 # On a processor so many pictures for each of its threads go through the whole model at a time: enough to fill the
 # products, and what a block computes of them still fits into the cache.
 PICTURES_A_THREAD = 2
+ROUNDED_HEADS = (GeMHead, BoQHead, SaladHead)  # which take tokens of any type
 
 
 def fast_inference(model: SelaVPRpp, *, dtype: torch.dtype = torch.float32, compiled: bool = False,
@@ -51,7 +55,7 @@ def fast_inference(model: SelaVPRpp, *, dtype: torch.dtype = torch.float32, comp
     def describe(images: Tensor, branches: Sequence[str] | None = None) -> Descriptors:
         at_once = PICTURES_A_THREAD * torch.get_num_threads() if images.is_cpu else PICTURES_AT_ONCE
         with torch.autocast(images.device.type, enabled=False):
-            parts = [fast(part, branches) for part in images.split(at_once)]
+            parts = [SelaVPRpp.forward(fast, part, branches) for part in images.split(at_once)]
         return Descriptors(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
 
     return describe
@@ -62,7 +66,9 @@ def _copy(model: SelaVPRpp, dtype: torch.dtype, *, readable_blocks: bool) -> Sel
 
     `readable_blocks` leaves the blocks' modules as they are: the compiler cannot read the operators of the others.
     """
-    exact = {id(p) for name, p in model.named_parameters() if ".head.pool." in name or ".head.expand." in name}
+    heads = {name: module for name, module in model.named_modules() if name.endswith("_branch.head")}
+    exact = {id(p) for name, head in heads.items() for part, p in head.named_parameters()
+             if type(head) not in ROUNDED_HEADS or part.startswith(("pool.", "expand."))}
     known = {id(p): nn.Parameter(p.detach() if id(p) in exact else p.detach().to(dtype), requires_grad=False)
              for p in model.parameters()}
     # Folded from the exact weights, before they are rounded.
@@ -71,12 +77,26 @@ def _copy(model: SelaVPRpp, dtype: torch.dtype, *, readable_blocks: bool) -> Sel
     fast = copy.deepcopy(model, known).eval()
     for name, adapter in adapters.items():
         fast.set_submodule(name, adapter)
+    for name, head in heads.items():
+        if type(head) not in ROUNDED_HEADS:
+            fast.set_submodule(name, ExactHead(fast.get_submodule(name)))
     for kind, faster in ((Attention, FastAttention), (MLP, FastMLP), (nn.Linear, FastLinear)):
         for name, module in list(fast.named_modules()):
             if type(module) is kind and not (readable_blocks and name.startswith("backbone.")) and (
                     ".head." not in name or name.endswith(".head.project")):  # the heads' product of all tokens
                 fast.set_submodule(name, faster(module))
     return fast
+
+
+class ExactHead(nn.Module):
+    """A head of one's own, in fp32: it need not know other types."""
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.own = head
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.own(tokens.float(), grid)
 
 
 class FastLinear(nn.Module):

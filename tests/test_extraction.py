@@ -1,6 +1,7 @@
 """Descriptors into indexes on disk: resuming, forecasts, memory, rounding, and what the scripts make of them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -324,3 +325,23 @@ def test_rows_of_a_set(data, model, tmp_path):
     with one_thread():
         found = describe(model, Watched(data), tmp_path, branches=("binary",), batch_size=5)
     assert isinstance(found, Rows) and found.floating is None and found.codes.shape == (13, 64)
+
+
+def test_the_map_in_the_readme_finds_its_own_picture(data, rerank_run, tmp_path, monkeypatch, capsys):
+    pictures = data / "pitts30k" / "images" / "test" / "database"
+    text = (Path(eval_rerank.__file__).parent / "README.md").read_text()
+    code, = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "TwoStageIndex.open" in block]
+    run_folder(eval_rerank.main, "--database_folder", pictures, "--queries_folder", pictures, "--no_labels",
+               "--resume", rerank_run / "best_model.pth", "--index", "my/index", "--store", "fp16", "--num_workers", 0,
+               "--device", "cpu", cwd=tmp_path)
+    name = sorted(path.name for path in pictures.iterdir())[3]
+    shutil.copy(pictures / name, tmp_path / "query.jpg")
+    monkeypatch.setattr("model.fetch_released", lambda config: rerank_run / "best_model.pth")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    with one_thread():
+        exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    found, distance, *_ = lines[0].split()
+    assert found == name and float(distance) < 1e-3

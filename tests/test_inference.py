@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmarks import extraction
 from benchmarks.plain import plain_describe
 from benchmarks.report import Report
-from model import BACKBONES, ModelConfig, build_model, fast_inference, fingerprint
+from model import AGGREGATORS, BACKBONES, ModelConfig, PublishedInterface, build_model, fast_inference, fingerprint
 from model.adapter import MultiConvAdapter
 from model.block import Attention
 from model.config import ViT
@@ -137,6 +137,38 @@ def test_branches_and_errors_are_the_model_s():
         fast(images[..., :-1])
     with pytest.raises(ValueError, match="float64"):
         fast_inference(model, dtype=torch.float64)
+
+
+class MeanHead(nn.Module):
+    """Of one's own: it knows fp32 alone."""
+
+    fixed_dim = None
+
+    def __init__(self, dim, out_dim):
+        super().__init__()
+        self.expand = nn.Linear(dim, out_dim)
+
+    def forward(self, tokens, grid):
+        return F.normalize(self.expand(tokens[:, -grid[0] * grid[1]:].mean(dim=1)), dim=-1)
+
+
+def test_a_head_of_one_s_own(monkeypatch):
+    monkeypatch.setitem(AGGREGATORS, "mean", MeanHead)
+    model = trained_like(backbone="dinov2-tiny", branches=("float",), aggregation="mean")
+    images = batch(range(2), 28, 28)
+    with torch.no_grad():
+        exact = model.eval()(images).floating
+    assert (fast_inference(model)(images).floating - exact).abs().max() < 1e-5
+    assert F.cosine_similarity(fast_inference(model, dtype=torch.bfloat16)(images).floating, exact).min() > 0.999
+
+
+def test_a_model_from_the_hub():
+    config, images = ModelConfig(backbone="dinov2-tiny"), batch(range(2), 28, 28)
+    model = PublishedInterface(config).eval()
+    with torch.no_grad():
+        relaxed, _, floating = model(images)
+    found = fast_inference(model)(images)
+    assert max((found.relaxed - relaxed).abs().max(), (found.floating - floating).abs().max()) < 1e-5
 
 
 def test_the_backbone_is_not_held_twice():
