@@ -15,9 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.index import TwoStageIndex
-from utils.index_files import ModelIdentity
-from utils.index_writer import IndexWriter
+from utils.index import IndexWriter, ModelIdentity, TwoStageIndex
 from utils.metrics import correctness, recall_at_k
 from utils.retrieval import rerank_l2, search_hamming
 from utils.run import exit_with

@@ -7,8 +7,7 @@ import numpy as np
 
 from utils.evaluation import Described
 from utils.extraction import extract
-from utils.index import TwoStageIndex
-from utils.index_files import ModelIdentity
+from utils.index import ModelIdentity, TwoStageIndex
 
 
 class Rows(NamedTuple):

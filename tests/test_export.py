@@ -11,8 +11,7 @@ from scripts import error_of
 from utils import export as export_module
 from utils.export import export, main
 from utils.exported import Candidates, Exported, merged
-from utils.index import TwoStageIndex
-from utils.index_files import ModelIdentity
+from utils.index import ModelIdentity, TwoStageIndex
 from utils.stores import STORES
 
 MODEL, OTHER = ModelIdentity("3f" * 32, "base gem"), ModelIdentity("9c" * 32, "large boq")

@@ -110,8 +110,8 @@ def test_a_killed_process_leaves_what_it_had_written(data, rerank_run, tmp_path)
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {sys.path!r}
-import utils.index_writer
-utils.index_writer._SYNC_BYTES = 1
+import utils.index.writer
+utils.index.writer._SYNC_BYTES = 1
 from test_extraction import Watched
 from utils.extraction import extract
 from model import load_model

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils import index_search, index_writer, segments
-from utils.index import ModelIdentity, TwoStageIndex, main
-from utils.index_files import read_manifest
-from utils.index_writer import IndexWriter
+from utils.index import IndexWriter, ModelIdentity, TwoStageIndex, search, segments
+from utils.index import writer as writer_module
+from utils.index.__main__ import main
+from utils.index.files import read_manifest
 from utils.run import exit_with
 from utils.stores import STORES, store_rows
 
@@ -132,7 +132,7 @@ def test_one_branch_alone(tmp_path):
 @pytest.mark.parametrize("store", STORES)
 def test_added_and_removed(tmp_path, store, monkeypatch):
     monkeypatch.setattr(segments, "BLOCK_BYTES", 500)
-    monkeypatch.setattr(index_search, "_PAIR_BYTES", 2 * 20 * 4 * DIM)  # two queries
+    monkeypatch.setattr(search, "_PAIR_BYTES", 2 * 20 * 4 * DIM)  # two queries
     folder = tmp_path / "index"
     first, second, third = pictures(60, 1), pictures(45, 2), pictures(30, 3)
     index = TwoStageIndex.build(folder, model=MODEL, store=store, **first)
@@ -351,7 +351,7 @@ def test_opening_while_another_process_saves(built, monkeypatch):
     index.remove([1])
     index.save()
     answers = iter([old, read_manifest(index.folder)])
-    monkeypatch.setattr("utils.index.read_manifest", lambda folder: next(answers))
+    monkeypatch.setattr("utils.index.two_stage.read_manifest", lambda folder: next(answers))
     assert len(TwoStageIndex.open(index.folder)) == 118
 
 
@@ -489,11 +489,11 @@ def test_rows_are_marked_once_they_are_on_the_disk(tmp_path, monkeypatch):
     writer.flush()
     assert len({file for file, _ in synced}) == 3  # codes, values and scales
     assert {missing for _, missing in synced} == {40} and len(writer.missing(range(40))) == 26
-    monkeypatch.setattr(index_writer, "_SYNC_BYTES", 100)
+    monkeypatch.setattr(writer_module, "_SYNC_BYTES", 100)
     write_rows(writer, data, range(14, 28))
     assert len(writer.missing(range(40))) == 12
-    monkeypatch.setattr(index_writer, "_SYNC_BYTES", 10**9)
-    monkeypatch.setattr(index_writer, "_SYNC_SECONDS", 0)
+    monkeypatch.setattr(writer_module, "_SYNC_BYTES", 10**9)
+    monkeypatch.setattr(writer_module, "_SYNC_SECONDS", 0)
     write_rows(writer, data, range(28, 29))
     assert len(writer.missing(range(40))) == 11
     for start, message in ((35, "rows 35 to 42"), (-1, "rows -1 to 6")):

@@ -15,8 +15,7 @@ from datasets import BenchmarkDataset
 from datasets.transforms import read_picture
 
 from .evaluation import Described, Evaluation, search
-from .index import TwoStageIndex
-from .index_files import ModelIdentity
+from .index import ModelIdentity, TwoStageIndex
 
 
 def _describe(paths, describe) -> np.ndarray:

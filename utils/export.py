@@ -83,7 +83,7 @@ def _ids(index: TwoStageIndex, start: int, stop: int) -> Iterator[np.ndarray]:
     """Ids of the start-th to stop-th picture that can be found, some at a time."""
     rows = max(1, _BLOCK_BYTES // (4 * index.shape.float_dim))
     passed = 0
-    for ids in index._live():
+    for ids in index.live_ids():
         wanted = ids[max(start - passed, 0):max(stop - passed, 0)]
         passed += len(ids)
         for first in range(0, len(wanted), rows):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .index_files import ModelIdentity
+from .index import ModelIdentity
 from .retrieval import rerank_l2
 from .stores import StoredRows
 

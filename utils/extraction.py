@@ -21,9 +21,7 @@ from model import Descriptors, SelaVPRpp, fast_inference, fingerprint
 from .device import PRECISIONS
 from .distributed import broadcast, collect, is_first, own_share, total
 from .forecast import Forecast, check_disk
-from .index import TwoStageIndex
-from .index_files import ModelIdentity, RowShape
-from .index_writer import IndexWriter
+from .index import IndexWriter, ModelIdentity, RowShape, TwoStageIndex
 from .retrieval import pack_codes
 from .run import progress
 from .stores import store_rows

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .index_files import RowShape, describe_files, new_name
-from .retrieval import merge_ranked, rerank_l2, search_hamming, search_l2
-from .stores import StoredRows, store_rows
+from ..retrieval import merge_ranked, rerank_l2, search_hamming, search_l2
+from ..stores import StoredRows, store_rows
+from .files import RowShape, describe_files, new_name
 
 BLOCK_BYTES = 32 * 2**20  # of descriptors in hand at a time
 _LARGE_BYTES = 2**30  # of float descriptors: some of those wanted may still be on the disk
@@ -188,6 +188,13 @@ class Segment:
         has_coordinates = "coordinates" in described["files"]
         self._coordinates = self._map("coordinates", "<f8", (self.n, 2)) if has_coordinates else None
         self._removed, self._kept = _NONE, None
+        # Re-ranking touches rows here and there: reading ahead would bring 128 KB for each.
+        self._advise("MADV_RANDOM")
+
+    def _advise(self, advice: str, *where: int) -> None:
+        """Tells the system how float descriptors will be read, where there are some and it can be told."""
+        if "values" in self._maps and hasattr(mmap, advice):
+            self._maps["values"].madvise(getattr(mmap, advice), *where)
 
     def _map(self, kind: str, dtype: str | np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         expected, size = int(np.prod(shape)) * np.dtype(dtype).itemsize, self._described["files"][kind]["size"]
@@ -235,16 +242,20 @@ class Segment:
         return distances, self._ids(positions)
 
     def search_floats(self, queries: np.ndarray, k: int, device: torch.device | None) -> tuple[np.ndarray, np.ndarray]:
-        if self._whole:
-            distances, positions = search_l2(self.floats, queries, k, device=device)
-            return distances, self._ids(positions)
-        best = None
-        for block in in_blocks(len(self), 4 * self.shape.float_dim):
-            rows = self.rows(np.arange(block.start, block.stop))
-            distances, positions = search_l2(self.floats.read(rows), queries, k, device=device)
-            part = distances, self.start + rows[positions]
-            best = part if best is None else merge_ranked([best, part], k)
-        return best
+        self._advise("MADV_SEQUENTIAL")
+        try:
+            if self._whole:
+                distances, positions = search_l2(self.floats, queries, k, device=device)
+                return distances, self._ids(positions)
+            best = None
+            for block in in_blocks(len(self), 4 * self.shape.float_dim):
+                rows = self.rows(np.arange(block.start, block.stop))
+                distances, positions = search_l2(self.floats.read(rows), queries, k, device=device)
+                part = distances, self.start + rows[positions]
+                best = part if best is None else merge_ranked([best, part], k)
+            return best
+        finally:
+            self._advise("MADV_RANDOM")
 
     def rerank(self, queries: np.ndarray, rows: np.ndarray, depth: int, device: torch.device | None
                ) -> tuple[np.ndarray, np.ndarray]:
@@ -256,12 +267,10 @@ class Segment:
     def _expect(self, rows: np.ndarray) -> None:
         """Has the system fetch these rows' float descriptors from the disk, all at once: else the first touch of each
         waits for a read of its own, which brings many neighbours."""
-        if not hasattr(mmap, "MADV_WILLNEED"):
-            return  # this system cannot
         width = self.shape.bytes_of("values")
         for row in np.unique(rows[(rows >= 0) & (rows < self.n)]).tolist():
             start = row * width // mmap.PAGESIZE * mmap.PAGESIZE
-            self._maps["values"].madvise(mmap.MADV_WILLNEED, start, (row + 1) * width - start)
+            self._advise("MADV_WILLNEED", start, (row + 1) * width - start)
 
     def _ids(self, positions: np.ndarray) -> np.ndarray:
         return self.start + self.rows(positions) if self.start or not self._whole else positions

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .run import progress, temporary_path
-from .stores import STORES
+from ..run import progress, temporary_path
+from ..stores import STORES
 
 MANIFEST, UNFINISHED, MARKS = "manifest.json", "unfinished.json", "unfinished.rows"
 FORMAT, VERSION = "SelaVPR++ index", 1

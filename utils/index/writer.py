@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .index import TwoStageIndex
-from .index_files import (
+from ..stores import StoredRows
+from .files import (
     MANIFEST,
     MARKS,
     UNFINISHED,
@@ -24,7 +24,7 @@ from .index_files import (
     write_manifest,
 )
 from .segments import SegmentWriter
-from .stores import StoredRows
+from .two_stage import TwoStageIndex
 
 _SYNC_SECONDS, _SYNC_BYTES = 20.0, 64 * 2**20
 _MARKS_READ = 2**24  # at a time

@@ -1,17 +1,13 @@
-"""One index on disk, searched in two stages: Hamming distance on codes, then L2 on the best candidates' descriptors.
+"""An index that is built, changed, saved, opened and verified; search.py has its searches."""
 
-    python -m utils.index info FOLDER      what an index holds
-    python -m utils.index verify FOLDER    reads every file and compares it with its checksum
-"""
-
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from .index_files import (
+from ..stores import StoredRows
+from .files import (
     ModelIdentity,
     RowShape,
     check_contents,
@@ -25,14 +21,12 @@ from .index_files import (
     read_manifest,
     write_manifest,
 )
-from .index_search import Searchable
-from .run import exit_with
+from .search import Searchable
 from .segments import Segment, check_rows, in_blocks, part_of, write_segment
-from .stores import StoredRows
 
 
 class TwoStageIndex(Searchable):
-    """Codes, float descriptors, names and coordinates of pictures in a folder; the format is in `index_files`.
+    """Codes, float descriptors, names and coordinates of pictures in a folder; the format is in files.py.
 
     Everything is read by memory map: the codes of every page are touched by each search and so lie in RAM, once for all
     processes that have the index open; of float descriptors only what re-ranking touches. Ids are row numbers in order
@@ -134,7 +128,7 @@ class TwoStageIndex(Searchable):
 
     def _ids_of(self, names: set[str]) -> np.ndarray:
         ids, found = [], set()
-        for block in self._live():
+        for block in self.live_ids():
             for row, name in zip(block, self.names(block), strict=True):
                 if name in names:
                     ids.append(row)
@@ -143,7 +137,7 @@ class TwoStageIndex(Searchable):
             raise ValueError(f"no picture is named {min(names - found)!r}; expected names of this index")
         return np.array(ids, np.int64)
 
-    def _live(self) -> Iterator[np.ndarray]:
+    def live_ids(self) -> Iterator[np.ndarray]:
         """Ids of the pictures that can be found, in blocks of a segment each."""
         for segment in self._searched:
             for block in in_blocks(len(segment), self.shape.bytes_of()):
@@ -192,9 +186,9 @@ class TwoStageIndex(Searchable):
         if not len(self):
             raise ValueError("all pictures are removed; expected at least one to copy")
         folder = new_folder(folder)
-        coordinates = map(self.coordinates, self._live()) if any(s.has_coordinates for s in self._segments) else None
-        segment = write_segment(folder, self.shape, len(self), map(self._stored, self._live()),
-                                chain.from_iterable(map(self.names, self._live())), coordinates)
+        coordinates = map(self.coordinates, self.live_ids()) if any(s.has_coordinates for s in self._segments) else None
+        segment = write_segment(folder, self.shape, len(self), map(self._stored, self.live_ids()),
+                                chain.from_iterable(map(self.names, self.live_ids())), coordinates)
         manifest = first_manifest(self.model, self.shape, segment, self.source)
         write_manifest(folder, {**manifest, "generation": self._manifest["generation"] + self._changed})
 
@@ -229,24 +223,3 @@ def _width(rows: np.ndarray | None) -> int | None:
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise ValueError(f"descriptors have shape {rows.shape}; expected (pictures, width)")
     return rows.shape[1]
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.index", description="Looks at an index on disk.")
-    parser.add_argument("what", choices=("info", "verify"), help="what it holds; or whether every file is as written")
-    parser.add_argument("folder", type=Path)
-    given = parser.parse_args(argv)
-    index = TwoStageIndex.open(given.folder)
-    if given.what == "verify":
-        index.verify()
-        print(f"{given.folder}: {len(index)} pictures, every file is as it was written")
-        return
-    code_bytes, float_dim, store = index.shape
-    print(f"{given.folder}: {len(index)} pictures of {index.model}, generation {index.generation}")
-    print(f"codes: {8 * code_bytes} bits" if code_bytes else "no codes")
-    print(f"float descriptors: {float_dim} values, {store}" if float_dim else "no float descriptors")
-    print(f"on disk: {index.bytes_on_disk:,} bytes")
-
-
-if __name__ == "__main__":
-    exit_with(main)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .index_files import RowShape
-from .retrieval import merge_ranked
+from ..retrieval import merge_ranked
+from .files import RowShape
 from .segments import Segment
 
 _PAIR_BYTES = 4 * 2**20  # of queries' descriptors, repeated for each candidate, where there are several segments
