@@ -27,6 +27,8 @@ def rows(report: Report, *, device: torch.device, backbones: tuple[str, ...] = (
     """Adds the calibration and the rows: the first backbone with the float branch, then with both, the others with the
     float branch. `compiled` adds bf16 with compiled blocks, whose first call takes minutes."""
     rates = calibrate(report, device)
+    if device.type == "cpu":
+        _convolution_rate(report)
     for number, backbone in enumerate(backbones):
         for branches in (("float",), ("float", "binary"))[:1 if number else 2]:
             _case(report, backbone, branches, rates, device=device, repeats=min(repeats, LARGE_REPEATS) if number else
@@ -70,6 +72,15 @@ def _case(report: Report, backbone: str, branches: tuple[str, ...], rates: dict[
                    f"{100 * floor / taken:.0f} %", "", floor / taken >= GOALS["fp32 of the matrix rate"] if judged
                    else None)
         _agreement(report, f"{name}, {path}", precision, found["plain fp32"], found[path])
+
+
+def _convolution_rate(report: Report, side: int = 2048) -> None:
+    """The same product by the library that does ours: where the processor is not Intel's, torch's own is slower."""
+    maps = torch.randn(1, side, side, 1).to(memory_format=torch.channels_last)
+    weight = torch.randn(side, side, 1, 1)
+    seconds = report.keep("calibration", alternate({"convolution": lambda: F.conv2d(maps, weight)}, repeats=9))
+    report.add(f"the same as a 1x1 convolution (oneDNN), {side}^3, fp32", "",
+               f"{2 * side**3 / seconds['convolution'] / 1e9:.0f} GFLOP/s", "calibration", None)
 
 
 def _agreement(report: Report, name: str, precision: str, exact: Descriptors, ours: Descriptors) -> None:

@@ -101,7 +101,7 @@ def test_mistakes_are_named():
 def size(n: int) -> dict:
     """A measured size whose exact search grows as n and whose inverted file as its root."""
     recall = {"1": 90.0, "5": 95.0, "10": 97.0, "100": 99.0, "reranked 1": 94.0}
-    linear = ("exact one", "exact batched", "rerank one", "rerank batched", "rerank cold", "rerank cold, random",
+    linear = ("exact one", "exact batched", "rerank one", "rerank batched", "rerank cold", "rerank cold, index",
               "open warm", "open cold")
     ms = dict.fromkeys(linear, 2e-6 * n) | dict.fromkeys(("ivf one", "ivf batched"), 3e-4 * n ** 0.5)
     held = {"own": 10 * n, "mapped": 64 * n}
