@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> None:
                         help="a model file, a benchmark folder and a side in pixels")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of precision.json")
     args = parser.parse_args(argv)
+    wrong = [size for *_, size in args.set if not size.isdecimal() or size == "0"]
+    if wrong:
+        parser.error(f"SIZE {wrong[0]}: expected a number of pixels")
     found = [measure(Path(model), Path(folder), int(size)) for model, folder, size in args.set]
     write_json({"sets": found, "versions": versions(), "hardware": hardware(torch.device("cpu"))},
                args.out / "precision.json")

@@ -142,6 +142,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
         parser.error("--coordinates and --no_labels are of --database_folder and --queries_folder; give these too")
     if own[0] and args.file_lists:
         parser.error("--file_lists beside --database_folder: lists are of a data set; leave one out")
+    if getattr(args, "index", None) and args.index.exists() and not args.index.is_dir():
+        parser.error(f"--index {args.index} is a file; expected a folder, which need not exist yet")
     if args.datasets_folder is None and own[0] is None:
         parser.error("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
                      "<dataset_name>/images/<split>/{database,queries}")

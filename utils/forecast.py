@@ -58,7 +58,7 @@ class Forecast:
         if seconds >= 2 * SECONDS:
             memory = ", ".join(f"{value:.0f} MiB of {name.removesuffix('_mib').replace('_', ' ')}"
                                for name, value in self._memory().items() if value)
-            log.info("this will take %.0f min in all (%.1f pictures/s), %s, and %s of disk", seconds / 60,
+            log.info("this will take %s in all (%.1f pictures/s), %s, and %s of disk", _duration(seconds),
                      self.pictures / seconds, memory, shown(self.disk_bytes))
 
     def _memory(self) -> dict[str, float | None]:
@@ -74,3 +74,10 @@ class Forecast:
                 "waiting_share": self.waited / seconds,
                 "measured": {"seconds": seconds, **self._memory(), "disk_bytes": self.disk_bytes},
                 "predicted": self.predicted}
+
+
+def _duration(seconds: float) -> str:
+    """For people: 40 s, 12 min, 5.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
