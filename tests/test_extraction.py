@@ -317,6 +317,32 @@ def test_rounded_evaluations_say_so(data, rerank_run, tmp_path):
     assert results(folder)["bytes_per_picture"] == {"binary": 64, "float": 516}
 
 
+def test_compiled_blocks_are_timed_before_the_pictures(data, float_run, tmp_path, monkeypatch, capsys):
+    options = [*evaluation_options(data), "--resume", float_run / "best_model.pth"]
+    plain = run_folder(eval_float.main, *options, cwd=tmp_path)
+    compiled = []
+
+    def compile_nothing(function):
+        def translated(*inputs):
+            compiled.append(inputs)
+            return function(*inputs)
+
+        return translated
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    folder = run_folder(eval_float.main, *options, "--compile", cwd=tmp_path)
+    assert results(folder)["recalls"] == results(plain)["recalls"] and compiled
+    assert (folder / "info.log").read_text().count("compiling the backbone took") == 1
+
+    def no_compiler(*_):
+        raise RuntimeError("no C++ compiler found\n\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda function: no_compiler)
+    monkeypatch.chdir(tmp_path)
+    assert error_of(eval_float.main, *options, "--compile", capsys=capsys) == (
+        "--compile: no C++ compiler found; leave it out")
+
+
 def test_a_training_leaves_no_descriptors(float_run, rerank_run):
     for run in (float_run, rerank_run):
         assert json.loads((run / "results.json").read_text())["extraction"]["precision"] == "fp32"

@@ -1,7 +1,10 @@
 """The device, its precision, its clock and its memory."""
 
+import logging
 import random
 import sys
+import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
+log = logging.getLogger("selavprpp")
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -67,6 +71,21 @@ def synchronise(device: torch.device) -> None:
     """Waits for queued GPU work, so that a clock read next is true."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def warm_up_compiled(run: Callable[[], object], device: torch.device) -> None:
+    """Calls what torch.compile will translate at its first use, and logs how long that took.
+
+    Raises ValueError where it cannot be translated.
+    """
+    started = time.perf_counter()
+    try:
+        run()
+    except RuntimeError as error:  # no C++ compiler, for one
+        reason = " ".join(str(error).partition("\n\n")[0].split())
+        raise ValueError(f"--compile: {reason}; leave it out") from error
+    synchronise(device)
+    log.info("compiling the backbone took %.1f s", time.perf_counter() - started)
 
 
 def peak_memory_mib(device: torch.device) -> float | None:

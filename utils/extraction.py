@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from datasets import BenchmarkDataset
 from model import Descriptors, SelaVPRpp, fast_inference, fingerprint
 
-from .device import PRECISIONS
+from .device import PRECISIONS, warm_up_compiled
 from .distributed import broadcast, collect, is_first, own_share, total
 from .forecast import Forecast, check_disk
 from .index import IndexWriter, ModelIdentity, RowShape, TwoStageIndex
@@ -64,6 +64,9 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
     if unfinished:
         check_disk(folder, sum(side.bytes_to_come() for side in unfinished))
         network = fast_inference(model, dtype=PRECISIONS[precision], compiled=compiled)
+        if compiled:
+            images = torch.stack([dataset[0][0]] * batch_size).to(next(model.parameters()).device)
+            warm_up_compiled(lambda: network(images, branches=branches), images.device)
         with contextlib.ExitStack() as stack:
             writers = {side: stack.enter_context(side.writer()) for side in unfinished}
             cost |= _describe(network, dataset, writers, branches=branches, batch_size=batch_size,

@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from datasets import nearest_multiple, normalise
 from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_model, save_checkpoint
 
 from . import distributed
-from .device import PRECISIONS, random_states, restore_random_states, synchronise
+from .device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
 from .distributed import is_first
 from .epoch import EpochMeter
 from .evaluation import Evaluation
@@ -126,17 +125,13 @@ class Training:
                 yield images, labels.to(self.device, non_blocking=True)
 
     def _warm_up(self, images: Tensor) -> None:
-        started = time.perf_counter()
-        try:
+        def run() -> None:
             with self.autocast():
                 for _ in self.model.backbone.stream_tokens(images):
                     pass
-        except RuntimeError as error:  # no C++ compiler, for one
-            reason = " ".join(str(error).partition("\n\n")[0].split())
-            raise ValueError(f"--compile: {reason}; leave it out") from error
-        synchronise(self.device)
+
+        warm_up_compiled(run, self.device)
         self.warm = True
-        log.info("compiling the frozen backbone took %.1f s", time.perf_counter() - started)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
