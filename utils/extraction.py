@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,17 +24,19 @@ from .distributed import broadcast, collect, is_first, own_share, total
 from .forecast import Forecast, check_disk
 from .index import IndexWriter, ModelIdentity, RowShape, TwoStageIndex
 from .retrieval import pack_codes
-from .run import progress
+from .run import progress, write_json
 from .stores import store_rows
 
 log = logging.getLogger("selavprpp")
+COST = "extraction.json"  # beside the two indexes
 SAMPLE = 8  # pictures that are described in fp32 too, where something is rounded
 
 Describe = Callable[..., Descriptors]
 
 
 class Extraction(NamedTuple):
-    """Descriptors of a set: indexes of its database and of its queries, and what they cost, as in results.json.
+    """Descriptors of a set: indexes of its database and of its queries, and what they cost, as in results.json; of
+    descriptors that were there already, what they cost then.
 
     Of several processes the first alone has the indexes.
     """
@@ -58,7 +61,7 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
     """
     model.eval()
     sides = _sides(model, dataset, folder, branches=branches, precision=precision, store=store)
-    cost = {"precision": precision, "store": store, "rounding": None}
+    cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
     finished = broadcast([side.finished() for side in sides])
     unfinished = [side for side, done in zip(sides, finished, strict=True) if not done]
     if unfinished:
@@ -73,11 +76,13 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
                               num_workers=num_workers, device=next(model.parameters()).device)
             if is_first() and (precision, store) != ("fp32", "fp32"):
                 cost["rounding"] = _rounding(model, network, dataset, branches=branches, store=store)
+            if is_first():
+                write_json(cost, folder / COST)
             for side, writer in writers.items():
-                writer.flush()
                 side.complete(writer)
-    else:
+    elif is_first():
         log.info("%s holds the descriptors of %s already", folder, dataset.listing.label)
+        cost = {**json.loads((folder / COST).read_bytes()), "reused": True}
     opened = [TwoStageIndex.open(side.folder) for side in sides] if is_first() else [None, None]
     total(0)  # nobody goes on, or deletes the folder, before the first has it open
     return Extraction(*opened, cost)
