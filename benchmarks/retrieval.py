@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device(args.device)
     started = time.perf_counter()
     report = Report()
+    to_disk.rows(report, device=device)  # first: the process's peak of memory is then its own
     extraction.rows(report, device=device)
-    to_disk.rows(report, device=device)
     search.rows(report, device=device)
     scale.rows(report, pictures=args.pictures, work=args.work, out=args.out)
     seconds = time.perf_counter() - started

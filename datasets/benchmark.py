@@ -14,7 +14,8 @@ class BenchmarkDataset(Dataset):
 
     query_transform   of queries; None: as the database
     queries_vary      it gives tensors of several sizes
-    prepared          what both do, in words: descriptors that are kept are taken for other pictures where it differs
+    prepared          what they make of database and query pictures, in words: descriptors that are kept are those of
+                      other pictures where it differs
     parts             listings of some of these pictures, which are scored too, without describing anything again
     """
 
@@ -25,7 +26,7 @@ class BenchmarkDataset(Dataset):
         transform: Transform,
         query_transform: Transform | None = None,
         queries_vary: bool = False,
-        prepared: str = "",
+        prepared: tuple[str, str] = ("", ""),
         parts: Sequence[Listing] = (),
     ) -> None:
         self.listing = listing

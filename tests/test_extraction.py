@@ -71,8 +71,9 @@ def test_an_interrupted_extraction_goes_on_and_gives_the_same_files(data, model,
     assert np.array_equal(parts.codes, whole.codes) and np.array_equal(parts.floating, whole.floating)
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
     assert len(files(tmp_path / "whole")) == 2 * 5  # codes, values, names, offsets, coordinates
-    for side in ("database", "queries"):
-        TwoStageIndex.open(tmp_path / "parts" / side).verify()
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    for side in (tmp_path / "parts").iterdir():
+        TwoStageIndex.open(side).verify()
 
 
 def test_nothing_is_described_twice(data, model, tmp_path, monkeypatch):
@@ -83,9 +84,21 @@ def test_nothing_is_described_twice(data, model, tmp_path, monkeypatch):
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+def test_other_queries_come_to_the_same_database(data, model, tmp_path):
+    with one_thread():
+        extract(model, Watched(data, prepared=("56x56", "one way")), tmp_path, branches=BRANCHES, batch_size=8,
+                num_workers=0)
+        before = files(tmp_path)
+        other = Watched(data, prepared=("56x56", "another"))
+        found = extract(model, other, tmp_path, branches=BRANCHES, batch_size=8, num_workers=0)
+    assert other.seen == [8, 9, 10, 11, 12]
+    assert before.items() <= files(tmp_path).items()
+    assert found.queries.folder.name != "queries" and len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize(("what", "message"), [
     ({"model": True}, r"model is 'dinov2-tiny gem \(fingerprint \w{12}\)' there"),
-    ({"prepared": "70x70"}, "prepared is '' there, '70x70' here"),
+    ({"prepared": ("70x70", "")}, "prepared is '' there, '70x70' here"),
     ({"precision": "bf16"}, "precision is 'fp32' there, 'bf16' here"),
     ({"store": "fp16"}, "store is 'fp32' there, 'fp16' here"),
     ({"branches": ("binary",)}, "(branches|float_dim) is .* there, .* here"),
@@ -98,7 +111,7 @@ def test_descriptors_of_something_else_are_not_taken(what, message, finished, da
             extract(model, Watched(data, limit=None if finished else 3), tmp_path, **options)
         except KeyboardInterrupt:
             assert not finished
-        dataset = Watched(data, prepared=what.pop("prepared", ""))
+        dataset = Watched(data, prepared=what.pop("prepared", ("", "")))
         other = build_model(model.config, seed=5) if what.pop("model", False) else model
         with pytest.raises(ValueError, match=message):
             extract(other, dataset, tmp_path, **{**options, **what})
@@ -219,7 +232,7 @@ def described_by_nobody(count: int) -> float:
     listing = SimpleNamespace(n_database=count, n_queries=1, database_utm=None, query_utm=None, label="made up",
                               names=lambda side: [f"{n}.jpg" for n in range(count if side == "database" else 1)])
     dataset = [(torch.zeros(3, 1, 1), n) for n in range(count + 1)]
-    dataset = type("Set", (list,), {"listing": listing, "queries_vary": False, "prepared": ""})(dataset)
+    dataset = type("Set", (list,), {"listing": listing, "queries_vary": False, "prepared": ("", "")})(dataset)
     model = build_model(ModelConfig(backbone="dinov2-tiny", branches=("float",), float_dim=4096))
     with tempfile.TemporaryDirectory() as folder:
         extract(model, dataset, Path(folder), branches=("float",), batch_size=250, num_workers=0)

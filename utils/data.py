@@ -142,7 +142,7 @@ def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = "har
     return BenchmarkDataset(listing, transform=evaluation_transform(size),
                             query_transform=query_transform(test_method, size),
                             queries_vary=test_method in VARYING_SIZES,
-                            prepared=f"{size[0]}x{size[1]}, queries {test_method}", parts=parts)
+                            prepared=(f"{size[0]}x{size[1]}", f"{size[0]}x{size[1]}, {test_method}"), parts=parts)
 
 
 def evaluated_set(*, name: str, own: dict | None, datasets_folder: Path | None, split: str | None,

@@ -28,7 +28,7 @@ from .run import progress, write_json
 from .stores import store_rows
 
 log = logging.getLogger("selavprpp")
-COST = "extraction.json"  # beside the two indexes
+COST = "extraction.json"  # in the queries' folder
 SAMPLE = 8  # pictures that are described in fp32 too, where something is rounded
 
 Describe = Callable[..., Descriptors]
@@ -51,7 +51,8 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
             num_workers: int, precision: str = "fp32", store: str = "fp32", compiled: bool = False) -> Extraction:
     """Runs the model, in eval mode, over a set's pictures with one pass of the backbone for all branches.
 
-    folder     gets the indexes "database" and "queries"; what lies there of the same extraction is not done again
+    folder     gets an index "database" and one for these queries; what lies there of the same pictures, described in
+               the same way, is not done again
     precision  a key of PRECISIONS: what the network computes in; descriptors are fp32 all the same
     store      how the float descriptors of the database are kept, one of STORES; those of queries stay fp32
 
@@ -77,12 +78,13 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
             if is_first() and (precision, store) != ("fp32", "fp32"):
                 cost["rounding"] = _rounding(model, network, dataset, branches=branches, store=store)
             if is_first():
-                write_json(cost, folder / COST)
+                sides[-1].folder.mkdir(parents=True, exist_ok=True)
+                write_json(cost, sides[-1].folder / COST)
             for side, writer in writers.items():
                 side.complete(writer)
     elif is_first():
         log.info("%s holds the descriptors of %s already", folder, dataset.listing.label)
-        cost = {**json.loads((folder / COST).read_bytes()), "reused": True}
+        cost = {**json.loads((sides[-1].folder / COST).read_bytes()), "reused": True}
     opened = [TwoStageIndex.open(side.folder) for side in sides] if is_first() else [None, None]
     total(0)  # nobody goes on, or deletes the folder, before the first has it open
     return Extraction(*opened, cost)
@@ -135,18 +137,23 @@ def _sides(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branche
     config, listing = model.config, dataset.listing
     who = ModelIdentity(fingerprint(model), f"{config.backbone} {config.aggregation}")
     sides, first = [], 0
-    for name, kept, coordinates, alone in (("database", store, listing.database_utm, False),
-                                           ("query", "fp32", listing.query_utm, dataset.queries_vary)):
+    for name, kept, coordinates, alone, prepared in (
+            ("database", store, listing.database_utm, False, dataset.prepared[0]),
+            ("query", "fp32", listing.query_utm, dataset.queries_vary, dataset.prepared[1])):
         names = listing.names(name)
         row = RowShape(config.code_bits // 8 if "binary" in branches else None,
                        config.float_dim if "float" in branches else None, kept)
-        files = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
-        identity = {"model": str(who), "weights": who.fingerprint, "set": listing.label, "files": files,
-                    "prepared": dataset.prepared, "branches": list(branches), "precision": precision, "store": kept}
-        sides.append(_Side(folder / {"query": "queries"}.get(name, name), first, names, coordinates, alone, row, who,
-                           identity))
+        identity = {"model": str(who), "weights": who.fingerprint, "branches": list(branches), "prepared": prepared,
+                    "precision": precision, "store": kept, "files": _sha256("\n".join(names))}
+        # Other queries may come to the same database, each set to a folder of its own.
+        place = name if name == "database" else f"queries-{_sha256(json.dumps(identity))[:8]}"
+        sides.append(_Side(folder / place, first, names, coordinates, alone, row, who, identity))
         first += len(names)
     return sides
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _describe(network: Describe, dataset: BenchmarkDataset, writers: dict[_Side, IndexWriter], *,
