@@ -65,7 +65,8 @@ def change(exact: Evaluation, other: Evaluation) -> dict:
     share of queries whose first answer is another picture; and what the extraction itself said of its rounding."""
     found = {"rounding": other.extraction["rounding"]}
     for stage, before, after in (("first_stage", exact.first, other.first), ("final", exact.final, other.final)):
-        right = [np.logical_or.accumulate(correctness(ids, exact.listing.positives), axis=1)[:, np.array(RECALLS) - 1]
+        ranks = np.minimum(RECALLS, before.shape[1]) - 1
+        right = [np.logical_or.accumulate(correctness(ids, exact.listing.positives), axis=1)[:, ranks]
                  for ids in (before, after)]
         net = right[1].sum(axis=0) - right[0].sum(axis=0)
         found[stage] = {"net": int(net[np.abs(net).argmax()]), "queries": int((right[0] != right[1]).any(axis=1).sum()),
