@@ -16,6 +16,16 @@ from utils.stores import StoredRows, store_rows
 DATA = Path(__file__).parent / "data"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def two_threads():
+    """As most machines have several, whatever the tests were started with."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+
 @pytest.fixture(scope="module")
 def golden():
     arrays = dict(np.load(DATA / "golden_retrieval_small.npz"))
