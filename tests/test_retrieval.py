@@ -25,7 +25,6 @@ def two_threads():
     faiss.omp_set_num_threads(before)
 
 
-
 @pytest.fixture(scope="module")
 def golden():
     arrays = dict(np.load(DATA / "golden_retrieval_small.npz"))
