@@ -147,6 +147,7 @@ def separate_disks(folder: Path, data: Path) -> dict | None:
     if found.database is None:
         return None
     found.database.verify()
+    assert found.cost["pictures"] == len(dataset)
     rows = [index.rows(range(len(index))) for index in (found.database, found.queries)]
     return {f"{side} {kind}": torch.from_numpy(row) for side, pair in zip(("database", "queries"), rows, strict=True)
             for kind, row in zip(("codes", "floats"), pair, strict=True)}

@@ -185,9 +185,11 @@ def _describe(network: Describe, dataset: BenchmarkDataset, writers: dict[_Side,
     for writer in writers.values():
         writer.flush()
     cost = forecast.end()
-    if forecast.done:
+    cost["pictures"] = int(total(forecast.done))
+    cost["pictures_per_second"] = cost["pictures"] / cost["measured"]["seconds"]
+    if cost["pictures"]:
         log.info("described %d pictures, %.1f a second; %.0f %% of the time was spent waiting for pictures",
-                 forecast.done, cost["pictures_per_second"], 100 * cost["waiting_share"])
+                 cost["pictures"], cost["pictures_per_second"], 100 * cost["waiting_share"])
     return cost
 
 

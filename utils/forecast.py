@@ -68,10 +68,10 @@ class Forecast:
         return memory
 
     def end(self) -> dict:
-        """Seconds, memory and disk, as predicted (None: too few batches) and as measured."""
+        """The share of the time that went by waiting for pictures; seconds, memory and disk, as predicted (None: too few
+        batches) and as measured."""
         seconds = time.perf_counter() - self.started
-        return {"pictures": self.done, "pictures_per_second": self.done / seconds,
-                "waiting_share": self.waited / seconds,
+        return {"waiting_share": self.waited / seconds,
                 "measured": {"seconds": seconds, **self._memory(), "disk_bytes": self.disk_bytes},
                 "predicted": self.predicted}
 
