@@ -68,8 +68,8 @@ class Forecast:
         return memory
 
     def end(self) -> dict:
-        """The share of the time that went by waiting for pictures; seconds, memory and disk, as predicted (None: too few
-        batches) and as measured."""
+        """The share of the time that was spent waiting for pictures; seconds, memory and disk, as predicted (None: too
+        few batches) and as measured."""
         seconds = time.perf_counter() - self.started
         return {"waiting_share": self.waited / seconds,
                 "measured": {"seconds": seconds, **self._memory(), "disk_bytes": self.disk_bytes},
