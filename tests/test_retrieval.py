@@ -92,6 +92,18 @@ def test_hamming_ties_follow_the_database_order(n_bytes, n_queries, k):
     assert np.array_equal(distances, np.take_along_axis(np.array(table), ids, axis=1))
 
 
+@pytest.mark.parametrize(("n", "n_bytes"), [(2**16, 2), (2**16 + 1, 2), (200, 2**13 - 1), (200, 2**13)])
+def test_one_query_at_the_limits_of_a_key(n, n_bytes):
+    rng = np.random.default_rng(0)
+    query = rng.integers(0, 256, (1, n_bytes), dtype=np.uint8)
+    database = rng.integers(0, 256, (n, n_bytes), dtype=np.uint8)
+    database[-3:], database[0] = query, ~query  # the last rows are nearest, the first is as far as can be
+    distances, ids = search_hamming(database, query, n)
+    table = np.unpackbits(database ^ query, axis=1).sum(1)
+    assert np.array_equal(ids[0], np.argsort(table, kind="stable"))
+    assert np.array_equal(distances[0], np.sort(table))
+
+
 @pytest.mark.parametrize("n_queries", [1, 20])  # the database, and the queries, shared out between threads
 def test_hamming_ties_in_a_large_database(n_queries, monkeypatch):
     """Deep in faiss's blocks and threads; only the order (distance, index) is checked, by numpy."""
