@@ -155,7 +155,7 @@ class Evaluator:
         try:
             yield folder
         except BaseException:
-            keep = self.resumable and any(folder.iterdir())
+            keep = self.resumable and folder.is_dir() and any(folder.iterdir())
             if keep:
                 log.info("the descriptors so far stay; the same command with --index %s goes on", folder)
             raise

@@ -61,6 +61,7 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
     receives the rows. Raises ValueError where the folder holds something else, or its disk has no room for the rest.
     """
     model.eval()
+    device = next(model.parameters()).device
     sides = _sides(model, dataset, folder, branches=branches, precision=precision, store=store)
     cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
     finished = broadcast([side.finished() for side in sides])
@@ -69,15 +70,15 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
         check_disk(folder, sum(side.bytes_to_come() for side in unfinished))
         network = fast_inference(model, dtype=PRECISIONS[precision], compiled=compiled)
         if compiled:
-            images = torch.stack([dataset[0][0]] * batch_size).to(next(model.parameters()).device)
-            warm_up_compiled(lambda: network(images, branches=branches), images.device)
+            images = torch.stack([dataset[0][0]] * batch_size).to(device)
+            warm_up_compiled(lambda: network(images, branches=branches), device)
         with contextlib.ExitStack() as stack:
             writers = {side: stack.enter_context(side.writer()) for side in unfinished}
             cost |= _describe(network, dataset, writers, branches=branches, batch_size=batch_size,
-                              num_workers=num_workers, device=next(model.parameters()).device)
-            if is_first() and (precision, store) != ("fp32", "fp32"):
-                cost["rounding"] = _rounding(model, network, dataset, branches=branches, store=store)
+                              num_workers=num_workers, device=device)
             if is_first():
+                if (precision, store) != ("fp32", "fp32"):
+                    cost["rounding"] = _rounding(model, network, dataset, branches=branches, store=store)
                 sides[-1].folder.mkdir(parents=True, exist_ok=True)
                 write_json(cost, sides[-1].folder / COST)
             for side, writer in writers.items():

@@ -70,7 +70,6 @@ def _smallest(database: np.ndarray, queries: np.ndarray, k: int, device: torch.d
               prepare: Callable[[np.ndarray], Tensor], distances: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The k smallest keys of each query (m, k) int64, ascending: distance << 32 | row."""
     queries = prepare(queries)
-    best = [None] * len(queries)
     size = max(1, _TABLE // _BLOCK_ROWS)
     blocks = [slice(start, start + size) for start in range(0, len(queries), size)]
     best: list[Tensor | None] = [None] * len(blocks)
