@@ -18,13 +18,13 @@ def SelaVPRplusplus(
     rerank: bool = True,
     pretrained: bool = True,
 ) -> torch.nn.Module:
-    """A SelaVPR++ model on the CPU, in eval mode; its call takes pictures and gives, all float32:
+    """A SelaVPR++ model on the CPU, in eval mode; its call takes images and gives, all float32:
 
         hashing=False                float descriptors (B, D), unit length; D 2048 (base) or 4096 (large)
         hashing=True, rerank=False   relaxed codes (B, 512), unit length, and binary codes (B, 512) of -1/+1
         hashing=True, rerank=True    relaxed codes, binary codes, float descriptors
 
-    The pictures are a float tensor (B, 3, H, W): RGB from 0 to 1, normalised with the ImageNet mean (0.485, 0.456,
+    The images are a float tensor (B, 3, H, W): RGB from 0 to 1, normalised with the ImageNet mean (0.485, 0.456,
     0.406) and standard deviation (0.229, 0.224, 0.225), H and W multiples of 14 (322 x 322 in the paper; other
     sizes raise ValueError). Similar places have a small L2 distance between float descriptors, and a small
     Hamming distance between binary codes.

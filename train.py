@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         training.resume(checkpoint)
 
     for batches in training.remaining_epochs(loader):
-        for images, labels in batches:  # P places with K pictures each
+        for images, labels in batches:  # P places with K images each
             with training.autocast():
                 descriptors = training.network(images, branches=("float",)).floating
             descriptors, labels = gather(descriptors, labels)  # the whole batch, under torchrun

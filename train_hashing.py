@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     # Without straight-through estimation (Table XI) codes are constants, and the metric loss sees h.
     method = HASHING[config.hashing]
     for batches in training.remaining_epochs(loader):
-        for images, labels in batches:  # P places with K pictures each
+        for images, labels in batches:  # P places with K images each
             with training.autocast():
                 out = training.network(images, branches=("binary",))
             relaxed, binary, labels = gather(out.relaxed, out.binary, labels)  # the whole batch, under torchrun

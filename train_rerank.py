@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     # train_hashing.py for the other methods of Table XI); L = L_MS(f) for float descriptors f.
     method = HASHING[config.hashing]
     for batches in training.remaining_epochs(loader):
-        for images, labels in batches:  # P places with K pictures each
+        for images, labels in batches:  # P places with K images each
             with training.autocast():
                 out = training.network(images, branches=config.learning)
             floating, relaxed, binary, labels = gather(out.floating, out.relaxed, out.binary, labels)

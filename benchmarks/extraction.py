@@ -1,6 +1,6 @@
-"""Pictures described in a second: the plain path (plain.py) against `fast_inference`, in fp32 and bf16.
+"""Images described in a second: the plain path (plain.py) against `fast_inference`, in fp32 and bf16.
 
-Weights are random and seeded, pictures random and in memory; all paths run alternately in one process.
+Weights are random and seeded, images random and in memory; all paths run alternately in one process.
 """
 
 import functools
@@ -38,7 +38,7 @@ def rows(report: Report, *, device: torch.device, backbones: tuple[str, ...] = (
 def _case(report: Report, backbone: str, branches: tuple[str, ...], rates: dict[str, float], *, device: torch.device,
           repeats: int, batch: int, compiled: bool) -> None:
     model = _with_statistics(build_model(ModelConfig(backbone=backbone, branches=branches), seed=0)).to(device).eval()
-    images = _pictures(batch).to(device)
+    images = _images(batch).to(device)
     describe = {"plain fp32": functools.partial(plain_describe, model)}
     describe |= {f"ours {name}": fast_inference(model, dtype=dtype) for name, dtype in TYPES.items()}
     if compiled:
@@ -57,7 +57,7 @@ def _case(report: Report, backbone: str, branches: tuple[str, ...], rates: dict[
                           alternate({run_name: functools.partial(run, run_name) for run_name in describe},
                                     repeats=repeats))
     plain = seconds.pop("plain fp32")
-    report.add(f"{name}, plain fp32", "", f"{batch / plain:.2f} pictures/s",
+    report.add(f"{name}, plain fp32", "", f"{batch / plain:.2f} images/s",
                f"{flops / 1e9:.0f} GFLOP; {100 * flops / rates['fp32'] / plain:.0f} % of the matrix rate", None)
     for path, taken in seconds.items():
         precision = path.split()[1]
@@ -65,7 +65,7 @@ def _case(report: Report, backbone: str, branches: tuple[str, ...], rates: dict[
         judged = precision == "bf16"
         report.add(f"{name}, {path}, over plain", f">= {GOALS['bf16 over plain']:g}" if judged else "",
                    f"{plain / taken:.2f}",
-                   f"{batch / taken:.2f} pictures/s; the products alone at the matrix rate would give "
+                   f"{batch / taken:.2f} images/s; the products alone at the matrix rate would give "
                    f"{plain / floor:.2f}", plain / taken >= GOALS["bf16 over plain"] if judged else None)
         judged = precision == "fp32"
         report.add(f"{name}, {path}, share of the matrix rate", ">= 70 %" if judged else "",
@@ -97,12 +97,12 @@ def _agreement(report: Report, name: str, precision: str, exact: Descriptors, ou
             report.add(f"{name}, {field}, cosine to fp32", ">= 0.999", f"{cosine:.6f}", "the least",
                        cosine >= GOALS["cosine"])
     if exact.relaxed is not None:
-        # With random weights all pictures' codes are nearly one; a trained code's bits are +1 for about half of them.
+        # With random weights all images' codes are nearly one; a trained code's bits are +1 for about half of them.
         centre = exact.relaxed.mean(dim=0)
         code, others, rough = (x >= centre for x in (exact.relaxed, exact.relaxed.roll(1, dims=0), ours.relaxed))
         changed = _apart(code, rough)
-        report.add(f"{name}, bits changed, about the pictures' mean", "< 1 %", f"{100 * changed:.3f} %",
-                   f"two pictures: {100 * _apart(code, others):.0f} %; about 0: "
+        report.add(f"{name}, bits changed, about the images' mean", "< 1 %", f"{100 * changed:.3f} %",
+                   f"two images: {100 * _apart(code, others):.0f} %; about 0: "
                    f"{100 * _apart(exact.binary, ours.binary):.3f} %", changed < GOALS["bits changed"])
 
 
@@ -110,7 +110,7 @@ def _apart(a: Tensor, b: Tensor) -> float:
     return (a != b).float().mean().item()
 
 
-def _pictures(count: int) -> Tensor:
+def _images(count: int) -> Tensor:
     """Unlike one another, as photographs are and noise is not: a tint, coarse shapes, a texture."""
     generator = torch.Generator().manual_seed(0)
     tint, shapes, texture = (torch.randn(count, 3, side, side, generator=generator) for side in (1, 6, SIZE))

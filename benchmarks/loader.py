@@ -1,7 +1,7 @@
-"""Pictures a second that one core loads for training: `python -m benchmarks.loader [FOLDER --size H W]`.
+"""Images a second that one core loads for training: `python -m benchmarks.loader [FOLDER --size H W]`.
 
 Ours beside the straightforward pipeline (Pillow, torchvision's RandAugment, float tensors), alternately, in one process
-with one thread; medians. FOLDER is in the GSV-Cities layout; without it: drawn 640x480 pictures at 224x224, and a small
+with one thread; medians. FOLDER is in the GSV-Cities layout; without it: drawn 640x480 images at 224x224, and a small
 toy city at the demo's 112x112. Prints the rows and writes them, with every sample, into loader.json.
 """
 
@@ -24,7 +24,7 @@ from torchvision.transforms import InterpolationMode
 from datasets import GSV_CITIES, PlaceDataset, collate_places, normalise, training_transform
 from datasets.places import COLUMNS
 from datasets.toy_city import build_toy_city
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_picture
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
 from utils.run import exit_with, hardware, versions, write_json
 
 HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ class Straightforward(PlaceDataset):
     """The same places as they would be read without more ado."""
 
     def _read(self, row: int) -> Image.Image:
-        return open_and_convert(self.folder / "Images" / self._pictures[row].decode())
+        return open_and_convert(self.folder / "Images" / self._images[row].decode())
 
 
 class Ready(Dataset):
@@ -52,8 +52,8 @@ class Ready(Dataset):
 
 
 def open_and_convert(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def straightforward_transform(size: tuple[int, int]) -> transforms.Compose:
@@ -67,7 +67,7 @@ def straightforward_transform(size: tuple[int, int]) -> transforms.Compose:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, help="default: drawn pictures")
+    parser.add_argument("folder", nargs="?", type=Path, help="default: drawn images")
     parser.add_argument("--size", type=int, nargs=2, default=(224, 224), help="H W (default: 224 224)")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of loader.json")
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
             seconds = measure(folder, size, args.repeats)
             report[f"{name} -> {size[1]}x{size[0]}"] = seconds
             print(f"{name} -> {size[1]}x{size[0]}\n\n{table(seconds)}\n", flush=True)
-    write_json({"seconds_a_picture": report, "hardware": hardware(torch.device("cpu")), "versions": versions()},
+    write_json({"seconds_an_image": report, "hardware": hardware(torch.device("cpu")), "versions": versions()},
                args.out / "loader.json")
     print(f"written to {args.out / 'loader.json'}")
 
@@ -110,13 +110,13 @@ def draw_city(folder: Path) -> Path:
             planes /= planes.std(axis=(1, 2), keepdims=True)
             colours = 120 + 50 * (0.9 * planes[:1] + 0.3 * planes[1:])  # mostly grey
             name = f"Drawn_{place:07d}_2020_01_{heading:03d}_1.5_2.5_p.jpg"
-            picture = Image.fromarray(colours.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
-            picture.save(folder / "Images" / "Drawn" / name, quality=80)
+            image = Image.fromarray(colours.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+            image.save(folder / "Images" / "Drawn" / name, quality=80)
     return folder
 
 
 def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds a picture by row and pipeline, one for each repeat: the core's own, or by the clock through a worker."""
+    """Seconds an image by row and pipeline, one for each repeat: the core's own, or by the clock through a worker."""
     cities = sorted(path.stem for path in (folder / "Dataframes").glob("*.csv")) or GSV_CITIES
     runs: dict[tuple[str, str], tuple[Callable[[], float], Callable[[], int]]] = {}  # the clock, and what it times
     for pipeline, kind, transform in zip(PIPELINES, (Straightforward, PlaceDataset),
@@ -134,22 +134,22 @@ def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict
     for turn in range(repeats + 1):
         for (name, pipeline), (clock, run) in runs.items():
             started = clock()
-            pictures = run()
+            images = run()
             if turn:  # the first does not count
-                seconds[name][pipeline].append((clock() - started) / pictures)
+                seconds[name][pipeline].append((clock() - started) / images)
     return seconds
 
 
 def stages(dataset: PlaceDataset, places: list[int]) -> list[tuple[str, Callable, list]]:
-    """(name, function, its inputs) of each stage that a picture goes through before it is collated."""
-    paths = [dataset.folder / "Images" / dataset._pictures[row].decode()
+    """(name, function, its inputs) of each stage that an image goes through before it is collated."""
+    paths = [dataset.folder / "Images" / dataset._images[row].decode()
              for place in places for row in range(dataset._starts[place], dataset._starts[place] + PLACE_PICTURES)]
-    read = open_and_convert if isinstance(dataset, Straightforward) else read_picture
+    read = open_and_convert if isinstance(dataset, Straightforward) else read_image
     resize, augment, *rest = dataset.transform.transforms
-    pictures = [read(path) for path in paths]
-    resized = [resize(picture) for picture in pictures]
-    augmented = [augment(picture) for picture in resized]
-    return [("read, decode", read, paths), ("resize", resize, pictures), ("RandAugment", augment, resized),
+    images = [read(path) for path in paths]
+    resized = [resize(image) for image in images]
+    augmented = [augment(image) for image in resized]
+    return [("read, decode", read, paths), ("resize", resize, images), ("RandAugment", augment, resized),
             ("to tensor", transforms.Compose(rest), augmented)]
 
 
@@ -170,20 +170,20 @@ def batches(places: list[int]) -> list[list[tuple[int, int]]]:
 
 
 def received(loader: DataLoader) -> int:
-    """Takes all batches as a training step would have them, in floating point; their pictures."""
-    pictures = 0
+    """Takes all batches as a training step would have them, in floating point; their count."""
+    count = 0
     for images, _ in loader:
-        pictures += len(images if images.is_floating_point() else normalise(images))
-    return pictures
+        count += len(images if images.is_floating_point() else normalise(images))
+    return count
 
 
 def table(seconds: dict[str, dict[str, list[float]]]) -> str:
-    """Microseconds a picture of each stage, then pictures a second of the whole."""
+    """Microseconds an image of each stage, then images a second of the whole."""
     lines = ["| | straightforward | ours | ratio |", "|---|---:|---:|---:|"]
     for name, samples in sorted(seconds.items(), key=lambda item: item[0] in (CORE, WORKER)):
         before, now = (statistics.median(samples[pipeline]) for pipeline in PIPELINES)
         if name in (CORE, WORKER):
-            lines.append(f"| {name}: pictures/s | {1 / before:.0f} | {1 / now:.0f} | {before / now:.2f} |")
+            lines.append(f"| {name}: images/s | {1 / before:.0f} | {1 / now:.0f} | {before / now:.2f} |")
         else:
             lines.append(f"| {name}: us | {1e6 * before:.0f} | {1e6 * now:.0f} | {before / now:.2f} |")
     return "\n".join(lines)

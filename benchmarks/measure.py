@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 def saved_bytes(forward: Callable[[], object], *, excluded: Iterable[Tensor]) -> int:
     """Bytes of the distinct storages that autograd keeps from a forward pass, without those of `excluded`.
 
-    The same rule as for the published code's 32.7 and 56.2 MiB a picture: parameters and buffers do not count.
+    The same rule as for the published code's 32.7 and 56.2 MiB an image: parameters and buffers do not count.
     """
     counted = {id(tensor.untyped_storage()) for tensor in excluded}
     sizes, alive = {}, []

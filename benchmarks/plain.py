@@ -15,7 +15,7 @@ from model.binarize import straight_through_sign
 
 
 def plain_forward(model: SelaVPRpp, images: Tensor, branch: str) -> tuple[Tensor, Tensor | None]:
-    """A training step's pass: pictures (B, 3, H, W) -> the branch's unit-length output (B, D) and, for the binary
+    """A training step's pass: images (B, 3, H, W) -> the branch's unit-length output (B, D) and, for the binary
     branch, its signs. BatchNorm measures the batch."""
     output = _branch(model, _levels(model.backbone, images), images, branch, training=True)
     return output, straight_through_sign(output) if branch == "binary" else None
@@ -23,7 +23,7 @@ def plain_forward(model: SelaVPRpp, images: Tensor, branch: str) -> tuple[Tensor
 
 @torch.no_grad()
 def plain_describe(model: SelaVPRpp, images: Tensor, branches: Sequence[str]) -> Descriptors:
-    """An evaluation's pass: pictures (B, 3, H, W) -> descriptors of `branches`, all from one list of the backbone's
+    """An evaluation's pass: images (B, 3, H, W) -> descriptors of `branches`, all from one list of the backbone's
     levels. BatchNorm takes its running statistics, whatever mode the model is in."""
     levels = _levels(model.backbone, images)
     outputs = {branch: _branch(model, levels, images, branch, training=False) for branch in branches}

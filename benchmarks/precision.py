@@ -1,8 +1,8 @@
 """What precision and store change in the recalls: `python -m benchmarks.precision --set MODEL FOLDER SIZE ...`.
 
 Each --set names a trained two-branch model, a folder in the benchmark layout (its test split) and the side of the
-pictures in pixels; give as many as there are. Every combination is evaluated beside the exact one: how many queries
-more or fewer find a right picture at k = 1, 5, 10 in either stage, and how many change at all. Writes precision.json
+images in pixels; give as many as there are. Every combination is evaluated beside the exact one: how many queries
+more or fewer find a right image at k = 1, 5, 10 in either stage, and how many change at all. Writes precision.json
 and the table to stdout.
 """
 
@@ -62,7 +62,7 @@ def measure(model_file: Path, folder: Path, side: int) -> dict:
 
 def change(exact: Evaluation, other: Evaluation) -> dict:
     """By stage: the largest net change over k, in queries; queries right at some k in one and not in the other; the
-    share of queries whose first answer is another picture; and what the extraction itself said of its rounding."""
+    share of queries whose first answer is another image; and what the extraction itself said of its rounding."""
     found = {"rounding": other.extraction["rounding"]}
     for stage, before, after in (("first_stage", exact.first, other.first), ("final", exact.final, other.final)):
         ranks = np.minimum(RECALLS, before.shape[1]) - 1

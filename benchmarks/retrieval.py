@@ -1,7 +1,7 @@
-"""Describing, searching and re-ranking: `python -m benchmarks.retrieval [--device cuda] [--pictures N]`.
+"""Describing, searching and re-ranking: `python -m benchmarks.retrieval [--device cuda] [--images N]`.
 
 Extraction against the plain path, in memory and from files; one query and a whole set against a row-at-a-time numpy;
-curves over the number of pictures. Prints the rows and writes them, with every sample, into retrieval.json and
+curves over the number of images. Prints the rows and writes them, with every sample, into retrieval.json and
 retrieval.md; the curves are scale.md's.
 """
 
@@ -22,14 +22,14 @@ HERE = Path(__file__).parent
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--pictures", type=int, default=1_000_000, help="largest database of the curves (1000000)")
-    parser.add_argument("--work", type=Path, help="folder for their files, some 4.4 GB for a million pictures")
+    parser.add_argument("--images", type=int, default=1_000_000, help="largest database of the curves (1000000)")
+    parser.add_argument("--work", type=Path, help="folder for their files, some 4.4 GB for a million images")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")
-    if args.pictures < scale.SIZES[0]:
-        parser.error(f"--pictures {args.pictures}: expected at least {scale.SIZES[0]}")
+    if args.images < scale.SIZES[0]:
+        parser.error(f"--images {args.images}: expected at least {scale.SIZES[0]}")
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     device = torch.device(args.device)
     started = time.perf_counter()
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     to_disk.rows(report, device=device)  # first: the process's peak of memory is then its own
     extraction.rows(report, device=device)
     search.rows(report, device=device)
-    scale.rows(report, pictures=args.pictures, work=args.work, out=args.out)
+    scale.rows(report, images=args.images, work=args.work, out=args.out)
     seconds = time.perf_counter() - started
     write(report, args.out / "retrieval.md", device=device, seconds=seconds)
     print(f"{seconds:.0f} s; written to {args.out / 'retrieval.md'}, retrieval.json and scale.md")

@@ -1,4 +1,4 @@
-"""Latency, RAM, disk and recall from 10,000 pictures on: `python -m benchmarks.scale [--pictures N] [--work DIR]`.
+"""Latency, RAM, disk and recall from 10,000 images on: `python -m benchmarks.scale [--images N] [--work DIR]`.
 
 For each size a simulated city (simulated.py) is written as an index on disk and searched, exactly and through an
 inverted file. Writes every figure into scale.json, the curves into scale.png and the tables of scale.md.
@@ -29,7 +29,7 @@ from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, Simulated, simulate
 
 HERE = Path(__file__).parent
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-WIDE = 1_000_000  # pictures up to which floats have 2048 dimensions, those of DINOv2-base; beyond, 256
+WIDE = 1_000_000  # images up to which floats have 2048 dimensions, those of DINOv2-base; beyond, 256
 QUERIES = 4000
 DEPTH = 100
 BATCH = 512
@@ -40,15 +40,15 @@ CHOSEN_FOR = 0.995  # on half of the queries, whose share of missed ones is know
 ROWS = 16 * PER_STREET  # of the simulated city in hand at a time
 
 
-def rows(report: Report, *, pictures: int = 1_000_000, work: Path | None = None, out: Path = HERE) -> None:
-    """Measures all sizes up to `pictures`; writes scale.json, scale.png and the tables of scale.md into `out`.
+def rows(report: Report, *, images: int = 1_000_000, work: Path | None = None, out: Path = HERE) -> None:
+    """Measures all sizes up to `images`; writes scale.json, scale.png and the tables of scale.md into `out`.
 
-    work  a folder on the disk to be measured, for files that are deleted afterwards: 4.4 GB for a million pictures,
+    work  a folder on the disk to be measured, for files that are deleted afterwards: 4.4 GB for a million images,
           6.9 GB for ten million; None: the system's for temporary files
     """
-    sizes = [n for n in SIZES if n <= pictures]
+    sizes = [n for n in SIZES if n <= images]
     if not sizes:
-        raise ValueError(f"pictures is {pictures}; expected at least {SIZES[0]}")
+        raise ValueError(f"images is {images}; expected at least {SIZES[0]}")
     measured = []
     for n in sizes:
         with tempfile.TemporaryDirectory(dir=work) as folder:
@@ -79,7 +79,7 @@ def measure(n: int, folder: Path, report: Report) -> dict:
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process that holds nothing else
         held = pool.apply(ram, (folder, *some))
     disk = {"index": bytes_of(folder / "index"), "ivf": bytes_of(folder / "ivf")}
-    return {"pictures": n, "float_dim": city.float_dim, "store": "fp16", "lists": ivf.lists, "probes": ivf.probes,
+    return {"images": n, "float_dim": city.float_dim, "store": "fp16", "lists": ivf.lists, "probes": ivf.probes,
             "write_s": written - started, "build_s": built - written, "ms": ms, "ram": held, "disk": disk, **recall}
 
 
@@ -92,7 +92,7 @@ def write_index(city: Simulated, folder: Path) -> None:
             start += len(codes)
         places = np.arange(city.n) // PER_PLACE
         coordinates = np.column_stack([500_000.0 + SPACING * places, np.full(city.n, 5_000_000.0)])
-        names = (f"database/street {i // PER_STREET:06}/picture {i % PER_STREET:04}.jpg" for i in range(city.n))
+        names = (f"database/street {i // PER_STREET:06}/image {i % PER_STREET:04}.jpg" for i in range(city.n))
         writer.finish(names=names, model=ModelIdentity("0" * 64, "simulated"), coordinates=coordinates)
 
 
@@ -118,8 +118,8 @@ def recalls(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: BinaryI
         reranked = rerank_l2(floats, city.query_floats[rest], ids, DEPTH)[0]
         recall[name] = {str(k): value for k, value in recall_at_k(ids, positives, (1, 5, 10, DEPTH)).items()}
         recall[name]["reranked 1"] = recall_at_k(reranked, positives, (1,))[1]
-    return {"recall": recall, "same_pictures": 100 * float(correctness(found, list(exact)).mean()),
-            "probes_for_same_pictures": same}
+    return {"recall": recall, "same_images": 100 * float(correctness(found, list(exact)).mean()),
+            "probes_for_same_images": same}
 
 
 def latencies(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: BinaryIVF, report: Report
@@ -137,7 +137,7 @@ def latencies(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: Binar
                 for name, way in ways.items()}
         samples = {name: [1000 * seconds / n_queries for seconds in values]
                    for name, values in alternate(runs, repeats=REPEATS).items()}
-        medians |= report.keep(f"{city.n} pictures, ms a query", samples)
+        medians |= report.keep(f"{city.n} images, ms a query", samples)
     return medians
 
 
@@ -161,7 +161,7 @@ def cold(city: Simulated, candidates: np.ndarray, folder: Path, report: Report) 
             started = time.perf_counter()
             TwoStageIndex.open(folder)
             samples[name].append(1000 * (time.perf_counter() - started))
-    return report.keep(f"{city.n} pictures, ms", samples)
+    return report.keep(f"{city.n} images, ms", samples)
 
 
 class _Plain:
@@ -212,9 +212,9 @@ def bytes_of(path: Path) -> int:
 
 
 def add_rows(report: Report, size: dict) -> None:
-    """The rows with goals, and what a picture costs."""
-    n, ms, recall = size["pictures"], size["ms"], size["recall"]
-    name = f"{n:,} pictures"
+    """The rows with goals, and what an image costs."""
+    n, ms, recall = size["images"], size["ms"], size["recall"]
+    name = f"{n:,} images"
     kept = recall["ivf"][str(DEPTH)] / recall["exact"][str(DEPTH)]
     report.add(f"{name}, inverted file's recall@100 over the exact search's", f">= {100 * GOAL:.0f} %",
                f"{100 * kept:.2f} %", f"{size['probes']} of {size['lists']} lists; exact {recall['exact']['100']:.2f}",
@@ -228,20 +228,20 @@ def add_rows(report: Report, size: dict) -> None:
     report.add(f"{name}, re-ranking one query, no page in RAM", "", f"{ms['rerank cold']:.2f} ms",
                f"through the index {ms['rerank cold, index']:.2f} ms; in RAM {ms['rerank one']:.3f} ms", None)
     held = sum(sum(size["ram"][stage].values()) for stage in ("opened", "exact"))
-    report.add(f"{name}, RAM of opening and exact search, a picture", "about 64 B", f"{held / n:.0f} B",
+    report.add(f"{name}, RAM of opening and exact search, an image", "about 64 B", f"{held / n:.0f} B",
                f"{size['ram']['exact']['own'] / 2**20:.0f} MiB of it grow with the queries, not with n", None)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=1_000_000, help="largest size, one of 10,000 ... 10,000,000")
+    parser.add_argument("--images", type=int, default=1_000_000, help="largest size, one of 10,000 ... 10,000,000")
     parser.add_argument("--work", type=Path, help="folder on the disk to be measured (default: for temporary files)")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of scale.json, scale.png and scale.md")
     args = parser.parse_args(argv)
     for folder in filter(None, (args.work, args.out)):
         folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    rows(Report(), pictures=args.pictures, work=args.work, out=args.out)
+    rows(Report(), images=args.images, work=args.work, out=args.out)
     print(f"{time.perf_counter() - started:.0f} s; written to {args.out / 'scale.md'}, scale.json and scale.png")
 
 

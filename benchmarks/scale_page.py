@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from utils.run import hardware, temporary_path, versions, write_json
 
-FITTED_FROM = 100_000  # pictures: below, costs that do not grow show
+FITTED_FROM = 100_000  # images: below, costs that do not grow show
 START, STOP = "<!-- measured: written by scale.py -->", "<!-- end of what is measured -->"
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d95f02", "#2a8f57", "#666666"
 GIB = 2**30
@@ -46,8 +46,8 @@ def growth(sizes: Sequence[dict]) -> dict[str, float]:
 
 
 def fit(sizes: Sequence[dict], read: Callable[[dict], float]) -> tuple[float, float]:
-    """(exponent, factor) of factor * n ** exponent by least squares of the logarithms, from FITTED_FROM pictures on."""
-    points = np.array([(size["pictures"], read(size)) for size in sizes])
+    """(exponent, factor) of factor * n ** exponent by least squares of the logarithms, from FITTED_FROM images on."""
+    points = np.array([(size["images"], read(size)) for size in sizes])
     points = points[np.isfinite(points[:, 1])]
     large = points[points[:, 0] >= FITTED_FROM]
     points = np.log(large if len(large) > 1 else points)
@@ -60,12 +60,12 @@ def fit(sizes: Sequence[dict], read: Callable[[dict], float]) -> tuple[float, fl
 def write(sizes: Sequence[dict], out: Path) -> None:
     """Writes scale.json, scale.png, and the tables in scale.md where there is one.
 
-    Larger sizes that were measured on such a processor before stay: ten million pictures are not for every run.
+    Larger sizes that were measured on such a processor before stay: ten million images are not for every run.
     """
     store, machine = out / "scale.json", hardware(torch.device("cpu"))
     stored = json.loads(store.read_text()) if store.is_file() else {}
     if stored.get("hardware", {}).get("cpu") == machine["cpu"]:
-        sizes = [*sizes, *(size for size in stored["sizes"] if size["pictures"] > sizes[-1]["pictures"])]
+        sizes = [*sizes, *(size for size in stored["sizes"] if size["images"] > sizes[-1]["images"])]
     write_json({"hardware": machine, "versions": versions(), "sizes": sizes, "growth": growth(sizes)}, store)
     draw(sizes, out / "scale.png")
     page = out / "scale.md"
@@ -97,19 +97,19 @@ def tables(sizes: Sequence[dict]) -> str:
         "RAM, re-ranking 200 x 100, own + mapped, MiB": lambda s: ram(s, "rerank"),
         "disk: index / inverted file, GB": lambda s: f"{s['disk']['index'] / 1e9:.2f} / {s['disk']['ivf'] / 1e9:.3f}",
         "disk with 2048-d / 4096-d fp16 floats, GB, computed": lambda s: " / ".join(
-            f"{(s['disk']['index'] + 2 * (dim - s['float_dim']) * s['pictures']) / 1e9:.2f}" for dim in (2048, 4096)),
+            f"{(s['disk']['index'] + 2 * (dim - s['float_dim']) * s['images']) / 1e9:.2f}" for dim in (2048, 4096)),
         "exact: recall@1 / @5 / @10 / @100": lambda s: recall(s, "exact"),
         "inverted file: recall@1 / @5 / @10 / @100": lambda s: recall(s, "ivf"),
-        "its recall@100 over the exact one; same pictures": lambda s: (
-            f"{100 * s['recall']['ivf']['100'] / s['recall']['exact']['100']:.2f} %; {s['same_pictures']:.1f} %"),
+        "its recall@100 over the exact one; same images": lambda s: (
+            f"{100 * s['recall']['ivf']['100'] / s['recall']['exact']['100']:.2f} %; {s['same_images']:.1f} %"),
         "re-ranked recall@1, exact / inverted file": lambda s: " / ".join(
             f"{s['recall'][way]['reranked 1']:.1f}" for way in ("exact", "ivf")),
-        "lists to probe for 99 % of the same pictures": lambda s: f"{s['probes_for_same_pictures']}",
+        "lists to probe for 99 % of the same images": lambda s: f"{s['probes_for_same_images']}",
         "writing the index / building the inverted file, s": lambda s: f"{s['write_s']:.1f} / {s['build_s']:.1f}",
     }
-    rows = ["| pictures | " + " | ".join(f"{s['pictures']:,}" for s in sizes) + " |", "|---" * (1 + len(sizes)) + "|"]
+    rows = ["| images | " + " | ".join(f"{s['images']:,}" for s in sizes) + " |", "|---" * (1 + len(sizes)) + "|"]
     rows += [f"| {name} | " + " | ".join(cell(s) for s in sizes) + " |" for name, cell in lines.items()]
-    rows += ["", f"| growth with n, fitted from {FITTED_FROM:,} pictures on | |", "|---|---|"]
+    rows += ["", f"| growth with n, fitted from {FITTED_FROM:,} images on | |", "|---|---|"]
     rows += [f"| {name} | n^{exponent:.2f} |" for name, exponent in growth(sizes).items()]
     return "\n".join(rows) + "\n"
 
@@ -128,7 +128,7 @@ def recall(size: dict, way: str) -> str:
 
 def draw(sizes: Sequence[dict], path: Path) -> None:
     """Four panels: points are measured, lines through them fitted or computed, as their labels say."""
-    n = np.array([size["pictures"] for size in sizes])
+    n = np.array([size["images"] for size in sizes])
     figure = Figure(figsize=(9, 9), dpi=100, layout="constrained")
     (latency, memory), (disk, correct) = figure.subplots(2, 2)
     for name, read, colour, line in LATENCY:
@@ -136,12 +136,12 @@ def draw(sizes: Sequence[dict], path: Path) -> None:
     latency.set(title="Time", ylabel="ms a query")
     for name, way, colour in (("exact", "exact", BLUE), ("inverted file", "ivf", ORANGE)):
         curve(memory, sizes, pages(way), name, colour, "-")
-    memory.plot(n, 64 * n / GIB, ":", color=GREY, label="64 B a picture (computed)")
+    memory.plot(n, 64 * n / GIB, ":", color=GREY, label="64 B an image (computed)")
     memory.set(title="RAM: pages of codes that a search touches", ylabel="GiB")
     curve(disk, sizes, lambda s: s["disk"]["ivf"] / 1e9, "inverted file", ORANGE, "-")
     for dim, line in ((256, ":"), (2048, "-"), (4096, "--")):
-        # All but the floats as measured, per picture; the floats by their size.
-        total = [s["disk"]["index"] + 2 * (dim - s["float_dim"]) * s["pictures"] for s in sizes]
+        # All but the floats as measured, per image; the floats by their size.
+        total = [s["disk"]["index"] + 2 * (dim - s["float_dim"]) * s["images"] for s in sizes]
         disk.plot(n, np.array(total) / 1e9, line, color=BLUE, label=f"index, {dim}-d fp16 (computed)")
     disk.plot(n, [s["disk"]["index"] / 1e9 for s in sizes], "o", color=BLUE, markersize=5, label="index (measured)")
     disk.set(title="Disk", ylabel="GB")
@@ -154,7 +154,7 @@ def draw(sizes: Sequence[dict], path: Path) -> None:
     for axes in (latency, memory, disk):
         axes.set(xscale="log", yscale="log")
     for axes in (latency, memory, disk, correct):
-        axes.set_xlabel("database pictures")
+        axes.set_xlabel("database images")
         axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
         axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     with temporary_path(path) as temporary:
@@ -163,7 +163,7 @@ def draw(sizes: Sequence[dict], path: Path) -> None:
 
 def curve(axes, sizes: Sequence[dict], read: Callable[[dict], float], name: str, colour: str, line: str) -> None:
     """Measured points and the power law fitted to them."""
-    n = np.array([size["pictures"] for size in sizes])
+    n = np.array([size["images"] for size in sizes])
     exponent, factor = fit(sizes, read)
     law = "" if np.isnan(exponent) else f": $n^{{{exponent:.2f}}}$"
     filled = colour if line == "-" else "white"

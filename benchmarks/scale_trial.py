@@ -1,4 +1,4 @@
-"""Which sub-linear index of codes: `python -m benchmarks.scale_trial [--pictures N]`, some minutes for a million.
+"""Which sub-linear index of codes: `python -m benchmarks.scale_trial [--images N]`, some minutes for a million.
 
 faiss's inverted files, graphs and hash tables on the simulated city, each with growing effort until it has 99 % of the
 exact search's recall@100. Prints the table of scale.md and stores it in scale_trial.json.
@@ -74,9 +74,9 @@ def trial(n: int) -> list[dict]:
         for value in LADDERS[effort]:
             setattr(settings, effort, value)
             found_distances, found = index.search(queries, DEPTH)
-            # Of pictures as far as rank 100 any will do.
+            # Of images as far as rank 100 any will do.
             same = float((found_distances <= distances[:, -1:]).mean())
-            # What was not found is -1: no picture's number.
+            # What was not found is -1: no image's number.
             share = recall_at_k(np.where(found < 0, n, found), city.positives, (DEPTH,))[DEPTH] / exact
             if share >= GOAL:
                 break
@@ -108,12 +108,12 @@ def line(row: dict) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=1_000_000)
     args = parser.parse_args(argv)
     stored = json.loads(STORE.read_text()) if STORE.is_file() else {}
-    rows = trial(args.pictures)
-    write_json({**stored, str(args.pictures): rows}, STORE)
-    print("| index | effort | recall@100 over exact | same pictures | one / batched, ms | build, s | B a picture |",
+    rows = trial(args.images)
+    write_json({**stored, str(args.images): rows}, STORE)
+    print("| index | effort | recall@100 over exact | same images | one / batched, ms | build, s | B an image |",
           "|---|---|---|---|---|---|---|", *map(line, rows), sep="\n")
 
 

@@ -31,14 +31,14 @@ L2_SINGLE = 5
 L2_QUERIES = 500
 
 
-def rows(report: Report, *, device: torch.device | None = None, pictures: int = 10_000, queries: int = 6816,
+def rows(report: Report, *, device: torch.device | None = None, images: int = 10_000, queries: int = 6816,
          repeats: int = 5) -> None:
-    """Adds the rows of searching `pictures` by `queries`, one at a time and together; ours on `device`."""
+    """Adds the rows of searching `images` by `queries`, one at a time and together; ours on `device`."""
     rng = np.random.default_rng(0)
-    codes, query_codes = (rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8) for n in (pictures, queries))
+    codes, query_codes = (rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8) for n in (images, queries))
     _copy_rate(report, repeats)
     for dim in (512, 2048, 4096):
-        floats, query_floats = (_unit(rng, n, dim) for n in (pictures, queries))
+        floats, query_floats = (_unit(rng, n, dim) for n in (images, queries))
         if dim > 512:
             _one_query(report, codes, query_codes, floats, query_floats, device, repeats)
         if dim == 4096:
@@ -105,7 +105,7 @@ def _one_query(report: Report, codes: np.ndarray, query_codes: np.ndarray, float
     ms = _milliseconds(report, f"one query, {dim}-d", {
         "plain": plain, "ours": ours, "faiss by_idx": calls, "faiss pairwise": pairs, "Hamming alone, ours":
         lambda i: search_hamming(codes, query_codes[i], depth, device=device)}, min(SINGLE, len(queries)), repeats)
-    name, goal = f"one query, {n} pictures, Hamming + re-rank {dim}-d", TIMES_PLAIN.get(dim)
+    name, goal = f"one query, {n} images, Hamming + re-rank {dim}-d", TIMES_PLAIN.get(dim)
     times = ms["plain"] / ms["ours"]
     report.add(name, f">= {goal}x plain", f"{times:.2f}x",
                f"{ms['ours']:.3f} ms (Hamming {ms['Hamming alone, ours']:.3f}); plain {ms['plain']:.3f} ms",
@@ -169,7 +169,7 @@ def _stores(report: Report, codes: np.ndarray, query_codes: np.ndarray, floats: 
         {kind: functools.partial(rerank, kind, slice(None)) for kind in STORES}, repeats=repeats))
     for kind, held in stored.items():
         report.add(f"re-rank {DEPTH}, {held.dim}-d, {kind}", "reported", f"{single[kind]:.3f} ms",
-                   f"{held.bytes_per_row} bytes a picture; {1000 * together[kind] / len(queries):.3f} ms of "
+                   f"{held.bytes_per_row} bytes an image; {1000 * together[kind] / len(queries):.3f} ms of "
                    f"{len(queries)} queries together", None)
 
 
@@ -185,8 +185,8 @@ def _flat_l2(report: Report, floats: np.ndarray, queries: np.ndarray, device: to
     together = report.keep(f"flat L2, {len(batch)} queries, {dim}-d", alternate({
         "faiss": lambda: index.search(batch, k), "ours": lambda: search_l2(floats, batch, k, device=device)},
         repeats=min(3, repeats)))
-    report.add(f"flat L2, {n} pictures, {dim}-d, one query", "reported", f"{single['ours']:.2f} ms",
+    report.add(f"flat L2, {n} images, {dim}-d, one query", "reported", f"{single['ours']:.2f} ms",
                f"faiss's index {single['faiss']:.2f} ms", None)
     each = {kind: 1000 * value / len(batch) for kind, value in together.items()}
-    report.add(f"flat L2, {n} pictures, {dim}-d, of {len(batch)} queries", "reported", f"{each['ours']:.3f} ms",
+    report.add(f"flat L2, {n} images, {dim}-d, of {len(batch)} queries", "reported", f"{each['ours']:.3f} ms",
                f"faiss's index {each['faiss']:.3f} ms", None)

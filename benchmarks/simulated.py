@@ -1,16 +1,16 @@
 """Descriptors of a simulated city of any size, with the neighbour structure of a real one.
 
-No set of ten million street pictures with descriptors is at hand, and random codes have no neighbours: every sub-linear
-index looks hopeless on them, and recall means nothing. Here a picture has a latent of LATENT numbers, a sum of
+No set of ten million street images with descriptors is at hand, and random codes have no neighbours: every sub-linear
+index looks hopeless on them, and recall means nothing. Here an image has a latent of LATENT numbers, a sum of
 
-    common   the same for all pictures: bits are not balanced
+    common   the same for all images: bits are not balanced
     type     the kind of scene, of TYPES in the whole world, shared by a street
     view     what stands there in one of HEADINGS directions; changes from place to place along the street
     season   of SEASONS, the same shift everywhere
-    noise    the picture's own; how much differs from picture to picture, so that some are easy and some hopeless
+    noise    the image's own; how much differs from image to image, so that some are easy and some hopeless
 
 The code is the sign of 512 projections of the latent, the float descriptor a normalised projection of the same latent.
-scale.md says what the weights were fitted to. A street is drawn from random numbers of its own, so that picture i is
+scale.md says what the weights were fitted to. A street is drawn from random numbers of its own, so that image i is
 the same in every set, whatever its size and however it is read.
 """
 
@@ -28,22 +28,22 @@ LATENT = 128
 TYPES = 64
 HEADINGS = 4
 SEASONS = 4
-VISITS = 2  # pictures of a place in each heading
+VISITS = 2  # images of a place in each heading
 PLACES = 128  # of a street, SPACING metres apart
 SPACING = 10
-REACH = 2  # places to either side whose pictures are positives: 25 m as in the field, at 10 m a place
+REACH = 2  # places to either side whose images are positives: 25 m as in the field, at 10 m a place
 PER_PLACE = HEADINGS * VISITS
 PER_STREET = PLACES * PER_PLACE
 KEPT = 0.75  # correlation of the view between neighbouring places
 DECAY = 0.75  # of the latent's standard deviations, (1 + j / 16) ** -DECAY
 WEIGHTS = {"common": 0.35, "type": 0.7, "view": 0.8, "season": 0.25, "noise": 0.52}
-NOISE_SPREAD = 0.7  # of the logarithm of a picture's noise
+NOISE_SPREAD = 0.7  # of the logarithm of an image's noise
 _QUERY_STREAM = 2**32  # beside the streets' numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Simulated:
-    """A set of `n` database pictures and `queries` queries; see `simulated`.
+    """A set of `n` database images and `queries` queries; see `simulated`.
 
     query_codes   (queries, 64) uint8
     query_floats  (queries, float_dim) float32, unit length; None where float_dim is None
@@ -58,7 +58,7 @@ class Simulated:
     positives: list[np.ndarray]
 
     def blocks(self, rows: int = 128 * PER_STREET) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """The database in order, `rows` pictures at a time: codes (b, 64) uint8, floats (b, float_dim) float32 or None.
+        """The database in order, `rows` images at a time: codes (b, 64) uint8, floats (b, float_dim) float32 or None.
 
         Holds a block and the streets being drawn, and draws with as many threads as there are processors.
         """
@@ -75,7 +75,7 @@ class Simulated:
                     first = street * PER_STREET
                     here = slice(max(start, first) - first, min(stop, first + PER_STREET) - first)
                     there = slice(here.start + first - start, here.stop + first - start)
-                    drawn = world.describe(world.street(street).pictures)
+                    drawn = world.describe(world.street(street).images)
                     codes[there] = drawn[0][here]
                     if floats is not None:
                         floats[there] = drawn[1][here]
@@ -86,7 +86,7 @@ class Simulated:
 
 
 def simulated(n: int, *, queries: int, float_dim: int | None = None, seed: int = 0) -> Simulated:
-    """The first `n` pictures of the world `seed`, and queries at places spread evenly over them.
+    """The first `n` images of the world `seed`, and queries at places spread evenly over them.
 
     float_dim  of the float descriptors, at least LATENT; None: codes alone
     Raises ValueError for counts below 1 and a float_dim below LATENT, which could not hold the latent.
@@ -109,7 +109,7 @@ def simulated(n: int, *, queries: int, float_dim: int | None = None, seed: int =
 
 
 def _positives(place: int, n: int) -> np.ndarray:
-    """All pictures of the places of the same street within REACH, in any heading, as a radius of 25 m has it."""
+    """All images of the places of the same street within REACH, in any heading, as a radius of 25 m has it."""
     street = place - place % PLACES
     first, last = max(street, place - REACH), min(street + PLACES, place + REACH + 1)
     return np.arange(first * PER_PLACE, min(last * PER_PLACE, n))
@@ -117,10 +117,10 @@ def _positives(place: int, n: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Street:
-    """views (PLACES, HEADINGS, LATENT) without nuisance; pictures (PER_STREET, LATENT), in the database's order."""
+    """views (PLACES, HEADINGS, LATENT) without nuisance; images (PER_STREET, LATENT), in the database's order."""
 
     views: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
 
 
 class _World:
@@ -147,7 +147,7 @@ class _World:
         return values
 
     def nuisance(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """(n, LATENT): seasons and noise of n pictures."""
+        """(n, LATENT): seasons and noise of n images."""
         season = rng.integers(SEASONS, size=n)
         strength = WEIGHTS["noise"] * np.exp(NOISE_SPREAD * rng.standard_normal(n, np.float32))
         values = self.normal(rng, n)
@@ -163,9 +163,9 @@ class _World:
         for place in range(1, PLACES):
             views[place] += KEPT * views[place - 1]
         views += kind
-        pictures = self.nuisance(rng, PER_STREET)
-        pictures.reshape(PLACES, HEADINGS, VISITS, LATENT)[...] += views[:, :, None]
-        return _Street(views, pictures)
+        images = self.nuisance(rng, PER_STREET)
+        images.reshape(PLACES, HEADINGS, VISITS, LATENT)[...] += views[:, :, None]
+        return _Street(views, images)
 
     def describe(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         codes = np.packbits(latents @ self.to_code >= 0, axis=1)

@@ -1,4 +1,4 @@
-"""Pictures a second from JPEG files to an index on disk, and how well time, memory and disk were foretold."""
+"""Images a second from JPEG files to an index on disk, and how well time, memory and disk were foretold."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datasets import own_pictures
+from datasets import own_images
 from model import ModelConfig, build_model
 from utils.data import as_dataset
 from utils.device import best_precision
@@ -20,22 +20,22 @@ PICTURES = 160
 WITHIN = 0.25  # of what happens
 
 
-def rows(report: Report, *, device: torch.device, backbone: str = "dinov2-base", pictures: int = PICTURES) -> None:
-    """A two-branch model of random weights, in the device's best precision, on drawn pictures of 640 x 480."""
+def rows(report: Report, *, device: torch.device, backbone: str = "dinov2-base", images: int = PICTURES) -> None:
+    """A two-branch model of random weights, in the device's best precision, on drawn images of 640 x 480."""
     precision = best_precision(device)
     model = build_model(ModelConfig(backbone=backbone), seed=0).to(device)
     with tempfile.TemporaryDirectory() as folder:
         database, queries, index = (Path(folder) / name for name in ("database", "queries", "index"))
-        draw(database, pictures)
+        draw(database, images)
         draw(queries, 1)
-        dataset = as_dataset(own_pictures(database, queries, labels=False), size=(SIZE, SIZE))
+        dataset = as_dataset(own_images(database, queries, labels=False), size=(SIZE, SIZE))
         cost = extract(model, dataset, index, branches=("float", "binary"), batch_size=16, num_workers=1,
                        precision=precision).cost
         on_disk = sum(path.stat().st_size for path in index.rglob("segment-*"))
     predicted, measured = cost["predicted"], cost["measured"]
-    name = f"{backbone}, two branches, {pictures} JPEG files to an index, {precision}"
-    report.add(name, "", f"{cost['pictures_per_second']:.2f} pictures/s",
-               f"{100 * cost['waiting_share']:.0f} % of the time spent waiting for pictures", None)
+    name = f"{backbone}, two branches, {images} JPEG files to an index, {precision}"
+    report.add(name, "", f"{cost['images_per_second']:.2f} images/s",
+               f"{100 * cost['waiting_share']:.0f} % of the time spent waiting for images", None)
     for what, unit, found in (("seconds", "s", measured["seconds"]), ("memory_mib", "MiB", measured["memory_mib"]),
                               ("disk_bytes", "bytes", on_disk)):
         told = predicted[what]
@@ -44,7 +44,7 @@ def rows(report: Report, *, device: torch.device, backbone: str = "dinov2-base",
 
 
 def draw(folder: Path, count: int) -> None:
-    """Pictures with some detail, which takes a JPEG decoder its time."""
+    """Images with some detail, which takes a JPEG decoder its time."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(count):

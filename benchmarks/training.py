@@ -1,7 +1,7 @@
 """Seconds and bytes of a training step: `python -m benchmarks.training [--device cuda] [--backbone NAME ...]`.
 
 Every figure is set against the plain path (plain.py) or a floor measured in the same run, alternately, in one process,
-with the pictures in memory. Prints the rows and writes them, with every sample, into training.json and training.md.
+with the images in memory. Prints the rows and writes them, with every sample, into training.json and training.md.
 """
 
 import argparse
@@ -31,21 +31,21 @@ SIZE = 224
 PUBLISHED_MIB = {"dinov2-base": 32.74, "dinov2-large": 56.21}  # fp32, measured on the published code
 GOAL_MIB = {("dinov2-base", "bf16"): 6.5, ("dinov2-large", "bf16"): 11.0,
             ("dinov2-base", "fp32"): 13.0, ("dinov2-large", "fp32"): 22.0}
-BATCHES = (16, 160, 480)  # pictures a step on a GPU
+BATCHES = (16, 160, 480)  # images a step on a GPU
 KINDS = ("plain", "readable", "exact", "ours", "compiled", "frozen")
-# The paper's Table VI, hours an epoch of MultiConv over those of the frozen model, 40 places of 4 pictures.
+# The paper's Table VI, hours an epoch of MultiConv over those of the frozen model, 40 places of 4 images.
 PAPER_OVER_FROZEN = {"dinov2-base": 1.015, "dinov2-large": 1.36}
 
 
 class Step:
-    """A training step of one script, without the optimiser, on pictures in memory; `kind` says by which path.
+    """A training step of one script, without the optimiser, on images in memory; `kind` says by which path.
 
     kinds  plain: the published order of operations; readable: our modules, everything saved; ours: the economical path;
            exact: the same with the frozen weights in fp32; compiled: the same with the backbone compiled;
            frozen: the head alone is trained, on the backbone's last level
     """
 
-    def __init__(self, backbone: str, script: str, pictures: int, device: torch.device):
+    def __init__(self, backbone: str, script: str, images: int, device: torch.device):
         self.script, self.device = script, device
         self.branch = "float" if script == "train" else "binary"
         self.model = build_model(ModelConfig(
@@ -54,8 +54,8 @@ class Step:
             self.model.freeze("float_branch")
         self.model.to(device).train()
         generator = torch.Generator().manual_seed(0)
-        self.images = torch.randn(pictures, 3, SIZE, SIZE, generator=generator).to(device)
-        self.labels = torch.arange(pictures, device=device) // 4
+        self.images = torch.randn(images, 3, SIZE, SIZE, generator=generator).to(device)
+        self.labels = torch.arange(images, device=device) // 4
 
     def prepared(self, name: str) -> contextlib.AbstractContextManager:
         """Around the run "<kind> <precision>": the frozen weights as a training holds them through an epoch."""
@@ -134,11 +134,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def saved(report: Report, backbone: str) -> None:
-    """Bytes kept for the gradient of a picture."""
+    """Bytes kept for the gradient of an image."""
     step = Step(backbone, "train", 2, torch.device("cpu"))
     plain, published = step.saved_mib("plain", "fp32"), PUBLISHED_MIB.get(backbone)
     within = None if published is None else abs(plain / published - 1) <= 0.1
-    report.add(f"saved a picture, {backbone}, plain path, fp32", f"{published} +- 10 %" if published else "",
+    report.add(f"saved an image, {backbone}, plain path, fp32", f"{published} +- 10 %" if published else "",
                f"{plain:.2f} MiB", "the published code's", within)
     for precision, dtype in TYPES.items():
         measured = step.saved_mib("ours", precision)
@@ -146,13 +146,13 @@ def saved(report: Report, backbone: str) -> None:
         goal = GOAL_MIB.get((backbone, precision))
         vit = BACKBONES[backbone]
         inputs = (vit.depth - step.model.config.first_level) * (1 + (SIZE // 14)**2) * vit.dim * dtype.itemsize
-        report.add(f"saved a picture, {backbone}, {precision}", f"<= {goal} MiB" if goal else "", f"{measured:.2f} MiB",
+        report.add(f"saved an image, {backbone}, {precision}", f"<= {goal} MiB" if goal else "", f"{measured:.2f} MiB",
                    f"inputs alone {inputs / MIB:.1f}; plain / ours {plain / measured:.1f}; estimated {estimated:.2f}",
                    None if goal is None else measured <= goal)
 
 
 def steps(report: Report, backbone: str, script: str, rates: dict[str, float], device: torch.device) -> None:
-    """Seconds of a step of 16 pictures by every path."""
+    """Seconds of a step of 16 images by every path."""
     step = Step(backbone, script, 16, device)
     with FlopCounterMode(display=False) as counter:
         step("plain", "fp32")
@@ -195,7 +195,7 @@ def agreement(report: Report, backbone: str, device: torch.device) -> None:
 
 
 def losses(report: Report, device: torch.device) -> None:
-    """Mining, loss and gradient of 480 pictures of 2048-d; their floor is three products of n x n x d."""
+    """Mining, loss and gradient of 480 images of 2048-d; their floor is three products of n x n x d."""
     n_places, d = 120, 2048
     generator = torch.Generator().manual_seed(0)
     near = torch.randn(n_places, 1, d, generator=generator) + torch.randn(n_places, 4, d, generator=generator)
@@ -220,12 +220,12 @@ def losses(report: Report, device: torch.device) -> None:
 
 
 def on_gpu(report: Report, backbone: str, rates: dict[str, float], device: torch.device) -> None:
-    """Pictures/s and peak memory by path, precision, script and batch; ours against frozen at 40 x 4."""
+    """Images/s and peak memory by path, precision, script and batch; ours against frozen at 40 x 4."""
     for script in ("train", "train_rerank"):
-        for pictures in BATCHES:
+        for images in BATCHES:
             torch.cuda.empty_cache()
-            step = Step(backbone, script, pictures, device)
-            name = f"{script}.py, {backbone}, {pictures} pictures"
+            step = Step(backbone, script, images, device)
+            name = f"{script}.py, {backbone}, {images} images"
             peaks = {}
             for run in (f"{kind} {precision}" for precision in TYPES for kind in KINDS):
                 peak = _gpu_peak(step, run, device)
@@ -233,7 +233,7 @@ def on_gpu(report: Report, backbone: str, rates: dict[str, float], device: torch
                     report.add(f"{name}, {run}", "", "does not fit", "", None)
                 else:
                     peaks[run] = peak
-            seconds = report.keep(f"{script}, {backbone}, {pictures}",
+            seconds = report.keep(f"{script}, {backbone}, {images}",
                                   alternate(step.runs(peaks), around=step.prepared))
             _gpu_rows(report, step, name, seconds, peaks, rates)
 
@@ -253,26 +253,26 @@ def _gpu_peak(step: Step, run: str, device: torch.device) -> int | None:
 
 def _gpu_rows(report: Report, step: Step, name: str, seconds: dict[str, float], peaks: dict[str, int],
               rates: dict[str, float]) -> None:
-    pictures, backbone = len(step.images), step.model.config.backbone
+    images, backbone = len(step.images), step.model.config.backbone
     for kind, value in seconds.items():
         precision = kind.split()[1]
         plain = seconds.get(f"plain {precision}")
         beside = f"{peaks[kind] / 1e9:.2f} GB" + (f"; over plain {value / plain:.2f}" if plain else "")
         if kind.startswith("ours"):
             memory = step_memory(step.model, size=(SIZE, SIZE), dtype=TYPES[precision], device=step.device)
-            beside += f"; estimated {memory.total(pictures) / 1e9:.2f} GB with Adam"
-        report.add(f"{name}, {kind}", "", f"{pictures / value:.0f} pictures/s", beside, None)
+            beside += f"; estimated {memory.total(images) / 1e9:.2f} GB with Adam"
+        report.add(f"{name}, {kind}", "", f"{images / value:.0f} images/s", beside, None)
     paper = PAPER_OVER_FROZEN.get(backbone)
-    if pictures == 160 and paper and step.script == "train":
+    if images == 160 and paper and step.script == "train":
         ratio = seconds["ours bf16"] / seconds["frozen bf16"]
         report.add(f"{name}, ours over frozen", f"< {paper}", f"{ratio:.3f}", "the paper's Table VI", ratio < paper)
-    if pictures == 480 and backbone == "dinov2-large" and "ours bf16" in seconds:
+    if images == 480 and backbone == "dinov2-large" and "ours bf16" in seconds:
         peak = peaks["ours bf16"] / 1e9
         report.add(f"{name}, peak", "<= 8 GB", f"{peak:.2f} GB", "without Adam's moments", peak <= 8)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             for _ in step.model.backbone.stream_tokens(step.images[:1]):
                 pass
-        floor = pictures * counter.get_total_flops() / rates["bf16"]
+        floor = images * counter.get_total_flops() / rates["bf16"]
         report.add(f"{name}, step over the frozen forward's floor", "<= 2", f"{seconds['ours bf16'] / floor:.2f}",
                    f"floor {floor:.3f} s", seconds["ours bf16"] <= 2 * floor)
 

@@ -1,4 +1,4 @@
-"""Data: training places, benchmark sets, picture transforms.  Nothing here knows the model or the losses."""
+"""Data: training places, benchmark sets, image transforms.  Nothing here knows the model or the losses."""
 
 from .benchmark import BenchmarkDataset
 from .cities import GSV_CITIES, TRAINING_SETS, UNIFIED_CITIES
@@ -7,8 +7,8 @@ from .folders import read_folder
 from .listing import Listing
 from .msls import subset_of
 from .msls_predictions import check_predictions, write_predictions
-from .msls_sources import picture_key
-from .own_pictures import own_pictures
+from .msls_sources import image_key
+from .own_images import own_images
 from .places import CityBatchSampler, PlaceDataset, collate_places
 from .protocols import PROTOCOLS, as_protocol, resolve
 from .transforms import (
@@ -38,8 +38,8 @@ __all__ = [
     "evaluation_transform",
     "nearest_multiple",
     "normalise",
-    "own_pictures",
-    "picture_key",
+    "own_images",
+    "image_key",
     "query_transform",
     "read_file_lists",
     "read_folder",

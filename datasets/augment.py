@@ -1,4 +1,4 @@
-"""RandAugment for pictures of one size and one magnitude, whose tables are made once instead of at every call."""
+"""RandAugment for images of one size and one magnitude, whose tables are made once instead of at every call."""
 
 import math
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from torchvision.transforms.autoaugment import _apply_op
 Operation = Callable[[Image.Image], Image.Image]
 
 # The arrays that a Warp works with stay in the second-level cache, and are small enough that the C library keeps their
-# memory instead of handing it back and fetching it anew, page by page, for every picture.
+# memory instead of handing it back and fetching it anew, page by page, for every image.
 PIXELS_AT_ONCE = 1 << 14
 
 
 class RandAugment:
-    """RGB picture -> RGB picture: `num_ops` operations of RandAugment (Cubuk et al., 2020), one after the other.
+    """RGB image -> RGB image: `num_ops` operations of RandAugment (Cubuk et al., 2020), one after the other.
 
-    Draws and applies what `torchvision.transforms.RandAugment(num_ops, interpolation=BILINEAR)` does to a PIL picture
+    Draws and applies what `torchvision.transforms.RandAugment(num_ops, interpolation=BILINEAR)` does to a PIL image
     of `size` (H, W) in pixels, value by value: the same operations, magnitudes (9 of 31) and draws from torch's global
-    CPU generator.  But torchvision makes its table of magnitudes anew for every picture, and Pillow the coordinates of
+    CPU generator.  But torchvision makes its table of magnitudes anew for every image, and Pillow the coordinates of
     every pixel for every operation that moves them, which is most of its time.  Here all that is made once: some 400
     bytes a pixel, 20 MB at 224x224, which forked workers share.
     """
@@ -38,15 +38,15 @@ class RandAugment:
             signs = (magnitude, -magnitude) if signed else (magnitude,)
             self.operations.append(tuple(operation(name, signed_magnitude, size) for signed_magnitude in signs))
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         for _ in range(self.num_ops):
             signs = self.operations[int(torch.randint(len(self.operations), (1,)))]
-            picture = signs[int(torch.randint(2, (1,))) if len(signs) > 1 else 0](picture)
-        return picture
+            image = signs[int(torch.randint(2, (1,))) if len(signs) > 1 else 0](image)
+        return image
 
 
 def operation(name: str, magnitude: float, size: tuple[int, int]) -> Operation:
-    """torchvision's operation of this name and signed magnitude, for RGB pictures of `size` (H, W)."""
+    """torchvision's operation of this name and signed magnitude, for RGB images of `size` (H, W)."""
     height, width = size
     if name == "Identity":
         return _same
@@ -64,7 +64,7 @@ def operation(name: str, magnitude: float, size: tuple[int, int]) -> Operation:
 
 
 class Warp:
-    """RGB picture -> the same moved by an affine map and sampled bilinearly, black outside; one map and one size.
+    """RGB image -> the same moved by an affine map and sampled bilinearly, black outside; one map and one size.
 
     `matrix` (a, b, c, d, e, f) is that of Pillow's `Image.transform`: the output's pixel centre (x, y) takes the colour
     at (a x + b y + c, d x + e y + f) of the input, rounded down.  In fp64 as in Pillow: in fp32 many a whole number
@@ -76,10 +76,10 @@ class Warp:
         strip = max(1, PIXELS_AT_ONCE // width)
         self.strips = [_Strip(matrix, size, range(top, min(top + strip, height))) for top in range(0, height, strip)]
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         # Four bytes a pixel, as Pillow keeps them: one index then fetches a whole pixel.
-        pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), np.uint32)
-        return Image.frombytes("RGB", picture.size, b"".join(strip(pixels) for strip in self.strips), "raw", "RGBX")
+        pixels = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint32)
+        return Image.frombytes("RGB", image.size, b"".join(strip(pixels) for strip in self.strips), "raw", "RGBX")
 
 
 class _Strip:
@@ -125,11 +125,11 @@ def _mixed(ends: list[np.ndarray], weight: np.ndarray | None) -> np.ndarray:
     return first
 
 
-def _same(picture: Image.Image) -> Image.Image:
-    return picture
+def _same(image: Image.Image) -> Image.Image:
+    return image
 
 
-def _shift(picture: Image.Image, *, pixels: int, axis: int) -> Image.Image:
+def _shift(image: Image.Image, *, pixels: int, axis: int) -> Image.Image:
     """Moved right (axis 0) or down (axis 1) by whole pixels, black where nothing comes from."""
     left, top = (-pixels, 0) if axis == 0 else (0, -pixels)
-    return picture.crop((left, top, left + picture.width, top + picture.height))
+    return image.crop((left, top, left + image.width, top + image.height))

@@ -1,4 +1,4 @@
-"""The pictures of a benchmark as tensors."""
+"""The images of a benchmark as tensors."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ import torch
 from torch.utils.data import Dataset
 
 from .listing import Listing
-from .transforms import Transform, read_picture
+from .transforms import Transform, read_image
 
 
 class BenchmarkDataset(Dataset):
-    """An item is (picture, index), database pictures first, then queries, in the order of `listing`.
+    """An item is (image, index), database images first, then queries, in the order of `listing`.
 
     query_transform   of queries; None: as the database
     queries_vary      it gives tensors of several sizes
-    prepared          what they make of database and query pictures, in words: descriptors that are kept are those of
-                      other pictures where it differs
-    parts             listings of some of these pictures, which are scored too, without describing anything again
+    prepared          what they make of database and query images, in words: descriptors that are kept are those of
+                      other images where it differs
+    parts             listings of some of these images, which are scored too, without describing anything again
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class BenchmarkDataset(Dataset):
         return self.n_database + self.n_queries
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """(picture (3,H,W) float32, index).  Raises FileNotFoundError or ValueError naming a bad file."""
+        """(image (3,H,W) float32, index).  Raises FileNotFoundError or ValueError naming a bad file."""
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         if index < self.n_database:
-            return self.transform(read_picture(self.listing.database_paths[index])), index
-        return self.query_transform(read_picture(self.listing.query_paths[index - self.n_database])), index
+            return self.transform(read_image(self.listing.database_paths[index])), index
+        return self.query_transform(read_image(self.listing.query_paths[index - self.n_database])), index

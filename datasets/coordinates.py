@@ -1,4 +1,4 @@
-"""Where pictures were taken: what their names, their EXIF data or a table say of it, brought into one plane."""
+"""Where images were taken: what their names, their EXIF data or a table say of it, brought into one plane."""
 
 import csv
 import math
@@ -45,7 +45,7 @@ Point = Degrees | Metres
 
 
 class Row(NamedTuple):
-    """One picture's line of a table."""
+    """One image's line of a table."""
 
     line: int
     path: str
@@ -73,16 +73,16 @@ def from_name(name: str) -> Metres | None:
 
 
 def from_exif(path: Path) -> Degrees | None:
-    """A picture's EXIF GPS position, None where it has none; the picture is opened, but a JPEG is not decoded.
+    """An image's EXIF GPS position, None where it has none; the image is opened, but a JPEG is not decoded.
 
     A latitude or longitude without its N/S or E/W, one that is no number (0/0), and 0, 0 count as none: the last two
-    are what cameras without a fix write.  Raises ValueError for a file that is no picture, and for impossible degrees.
+    are what cameras without a fix write.  Raises ValueError for a file that is no image, and for impossible degrees.
     """
     try:
-        with Image.open(path) as picture:
-            tags = picture.getexif().get_ifd(_GPS)
+        with Image.open(path) as image:
+            tags = image.getexif().get_ifd(_GPS)
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable picture ({error}); replace the file") from error
+        raise ValueError(f"{path}: not a readable image ({error}); replace the file") from error
     lat, lon = _signed(tags.get(2), tags.get(1), "NS"), _signed(tags.get(4), tags.get(3), "EW")
     if math.isnan(lat) or math.isnan(lon) or lat == lon == 0:
         return None
@@ -158,18 +158,18 @@ def _rows(reader: Iterator[list[str]], columns: list[str], kind: tuple[str, str]
             if math.isnan(value):
                 raise ValueError(f"{where}: {name} is {row[name]!r}; expected a number")
         if not row["path"].strip():
-            raise ValueError(f"{where}: no path; expected a picture's")
+            raise ValueError(f"{where}: no path; expected an image's")
         yield Row(reader.line_num, row["path"].strip(), checked(*values, where) if kind == DEGREES else Metres(*values))
 
 
 def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
-    """(n, 2) float64, east and north in metres of one UTM zone.  `names` are the pictures', for errors.
+    """(n, 2) float64, east and north in metres of one UTM zone.  `names` are the images', for errors.
 
     Metres are taken as they are.  Degrees are drawn in the zone of the metres where there are both, else in the
     commonest of their own zones that has all of them in it or at most 3 degrees beyond.  North is counted as UTM does
-    in the southern hemisphere where all pictures lie there, else from the equator, so that it does not jump.
+    in the southern hemisphere where all images lie there, else from the equator, so that it does not jump.
 
-    Raises ValueError, which names two pictures and their zones, where no zone holds all of them, as metres of several
+    Raises ValueError, which names two images and their zones, where no zone holds all of them, as metres of several
     zones cannot be compared; and for metres without zone and letter beside degrees.
     """
     plane = np.empty((len(points), 2))
@@ -230,4 +230,4 @@ def _refuse_vague(points: Sequence[Point], names: Sequence[str], metres: Sequenc
     for i in metres:
         if points[i].zone is None or points[i].letter is None:
             raise ValueError(f"{names[i]} has metres without a UTM zone and letter, {names[other]} degrees; expected "
-                             f"zones in the names ({NAME}), or a table with one kind of coordinates for all pictures")
+                             f"zones in the names ({NAME}), or a table with one kind of coordinates for all images")

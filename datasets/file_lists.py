@@ -1,4 +1,4 @@
-"""Benchmark sets as .npy lists of pictures and right answers, the way GSV-Cities, MixVPR and OpenVPRLab ship them."""
+"""Benchmark sets as .npy lists of images and right answers, the way GSV-Cities, MixVPR and OpenVPRLab ship them."""
 
 import posixpath
 from collections import Counter
@@ -15,22 +15,22 @@ DATABASE, QUERIES, USED = "dbImages", "qImages", "qIdx"
 LISTS = f"*_{DATABASE}.npy, *_{QUERIES}.npy, optionally *_{USED}.npy, and *_gt.npy, *_pIdx.npy or *ground_truth*.npy"
 
 
-def file_lists(folder_of_lists: Path | str, pictures_root: Path | str, *, name: str) -> Listing:
-    """A set of which .npy files list the pictures and, for each query, the database pictures that show its place.
+def file_lists(folder_of_lists: Path | str, images_root: Path | str, *, name: str) -> Listing:
+    """A set of which .npy files list the images and, for each query, the database images that show its place.
 
-    <set>_dbImages.npy, <set>_qImages.npy   paths below `pictures_root`
-    <set>_qIdx.npy        which query pictures are used, in which order; without this file all of them
+    <set>_dbImages.npy, <set>_qImages.npy   paths below `images_root`
+    <set>_qIdx.npy        which query images are used, in which order; without this file all of them
     <set>_gt*.npy, <set>_pIdx.npy or *ground_truth*.npy   a row for each used query: its right database ids; or pairs of
                           a query's number and its ids, whose numbers are those of qIdx (else 0 to the last row)
 
     Upper and lower case count alike.  Of several sets in one folder `name` is taken; a single one may be called
-    otherwise.  `name` is the listing's too, behind toy_city/ for drawn pictures.
+    otherwise.  `name` is the listing's too, behind toy_city/ for drawn images.
 
-    Raises FileNotFoundError for a missing folder, list or picture, ValueError for lists of which there are several,
+    Raises FileNotFoundError for a missing folder, list or image, ValueError for lists of which there are several,
     that do not hold what they should, or do not fit each other.
     """
-    folder, root = Path(folder_of_lists), Path(pictures_root)
-    for place, what in ((folder, f"the lists: {LISTS}"), (root, "the pictures that the lists name")):
+    folder, root = Path(folder_of_lists), Path(images_root)
+    for place, what in ((folder, f"the lists: {LISTS}"), (root, "the images that the lists name")):
         if not place.is_dir():
             raise FileNotFoundError(f"{place}: no such folder; expected {what}")
     files = _find_lists(folder, name)
@@ -46,8 +46,8 @@ def file_lists(folder_of_lists: Path | str, pictures_root: Path | str, *, name: 
     drawn = any(is_toy(place) for place in (root.absolute(), *root.absolute().parents))
     return Listing(
         name=f"toy_city/{name}" if drawn else name, folder=root,
-        database_paths=_find_pictures(root, database, files[DATABASE]),
-        query_paths=_find_pictures(root, [queries[i] for i in used], files[QUERIES]),
+        database_paths=_find_images(root, database, files[DATABASE]),
+        query_paths=_find_images(root, [queries[i] for i in used], files[QUERIES]),
         positives=positives, rule="listed", warnings=tuple(warnings))  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def _says_truth(stem: str) -> bool:
 
 
 def _read_names(path: Path) -> list[str]:
-    """Paths relative to the pictures' folder, "/" between folders, without "./"."""
+    """Paths relative to the images' folder, "/" between folders, without "./"."""
     names = read_npy(path)
     if isinstance(names, np.ndarray):
         names = (np.char.decode(names, "utf-8", "surrogateescape") if names.dtype.kind == "S" else names).tolist()
@@ -92,12 +92,12 @@ def _read_names(path: Path) -> list[str]:
     names = [posixpath.normpath(name) for name in names]
     for i, name in enumerate(names):
         if name.startswith(("/", "../")) or name in (".", ".."):
-            raise ValueError(f"{path}, row {i}: {name} lies outside of the pictures' folder; expected a path below it")
+            raise ValueError(f"{path}, row {i}: {name} lies outside of the images' folder; expected a path below it")
     return names
 
 
 def _read_used(path: Path, queries: Path, n_queries: int) -> np.ndarray:
-    """(q,) int64: numbers of query pictures."""
+    """(q,) int64: numbers of query images."""
     used = read_npy(path)
     if not isinstance(used, np.ndarray):  # an object array
         used = np.array(used) if all(type(i) is int for i in used) else np.empty(0)
@@ -132,7 +132,7 @@ def _read_positives(path: Path, used: np.ndarray, n_database: int, counted: Path
         if ids and not 0 <= ids[0] <= ids[-1] < n_database:
             outside = ids[0] if ids[0] < 0 else ids[-1]
             raise ValueError(f"{path}, row {i}: database id {outside}; expected 0 to {n_database - 1}, as "
-                             f"{n_database} pictures are listed")
+                             f"{n_database} images are listed")
         positives.append(np.array(ids, np.int64))
     return positives
 
@@ -154,11 +154,11 @@ def _as_pairs(rows: list[list], used: np.ndarray, path: Path) -> list:
     raise ValueError(f"{path}: the queries' numbers {found}; expected that of each used query once")
 
 
-def _find_pictures(root: Path, names: Sequence[str], listed: Path) -> list[Path]:
+def _find_images(root: Path, names: Sequence[str], listed: Path) -> list[Path]:
     paths = [root / name for name in names]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         others = f" (nor are {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"{missing[0]}: not there{others}; {listed} lists it, expected below the pictures' "
+        raise FileNotFoundError(f"{missing[0]}: not there{others}; {listed} lists it, expected below the images' "
                                 f"folder {root}")
     return paths

@@ -10,7 +10,7 @@ import utm
 
 from .listing import Listing
 from .positives import within_frames, within_metres
-from .scan import list_pictures
+from .scan import list_images
 
 NAME = "@<utm_east>@<utm_north>@*.{jpg,jpeg,png}"
 LAYOUT = f"<datasets_folder>/<name>/images/<split>/{{database,queries}}/**/{NAME}"
@@ -39,14 +39,14 @@ def read_by_metres(
 ) -> Listing:
     """Right answers lie within `threshold_m` metres, inclusive, by the coordinates in the file names.
 
-    Both folders are searched recursively for pictures (.jpg, .jpeg, .png in any case) named
+    Both folders are searched recursively for images (.jpg, .jpeg, .png in any case) named
     @<utm_east>@<utm_north>@... in metres, zone and letter behind them or not.  `layout` is what errors say
-    was expected.  Pictures of two zones are no right answers to each other; two zones that come so near are an error.
+    was expected.  Images of two zones are no right answers to each other; two zones that come so near are an error.
 
     Raises FileNotFoundError for a missing or empty folder, ValueError for a folder that cannot be listed, a file name
     without coordinates, and mixed zones.
     """
-    database, queries = find_pictures(database_folder, layout=layout), find_pictures(query_folder, layout=layout)
+    database, queries = find_images(database_folder, layout=layout), find_images(query_folder, layout=layout)
     database_utm, query_utm = coordinates(database), coordinates(queries)
     groups = _zones_apart(database, queries, database_utm, query_utm, threshold_m)
     return Listing(
@@ -60,7 +60,7 @@ def read_by_frames(
     database_folder: Path, query_folder: Path, *, name: str, split: str, frames: int, same_m: float | None = None,
     layout: str = LAYOUT,
 ) -> Listing:  # fmt: skip
-    """Right answers are at most `frames` frames apart; a picture's frame is its place in the order of the names.
+    """Right answers are at most `frames` frames apart; an image's frame is its place in the order of the names.
 
     Numbers in names count as numbers: frame10 follows frame9.  Coordinates in the names are not needed.  Where every
     name has them and `same_m` is given, right answers within `same_m` metres should be the same; if not, a warning
@@ -68,10 +68,10 @@ def read_by_frames(
     Raises what `read_by_metres` does but for coordinates and zones, and ValueError for folders of different sizes:
     behind a missing frame all others would be taken for their neighbours.
     """
-    database, queries = (sorted(find_pictures(folder, layout=layout), key=lambda path, folder=folder: _numbers(
+    database, queries = (sorted(find_images(folder, layout=layout), key=lambda path, folder=folder: _numbers(
         path.relative_to(folder).as_posix())) for folder in (database_folder, query_folder))  # fmt: skip
     if len(database) != len(queries):
-        raise ValueError(f"{database_folder}: {len(database):,} pictures, and {len(queries):,} in {query_folder}; "
+        raise ValueError(f"{database_folder}: {len(database):,} images, and {len(queries):,} in {query_folder}; "
                          "frames are matched by their order, expected the same number in both")
     positives = within_frames(len(database), len(queries), frames)
     warnings: tuple[str, ...] = ()
@@ -92,17 +92,17 @@ def read_by_frames(
     )  # fmt: skip
 
 
-def find_pictures(folder: Path, *, layout: str = LAYOUT) -> list[Path]:
-    """Pictures at any depth, sorted by the path inside `folder`.  Links are followed: large sets are often linked."""
+def find_images(folder: Path, *, layout: str = LAYOUT) -> list[Path]:
+    """Images at any depth, sorted by the path inside `folder`.  Links are followed: large sets are often linked."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; {_what_is_there(folder, layout)}")
     try:
-        names = list_pictures(folder)
+        names = list_images(folder)
     except PermissionError as error:
         raise ValueError(f"{os.fsdecode(error.filename)}: this folder cannot be listed ({error.strerror}); make it "
                          "readable") from error  # fmt: skip
     if not names:
-        raise FileNotFoundError(f"{folder}: no picture in it; {_what_is_there(folder, layout)}")
+        raise FileNotFoundError(f"{folder}: no image in it; {_what_is_there(folder, layout)}")
     return [folder / os.fsdecode(name) for name in names]
 
 
@@ -169,7 +169,7 @@ def _zones_apart(database: Sequence[Path], queries: Sequence[Path], database_utm
     """Groups for `within_metres`, none for a single zone.
 
     Sets of several cities have several zones, whose metres do not compare.  That is harmless where no query lies near
-    a database picture of another zone; otherwise it would lose right answers.
+    a database image of another zone; otherwise it would lose right answers.
     """
     database_zones, query_zones = zones(database), zones(queries)
     found = sorted({*database_zones.tolist(), *query_zones.tolist()})

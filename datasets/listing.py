@@ -1,4 +1,4 @@
-"""What is searched for what, and what counts as right: the one form that every source of benchmark pictures takes."""
+"""What is searched for what, and what counts as right: the one form that every source of benchmark images takes."""
 
 import dataclasses
 import hashlib
@@ -10,18 +10,18 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Listing:
-    """Pictures of a database and of queries, in the order of all ids, and which database pictures show a query's place.
+    """Images of a database and of queries, in the order of all ids, and which database images show a query's place.
 
-    name            as log lines and results.json call it: a protocol's or a folder's; "toy_city/..." for drawn pictures
+    name            as log lines and results.json call it: a protocol's or a folder's; "toy_city/..." for drawn images
     split           "train", "val" or "test"; None: there is none
-    folder          what names of pictures are relative to
-    database_paths, query_paths   paths of picture files
+    folder          what names of images are relative to
+    database_paths, query_paths   paths of image files
     database_utm, query_utm       (n, 2) float64, east and north in metres; None: not known
     positives       for each query the ascending int64 ids of its right answers, empty where there is none; None: no
                     labels
     rule            what counts as right, in words: "within 25 m"
     threshold_m     the distance in it, None where it has none
-    protocol        its name in the registry of protocols; None: another folder, lists, or pictures of one's own
+    protocol        its name in the registry of protocols; None: another folder, lists, or images of one's own
     warnings        what whoever reads the figures must hear: counts that differ, what was left out
     """
 
@@ -57,7 +57,7 @@ class Listing:
         return self.name if self.protocol or not self.split else f"{self.name} {self.split}"
 
     def names(self, side: str) -> list[str]:
-        """Of "database" or "query" pictures, relative to `folder` where they lie in it."""
+        """Of "database" or "query" images, relative to `folder` where they lie in it."""
         paths = self.database_paths if side == "database" else self.query_paths
         return [(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path).as_posix()
                 for path in paths]

@@ -8,7 +8,7 @@ import numpy as np
 
 from .listing import Listing
 from .msls_frames import THRESHOLD_M, Frames, joined, right_answers, said_left_out, with_answer
-from .msls_sources import SIDES, from_names, from_tables, pictures_by_key, read_city, read_keys
+from .msls_sources import SIDES, from_names, from_tables, images_by_key, read_city, read_keys
 
 VAL_CITIES = ("cph", "sf")
 TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
@@ -16,7 +16,7 @@ ROOTS = ("msls", "mapillary_sls", ".")  # of the raw tree, in a datasets folder
 THRESHOLD_DEGREES = 40.0
 KEYS_FILE = "val_740_keys.txt"
 
-# (queries, database pictures).  For the queries of 11k sources disagree: 11,084 (SuperVLAD) and 11,120 (the downloader
+# (queries, database images).  For the queries of 11k sources disagree: 11,084 (SuperVLAD) and 11,120 (the downloader
 # of the renamed layout, before filtering).  Those of test are the published list of the frames that count; the paper's
 # 27,092 and 38,770 are all frames.
 EXPECTED: dict[str, tuple[int | None, int]] = {
@@ -35,7 +35,7 @@ def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
     """MSLS-val: version "740", "740_40deg" or "11k".
 
     740        the official rule: frames of the subtask `all` without panoramas, and of these queries only those with
-               a database picture within 25 m (inclusive) in their own city.  Both cities are searched.
+               a database image within 25 m (inclusive) in their own city.  Both cities are searched.
     740_40deg  the same queries; a right answer's heading is also within 40 degrees, wrapped at 360 (inclusive).
     11k        all frames but panoramas.
     Queries that are kept and have no right answer count as missed.
@@ -43,7 +43,7 @@ def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
     Raw tree: <root>/train_val/{cph,sf}/{query,database}/{postprocessed,raw,subtask_index}.csv and images/<key>.jpg,
     <root> being `datasets_folder`, or msls or mapillary_sls in it.
     Renamed layout: <datasets_folder>/msls/images/val/{queries,database}/@<east>@<north>@<zone>@<letter>@<lat>@<lon>@
-    <key>@<tile>@<heading>@...  Where a raw tree with fewer pictures lies beside it, its tables describe them.
+    <key>@<tile>@<heading>@...  Where a raw tree with fewer images lies beside it, its tables describe them.
     Otherwise their names do, whose metres are made of latitude and longitude and rounded to centimetres, and
     msls/val_740_keys.txt, one key a line, tells the 740, unless there are only 740.
 
@@ -57,12 +57,12 @@ def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
     if not cities and not renamed.is_dir():
         raise FileNotFoundError(
             f"{folder}: no MSLS-val; expected {ROOTS[0]} or {ROOTS[1]}/train_val/{{{','.join(VAL_CITIES)}}} as "
-            "downloaded from Mapillary, or msls/images/val/{queries,database} with renamed pictures")
+            "downloaded from Mapillary, or msls/images/val/{queries,database} with renamed images")
     strict, by_rule = version == "740_40deg", version != "11k"
     if cities:
-        # Who renames by moving the pictures leaves folders with panoramas behind.
-        beside = sum(len(pictures_by_key(city / "database" / "images")) for city in cities)
-        in_renamed = beside < len(pictures_by_key(renamed / "database"))
+        # Who renames by moving the images leaves folders with panoramas behind.
+        beside = sum(len(images_by_key(city / "database" / "images")) for city in cities)
+        in_renamed = beside < len(images_by_key(renamed / "database"))
         home = renamed if in_renamed else cities[0].parent
         queries, database = (
             from_tables(cities, side, home if in_renamed else None, warnings, subtask=by_rule, headings=strict)
@@ -115,10 +115,10 @@ def msls_test(datasets_folder: Path | str) -> Listing:
 
 
 def subset_of(whole: Listing, part: Listing) -> Subset:
-    """Where the pictures of `part` (the 740) stand in `whole` (the 11k), so that both are scored by one extraction.
+    """Where the images of `part` (the 740) stand in `whole` (the 11k), so that both are scored by one extraction.
 
     With descriptors of `whole`, those of `part` are queries[query_rows] and database[database_rows], int64, and
-    `part.positives` counts in them.  Raises ValueError for a picture that `whole` lacks.
+    `part.positives` counts in them.  Raises ValueError for an image that `whole` lacks.
     """
     rows = []
     for mine, all_of in ((part.query_paths, whole.query_paths), (part.database_paths, whole.database_paths)):
@@ -134,7 +134,7 @@ def subset_of(whole: Listing, part: Listing) -> Subset:
 def detect_msls_version(listing: Listing) -> str:
     """Which MSLS-val a folder called msls holds: "740", "11k" (11,000 to 11,200 queries) or "other".
 
-    Both have 18,871 database pictures, and each of the 740 queries has a right answer.
+    Both have 18,871 database images, and each of the 740 queries has a right answer.
     """
     answered = listing.positives is None or all(len(ids) for ids in listing.positives)
     if listing.n_database != EXPECTED["11k"][1]:
@@ -155,7 +155,7 @@ def _cities(folder: Path, split: str, names: tuple[str, ...]) -> tuple[list[Path
 
 
 def _the_740(queries: Frames, folder: Path, warnings: list[str]) -> Frames:
-    """Those that the list of keys names; names of pictures do not tell the subtask."""
+    """Those that the list of keys names; names of images do not tell the subtask."""
     keys_file, n = folder / "msls" / KEYS_FILE, len(queries.keys)
     if not keys_file.is_file():
         if n == EXPECTED["740"][0]:
@@ -171,7 +171,7 @@ def _the_740(queries: Frames, folder: Path, warnings: list[str]) -> Frames:
 
 def _counted(version: str, n_queries: int, n_database: int) -> list[str]:
     said = []
-    for what, found, expected in zip(("queries", "database pictures"), (n_queries, n_database), EXPECTED[version],
+    for what, found, expected in zip(("queries", "database images"), (n_queries, n_database), EXPECTED[version],
                                      strict=True):
         if expected is None:
             said.append(f"{found:,} {what}: not verified, sources say 11,084 or 11,120")
@@ -182,7 +182,7 @@ def _counted(version: str, n_queries: int, n_database: int) -> list[str]:
 
 def _listing(name: str, split: str, folder: Path, queries: Frames, database: Frames, near: list[np.ndarray] | None,
              warnings: list[str], *, rule: str) -> Listing:  # fmt: skip
-    for side, frames in (("query", queries), ("database picture", database)):
+    for side, frames in (("query", queries), ("database image", database)):
         if not frames.keys:
             reasons = ", ".join(f"{count} {reason}" for reason, count in frames.left_out.items()) or "none was there"
             raise ValueError(f"{folder}: no {side} of {name} is left ({reasons}); expected at least one")

@@ -14,10 +14,10 @@ THRESHOLD_M = 25.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
-    """Queries or database pictures.
+    """Queries or database images.
 
     keys      Mapillary's names of the frames, each once
-    paths     their picture files
+    paths     their image files
     groups    (n,) text, a city or a UTM zone: metres compare inside one only
     utm       (n, 2) float64, east and north in metres; NaN where no table tells
     headings  (n,) float64 in degrees, in no fixed range; NaN where they were not asked for or a name has none
@@ -72,14 +72,14 @@ def right_answers(queries: Frames, database: Frames, *, degrees: float | None = 
 def with_answer(queries: Frames, near: list[np.ndarray]) -> tuple[Frames, list[np.ndarray]]:
     """Queries with a right answer alone, and their answers; the others are counted."""
     rows = [row for row, ids in enumerate(near) if len(ids)]
-    left_out = {**queries.left_out, "without a database picture within 25 m": len(near) - len(rows)}
+    left_out = {**queries.left_out, "without a database image within 25 m": len(near) - len(rows)}
     return dataclasses.replace(queries.take(rows), left_out=left_out), [near[row] for row in rows]
 
 
 def said_left_out(queries: Frames, database: Frames) -> list[str]:
     """What was left out and what else the frames' readers remarked, a line each."""
     said = []
-    for side, frames in (("queries", queries), ("database pictures", database)):
+    for side, frames in (("queries", queries), ("database images", database)):
         reasons = [f"{count} {reason}" for reason, count in frames.left_out.items() if count]
         if reasons:
             said.append(f"left out by the rule, of {side}: {', '.join(reasons)}")

@@ -1,7 +1,7 @@
 """Prediction files for the MSLS challenge: text that `np.loadtxt(..., dtype=str, ndmin=2)` reads, usually zipped.
 
-A row a query: its key, then at least 20 keys of database pictures, best first, separated by spaces.  A key is a
-picture's name without folder and .jpg.  `#` begins a comment.
+A row a query: its key, then at least 20 keys of database images, best first, separated by spaces.  A key is a
+image's name without folder and .jpg.  `#` begins a comment.
 """
 
 import os
@@ -79,7 +79,7 @@ def _check_rows(rows: Iterable[tuple[str, list[str]]], queries: set[str], databa
     for place, keys in rows:
         bad = next((key for key in keys if _NO_KEY.search(key)), None)
         if bad is not None:
-            raise ValueError(f"{place}: {bad!r} is no key; expected a picture's name without folder and .jpg, in "
+            raise ValueError(f"{place}: {bad!r} is no key; expected an image's name without folder and .jpg, in "
                              "ASCII without space, comma and #")
         query, predicted = keys[0], keys[1:]
         length = length or len(keys)
@@ -97,7 +97,7 @@ def _check_rows(rows: Iterable[tuple[str, list[str]]], queries: set[str], databa
             raise ValueError(f"{place}: query {query} again, first in {seen[query]}; expected one row a query")
         unknown = next((key for key in predicted if key not in database), None) if database is not None else None
         if unknown is not None:
-            raise ValueError(f"{place}: {unknown}, predicted for {query}, is no key of a database picture")
+            raise ValueError(f"{place}: {unknown}, predicted for {query}, is no key of a database image")
         seen[query] = place
     missing = sorted(queries - seen.keys())
     if missing or not queries:

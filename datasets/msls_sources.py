@@ -1,4 +1,4 @@
-"""Readers of MSLS: the tables of the Mapillary download, and pictures renamed by VPR-datasets-downloader."""
+"""Readers of MSLS: the tables of the Mapillary download, and images renamed by VPR-datasets-downloader."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from .msls_frames import Frames, joined
 from .msls_table import Table
-from .scan import list_pictures
+from .scan import list_images
 
 NAME = "@<utm_east>@<utm_north>@<zone>@<letter>@<lat>@<lon>@<key>@<tile>@<heading>@...@.jpg"
 SIDES = {"query": "queries", "database": "database"}  # a folder in the raw tree -> in the renamed layout
@@ -17,20 +17,20 @@ VAL_ZONES = ("10N", "33N")  # of San Francisco and Copenhagen
 
 def from_tables(cities: list[Path], side: str, renamed: Path | None, warnings: list[str], *, subtask: bool,
                 headings: bool) -> Frames:  # fmt: skip
-    """One side as the tables describe it; pictures from the folder `renamed` or, without one, beside the tables."""
-    pictures = pictures_by_key(renamed / SIDES[side]) if renamed else None
+    """One side as the tables describe it; images from the folder `renamed` or, without one, beside the tables."""
+    images = images_by_key(renamed / SIDES[side]) if renamed else None
     frames = joined([read_city(city, side, positions=True, panoramas=True, subtask=subtask, headings=headings,
-                               pictures=pictures) for city in cities])  # fmt: skip
-    if pictures is not None:
+                               images=images) for city in cities])  # fmt: skip
+    if images is not None:
         listed = {key for city in cities for key in Table(city / side / "postprocessed.csv", ("key",)).rows}
-        foreign = len(pictures.keys() - listed)
+        foreign = len(images.keys() - listed)
         if foreign:
-            warnings.append(f"{renamed / SIDES[side]}: {foreign} pictures left out that no table lists")
+            warnings.append(f"{renamed / SIDES[side]}: {foreign} images left out that no table lists")
     return frames
 
 
 def from_names(renamed: Path, side: str, *, headings: bool) -> Frames:
-    """One side as the names describe it.  Raises ValueError for pictures of other cities, which a second run of the
+    """One side as the names describe it.  Raises ValueError for images of other cities, which a second run of the
     downloader mixes in, and for a name without a heading where `headings` are asked for.
     """
     frames = read_renamed(renamed / SIDES[side])
@@ -46,17 +46,17 @@ def from_names(renamed: Path, side: str, *, headings: bool) -> Frames:
 
 def read_city(
     city: Path, side: str, *, positions: bool, panoramas: bool, subtask: bool, headings: bool = False,
-    pictures: Mapping[str, Path] | None = None,
+    images: Mapping[str, Path] | None = None,
 ) -> Frames:  # fmt: skip
     """Frames of <city>/<side>, side "query" or "database", from those of its tables that are asked for.
 
     positions   postprocessed.csv: east and north
     panoramas   raw.csv: panoramas are left out; with `headings` their column `ca` too
     subtask     subtask_index.csv: only frames flagged `all` are kept
-    pictures    key -> file; without it <city>/<side>/images/<key>.jpg
+    images    key -> file; without it <city>/<side>/images/<key>.jpg
 
     The tables' rows are matched by key.  seq_info.csv matters for sequences alone and is not read.
-    Raises FileNotFoundError for a table or a kept frame's picture that is absent, ValueError for a bad table.
+    Raises FileNotFoundError for a table or a kept frame's image that is absent, ValueError for a bad table.
     """
     folder = city / side
     tables = {}
@@ -74,12 +74,12 @@ def read_city(
     panorama = tables["raw"].flags("pano")[orders["raw"]] if panoramas else np.zeros(n, dtype=bool)
     rows = np.flatnonzero(flagged & ~panorama)
     keys = list(first.rows)
-    if pictures is None:
-        pictures = pictures_by_key(folder / "images")
-    absent = [row for row in rows if keys[row] not in pictures]
+    if images is None:
+        images = images_by_key(folder / "images")
+    absent = [row for row in rows if keys[row] not in images]
     if absent:
         others = f" (and {len(absent) - 1} more like it)" if len(absent) > 1 else ""
-        raise FileNotFoundError(f"{first.at(absent[0])}: no picture of {keys[absent[0]]!r}{others}; expected "
+        raise FileNotFoundError(f"{first.at(absent[0])}: no image of {keys[absent[0]]!r}{others}; expected "
                                 f"{folder / 'images' / keys[absent[0]]}.jpg, or one renamed with this key")
     utm, angles, remarks = np.full((len(rows), 2), np.nan), np.full(len(rows), np.nan), ()
     if positions:
@@ -93,18 +93,18 @@ def read_city(
             remarks = (f"{folder}: frames in UTM zones {' and '.join(map(str, zones))}: metres do not compare "
                        "across their border, so that pairs there count as wrong, as in the official code",)
     return Frames(
-        keys=[keys[row] for row in rows], paths=[pictures[keys[row]] for row in rows],
+        keys=[keys[row] for row in rows], paths=[images[keys[row]] for row in rows],
         groups=np.full(len(rows), city.name), utm=utm, headings=angles, remarks=remarks,
         left_out={"not in subtask all": int((~flagged).sum()), "panoramas": int((flagged & panorama).sum())},
     )  # fmt: skip
 
 
-def pictures_by_key(folder: Path) -> dict[str, Path]:
-    """Key -> picture file, at any depth.  Empty where there is no such folder."""
+def images_by_key(folder: Path) -> dict[str, Path]:
+    """Key -> image file, at any depth.  Empty where there is no such folder."""
     found: dict[str, Path] = {}
-    for name in list_pictures(folder) if folder.is_dir() else ():
+    for name in list_images(folder) if folder.is_dir() else ():
         path = folder / os.fsdecode(name)
-        key = picture_key(path)
+        key = image_key(path)
         if not key:
             raise ValueError(f"{path}: no Mapillary key in the file name; expected {NAME} or <key>.jpg")
         if key in found:
@@ -113,8 +113,8 @@ def pictures_by_key(folder: Path) -> dict[str, Path]:
     return found
 
 
-def picture_key(name: str | Path) -> str:
-    """Mapillary's key of a picture, from <key>.jpg or the seventh field of a renamed one; "" where there is none."""
+def image_key(name: str | Path) -> str:
+    """Mapillary's key of an image, from <key>.jpg or the seventh field of a renamed one; "" where there is none."""
     stem = Path(name).stem
     return (stem.split("@") + [""] * 8)[7] if stem.startswith("@") else stem
 
@@ -127,7 +127,7 @@ def read_keys(path: Path, known: Mapping[str, int]) -> list[str]:
         if not key:
             continue
         if key in lines or key not in known:
-            problem = f"again, first in line {lines[key]}" if key in lines else "of no picture"
+            problem = f"again, first in line {lines[key]}" if key in lines else "of no image"
             raise ValueError(f"{path}, line {line}: key {key!r} {problem}; expected one key a line, each once")
         lines[key] = line
     if not lines:
@@ -136,15 +136,15 @@ def read_keys(path: Path, known: Mapping[str, int]) -> list[str]:
 
 
 def read_renamed(folder: Path) -> Frames:
-    """Pictures of one folder of the renamed layout, described by their names alone; `groups` are zones ("33N").
+    """Images of one folder of the renamed layout, described by their names alone; `groups` are zones ("33N").
 
     Raises FileNotFoundError for an empty folder, ValueError for a name without coordinates, zone or key.
     """
-    pictures = pictures_by_key(folder)
-    if not pictures:
-        raise FileNotFoundError(f"{folder}: no picture in it; expected {NAME}")
-    groups, utm, headings = [], np.full((len(pictures), 2), np.nan), np.full(len(pictures), np.nan)
-    for row, path in enumerate(pictures.values()):
+    images = images_by_key(folder)
+    if not images:
+        raise FileNotFoundError(f"{folder}: no image in it; expected {NAME}")
+    groups, utm, headings = [], np.full((len(images), 2), np.nan), np.full(len(images), np.nan)
+    for row, path in enumerate(images.values()):
         fields = path.stem.split("@") + [""] * 10
         try:
             utm[row] = float(fields[1]), float(fields[2])
@@ -156,5 +156,5 @@ def read_renamed(folder: Path) -> Frames:
             readable = False
         if not readable:
             raise ValueError(f"{path}: no UTM coordinates with zone and letter in the file name; expected {NAME}")
-    return Frames(keys=list(pictures), paths=list(pictures.values()), groups=np.array(groups), utm=utm,
+    return Frames(keys=list(images), paths=list(images.values()), groups=np.array(groups), utm=utm,
                   headings=headings)

@@ -10,23 +10,23 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from .tables import read_rows
-from .transforms import Transform, read_picture
+from .transforms import Transform, read_image
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
 LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/*.jpg"
 
 
 class PlaceDataset(Dataset):
-    """Places with several pictures each; an item is `images_per_place` pictures of one, drawn at random.
+    """Places with several images each; an item is `images_per_place` images of one, drawn at random.
 
-    `transform` makes tensors of one size of the RGB pictures (`training_transform`).
+    `transform` makes tensors of one size of the RGB images (`training_transform`).
 
-    Stateless: the pictures drawn and their augmentation depend on (seed, epoch, place) alone, hence neither
+    Stateless: the images drawn and their augmentation depend on (seed, epoch, place) alone, hence neither
     on the number of workers nor on what ran before.
 
     cities, missing_cities   those of the requested cities that have, and have not, a CSV
-    n_places, n_images       places kept, and pictures in them
-    dropped_places           places left out because they have fewer than images_per_place pictures
+    n_places, n_images       places kept, and images in them
+    dropped_places           places left out because they have fewer than images_per_place images
     city_places              for each city its range of place numbers (the labels); they run on from city to
                              city, so that two places never share one
 
@@ -61,10 +61,10 @@ class PlaceDataset(Dataset):
             )
         self.dropped_places = 0
         self.city_places: list[range] = []
-        pictures, counts, n_places = [], [], 0
+        images, counts, n_places = [], [], 0
         for city in self.cities:
-            city_pictures, city_counts, dropped = self._read_places(tables / f"{city}.csv")
-            pictures.append(city_pictures)
+            city_images, city_counts, dropped = self._read_places(tables / f"{city}.csv")
+            images.append(city_images)
             counts.append(city_counts)
             self.dropped_places += dropped
             self.city_places.append(range(n_places, n_places + len(city_counts)))
@@ -72,33 +72,33 @@ class PlaceDataset(Dataset):
         if not n_places:
             raise ValueError(
                 f"{self.folder}: none of the {self.dropped_places} places has images_per_place = "
-                f"{images_per_place} pictures; lower it or add pictures"
+                f"{images_per_place} images; lower it or add images"
             )
         # An array of bytes, not a list of strings: workers then read it without copying its memory.
-        self._pictures = np.concatenate(pictures)
+        self._images = np.concatenate(images)
         self._starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         self.n_places = n_places
-        self.n_images = len(self._pictures)
+        self.n_images = len(self._images)
 
     def _read_places(self, table: Path) -> tuple[np.ndarray, np.ndarray, int]:
-        """(pictures grouped by place, number of pictures of each place, number of places dropped)."""
-        place_ids, pictures = read_city(table)
-        for city_id in {path.split(b"/")[0].decode() for path in pictures}:
+        """(images grouped by place, number of images of each place, number of places dropped)."""
+        place_ids, images = read_city(table)
+        for city_id in {path.split(b"/")[0].decode() for path in images}:
             folder = self.folder / "Images" / city_id
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder}: no such folder, listed in {table}; expected {LAYOUT}")
         order = np.argsort(place_ids, kind="stable")
         _, counts = np.unique(place_ids, return_counts=True)
         kept = counts >= self.images_per_place
-        return pictures[order][np.repeat(kept, counts)], counts[kept], int((~kept).sum())
+        return images[order][np.repeat(kept, counts)], counts[kept], int((~kept).sum())
 
     def __len__(self) -> int:
         return self.n_places
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(epoch, place) -> pictures (K,3,H,W) uint8 and the place's label repeated (K,) int64.
+        """(epoch, place) -> images (K,3,H,W) uint8 and the place's label repeated (K,) int64.
 
-        Raises FileNotFoundError or ValueError naming a picture that is absent or cannot be read.
+        Raises FileNotFoundError or ValueError naming an image that is absent or cannot be read.
         """
         epoch, place = index
         if not 0 <= place < self.n_places:
@@ -114,7 +114,7 @@ class PlaceDataset(Dataset):
         return images, torch.full((self.images_per_place,), place, dtype=torch.int64)
 
     def _read(self, row: int) -> Image.Image:
-        return read_picture(self.folder / "Images" / self._pictures[row].decode())
+        return read_image(self.folder / "Images" / self._images[row].decode())
 
 
 class CityBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -212,29 +212,29 @@ def share(count: int, process: int, processes: int) -> range:
 
 
 def collate_places(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """B items of a PlaceDataset -> pictures (B*K,3,H,W) uint8 and labels (B*K,) int64."""
+    """B items of a PlaceDataset -> images (B*K,3,H,W) uint8 and labels (B*K,) int64."""
     images, labels = zip(*samples, strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
 def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read one city's CSV: place ids (n,) int64 and picture paths below Images/ (n,) bytes, UTF-8.
+    """Read one city's CSV: place ids (n,) int64 and image paths below Images/ (n,) bytes, UTF-8.
 
     The file name holds the CSV's own place id in 7 digits: ids are per city and carry no offset, so a city
     may have 100000 places and more.  Raises ValueError with the file and line.
     """
-    place_ids, pictures = [], []
+    place_ids, images = [], []
     for _, (place_id, path) in read_rows(
-        table, COLUMNS, picture_of_row, expected="integers, but decimal lat and lon, text city_id and panoid"
+        table, COLUMNS, image_of_row, expected="integers, but decimal lat and lon, text city_id and panoid"
     ):
         place_ids.append(place_id)
-        pictures.append(path.encode())
-    if not pictures:
-        raise ValueError(f"{table}: no picture listed below the header; leave that city out or fix the file")
-    return np.array(place_ids, dtype=np.int64), np.array(pictures)
+        images.append(path.encode())
+    if not images:
+        raise ValueError(f"{table}: no image listed below the header; leave that city out or fix the file")
+    return np.array(place_ids, dtype=np.int64), np.array(images)
 
 
-def picture_of_row(
+def image_of_row(
     place_id: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
 ) -> tuple[int, str]:
     """Place id and <city_id>/<file name> of one row; lat and lon stand as Python prints the float."""

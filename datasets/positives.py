@@ -1,4 +1,4 @@
-"""Which database pictures are right answers to a query, by each of the rules that the benchmarks use.
+"""Which database images are right answers to a query, by each of the rules that the benchmarks use.
 
 All functions return one array for each query: the ascending int64 ids of its right answers, empty where there is none.
 """
@@ -16,7 +16,7 @@ def within_metres(
     """At most `m` metres apart, in the plane.
 
     database_utm (n, 2), query_utm (q, 2)   float64, east and north in metres
-    database_groups (n,), query_groups (q,) what metres compare inside of, a UTM zone or a city: pictures of different
+    database_groups (n,), query_groups (q,) what metres compare inside of, a UTM zone or a city: images of different
                                             groups are never right answers; both or neither
     """
     if not 0 <= m < math.inf:
@@ -24,8 +24,8 @@ def within_metres(
     for side, utm in (("database", database_utm), ("query", query_utm)):
         if not np.isfinite(utm).all():
             bad = np.flatnonzero(~np.isfinite(utm).all(axis=1))
-            raise ValueError(f"{side} picture {bad[0]}: coordinates {utm[bad[0]].tolist()}{_others(bad)}; "
-                             "expected finite metres east and north of every picture")
+            raise ValueError(f"{side} image {bad[0]}: coordinates {utm[bad[0]].tolist()}{_others(bad)}; "
+                             "expected finite metres east and north of every image")
     if (database_groups is None) != (query_groups is None):
         raise ValueError("groups of one side alone; expected groups of database and queries, or of neither")
     if database_groups is None:
@@ -60,18 +60,18 @@ def within_metres_and_degrees(
     """At most `m` metres apart, and facing directions at most `degrees` apart; the first five as in `within_metres`.
 
     Headings (n,) and (q,) are in degrees, in any range: 350 and 30 are 40 apart, and so are -10 and 390.
-    A heading that is not finite is an error, though its picture could be called no right answer: it would turn right
+    A heading that is not finite is an error, though its image could be called no right answer: it would turn right
     answers into failures without a word.
     """
     if not 0 <= degrees < math.inf:
         raise ValueError(f"positives threshold {degrees} degrees: expected a finite angle of at least 0")
     for side, headings, utm in (("database", database_headings, database_utm), ("query", query_headings, query_utm)):
         if len(headings) != len(utm):
-            raise ValueError(f"{len(headings)} {side} headings for {len(utm)} pictures; expected one for each")
+            raise ValueError(f"{len(headings)} {side} headings for {len(utm)} images; expected one for each")
         bad = np.flatnonzero(~np.isfinite(headings))
         if len(bad):
-            raise ValueError(f"{side} picture {bad[0]}: heading {headings[bad[0]]}{_others(bad)}; "
-                             "expected degrees for every picture, or the rule without headings")
+            raise ValueError(f"{side} image {bad[0]}: heading {headings[bad[0]]}{_others(bad)}; "
+                             "expected degrees for every image, or the rule without headings")
     near = within_metres(database_utm, query_utm, m, database_groups=database_groups, query_groups=query_groups)
     return [ids[_angle(database_headings[ids], heading) <= degrees]
             for ids, heading in zip(near, query_headings, strict=True)]
@@ -84,7 +84,7 @@ def _angle(first: np.ndarray, second: float) -> np.ndarray:
 
 
 def within_frames(n_database: int, n_queries: int, frames: int, *, step: int = 1) -> list[np.ndarray]:
-    """At most `frames` frames apart: query i shows what database picture `step` * i shows.
+    """At most `frames` frames apart: query i shows what database image `step` * i shows.
 
     A query whose frame lies beyond the database's last has the right answers that are left, perhaps none.
     """

@@ -1,4 +1,4 @@
-"""The benchmarks by name: what is searched for what, what counts as right, and how many pictures there should be.
+"""The benchmarks by name: what is searched for what, what counts as right, and how many images there should be.
 
 A protocol's figures compare with published ones; those of a folder that is merely called alike may not.
 """
@@ -32,7 +32,7 @@ class Protocol:
                           have the downloader's made-up coordinates
     n_database, n_queries what there should be; None: no source states it
     source                of the counts; None: there are none
-    obtain                whom or what to ask for the pictures
+    obtain                whom or what to ask for the images
     licence               None: no source that we have states it
     notes                 what a reader of the figures should know
     reader                reads it, unless it is drawn, in another way than by names and order, and compares the counts
@@ -135,8 +135,8 @@ def choices_text() -> str:
 def open_protocol(datasets_folder: Path | str, name: str) -> Listing:
     """The benchmark `name` of PROTOCOLS; its warnings tell where counts differ or cannot be verified.
 
-    Where a TOY_CITY.json lies in `datasets_folder`, its pictures are called toy_city/<name> and are no protocol's.
-    Raises KeyError for another name, FileNotFoundError for folders that are missing or empty, ValueError for pictures
+    Where a TOY_CITY.json lies in `datasets_folder`, its images are called toy_city/<name> and are no protocol's.
+    Raises KeyError for another name, FileNotFoundError for folders that are missing or empty, ValueError for images
     that cannot be placed and for a protocol that is read from lists alone.
     """
     protocol, datasets_folder = PROTOCOLS[name], Path(datasets_folder)
@@ -157,11 +157,11 @@ def open_protocol(datasets_folder: Path | str, name: str) -> Listing:
 
 
 def as_protocol(listing: Listing, name: str) -> Listing:
-    """`listing` under a protocol's name, its counts compared with what they should be; drawn pictures as they are."""
+    """`listing` under a protocol's name, its counts compared with what they should be; drawn images as they are."""
     if listing.name.startswith("toy_city/"):
         return listing
     protocol, said = PROTOCOLS[name], []
-    counts = (("database pictures", protocol.n_database, listing.n_database),
+    counts = (("database images", protocol.n_database, listing.n_database),
               ("queries", protocol.n_queries, listing.n_queries))  # fmt: skip
     unverified = [f"{found:,} {what}" for what, expected, found in counts if expected is None]
     if unverified:
@@ -215,7 +215,7 @@ def _version(listing: Listing, name: str) -> tuple[str, str]:
         return name, f"{name} names no version; protocols: {versions}" if versions else ""
     found = detect_msls_version(listing)
     if found == "other":
-        return name, (f"msls: {listing.n_queries:,} queries and {listing.n_database:,} database pictures are neither "
+        return name, (f"msls: {listing.n_queries:,} queries and {listing.n_database:,} database images are neither "
                       f"version of MSLS-val, 740 nor 11k; protocols: {versions}")  # fmt: skip
     return f"msls ({found})", (f"msls: found the version {found} of MSLS-val, whose figures do not compare with "
                                f"those of another; protocols: {versions}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The names of all pictures below a folder, fast and small enough for millions of them."""
+"""The names of all images below a folder, fast and small enough for millions of them."""
 
 import os
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 EXTENSIONS = (b".jpg", b".jpeg", b".png")
 
 
-def list_pictures(folder: Path | str) -> list[bytes]:
+def list_images(folder: Path | str) -> list[bytes]:
     """Paths below `folder` of its .jpg, .jpeg and .png files (any case), sorted; bytes with "/", see os.fsdecode.
 
-    Each folder is read once and no file is asked for anything: about 150 bytes of memory a picture (a Path takes ten
-    times that).  Links are followed; what begins with a dot is no picture (a half-written file, a thumbnail).  Empty
+    Each folder is read once and no file is asked for anything: about 150 bytes of memory an image (a Path takes ten
+    times that).  Links are followed; what begins with a dot is no image (a half-written file, a thumbnail).  Empty
     where there is none.  Raises FileNotFoundError or NotADirectoryError, and ValueError for a link to a folder above.
     """
     root = os.fsencode(folder)
     if not Path(folder).exists():
-        raise FileNotFoundError(f"{folder}: no such folder; expected pictures in it")
+        raise FileNotFoundError(f"{folder}: no such folder; expected images in it")
     if not Path(folder).is_dir():
-        raise NotADirectoryError(f"{folder}: a file; expected a folder of pictures")
+        raise NotADirectoryError(f"{folder}: a file; expected a folder of images")
     found, waiting = [], [b""]
     while waiting:
         below = waiting.pop()

@@ -1,6 +1,6 @@
-"""Toy city: a small, seeded place-recognition problem made of drawn pictures, laid out like the real data sets.
+"""Toy city: a small, seeded place-recognition problem made of drawn images, laid out like the real data sets.
 
-Training pictures take the GSV-Cities layout, validation and test pictures the folders and 15-field names that
+Training images take the GSV-Cities layout, validation and test images the folders and 15-field names that
 gmberton/VPR-datasets-downloader gives to Pitts30k and MSLS.  `TOY_CITY.json` at the root marks everything below it as
 drawn, so that no figure measured on it can be read as one of the data sets whose layout it borrows.
 
@@ -30,15 +30,15 @@ from .toy_facades import Scene
 from .toy_places import Place, draw_place
 from .toy_street import CONDITIONS, HEIGHT, WIDTH, View, render
 
-VERSION = 1  # of the drawings: raise it whenever the same seed would give other pictures
+VERSION = 1  # of the drawings: raise it whenever the same seed would give other images
 MANIFEST = "TOY_CITY.json"
 TRAINING_CITIES = ("Boston", "Lisbon", "Osaka", "PRS")
 TRAINING_COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
 BENCHMARKS = (("pitts30k", "val"), ("pitts30k", "test"), ("msls", "val"), ("msls", "test"))
 
 _NOTE = (
-    "Pictures drawn by datasets/toy_city.py, not photographs. The folders borrow the names and layouts of GSV-Cities, "
-    "Pitts30k and MSLS; no picture, place or coordinate comes from them."
+    "Images drawn by datasets/toy_city.py, not photographs. The folders borrow the names and layouts of GSV-Cities, "
+    "Pitts30k and MSLS; no image, place or coordinate comes from them."
 )
 _ZONE, _LETTER, _EAST, _NORTH = 31, "T", 400000.0, 5000000.0  # a made-up origin
 _SPACING = 80.0  # metres between places
@@ -46,20 +46,20 @@ _SPACING = 80.0  # metres between places
 
 @dataclass(frozen=True)
 class Parameters:
-    """What decides the pictures of a toy city, bit for bit."""
+    """What decides the images of a toy city, bit for bit."""
 
     seed: int
     train_places: int
-    train_pictures: int  # per place
+    train_images: int  # per place
     val_places: int  # in each benchmark
     test_places: int
-    database_pictures: int  # per place
-    query_pictures: int
+    database_images: int  # per place
+    query_images: int
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture to draw: the camera's view, its coordinates (UTM metres) and what its name tells."""
+class Image:
+    """One image to draw: the camera's view, its coordinates (UTM metres) and what its name tells."""
 
     view: View
     east: float
@@ -80,10 +80,10 @@ class Picture:
         return round(float(lat), 6), round(float(lon), 6)
 
 
-def training_row(picture: Picture, city: str, place_id: int) -> dict[str, object]:
+def training_row(image: Image, city: str, place_id: int) -> dict[str, object]:
     """-> one line of a GSV-Cities table, without its city's place offset."""
-    lat, lon = picture.latlon
-    values = (place_id, picture.year, picture.month, picture.heading, city, lat, lon, picture.pano)
+    lat, lon = image.latlon
+    values = (place_id, image.year, image.month, image.heading, city, lat, lon, image.pano)
     return dict(zip(TRAINING_COLUMNS, values, strict=True))
 
 
@@ -95,17 +95,17 @@ def training_name(row: dict[str, object]) -> str:
     )
 
 
-def benchmark_name(picture: Picture) -> str:
+def benchmark_name(image: Image) -> str:
     """-> the 15-field name `@east@north@zone@letter@lat@lon@pano@tile@heading@pitch@roll@height@time@note@.jpg`."""
-    lat, lon = picture.latlon
-    place = (f"{picture.east:010.2f}", f"{picture.north:010.2f}", _ZONE, _LETTER, f"{lat:.6f}", f"{lon:.6f}")
-    camera = (picture.heading, round(picture.view.pitch), round(picture.view.roll), "")
-    time = f"{picture.year:04d}{picture.month:02d}"
-    fields = (*place, picture.pano, "", *camera, time, picture.view.condition, ".jpg")
+    lat, lon = image.latlon
+    place = (f"{image.east:010.2f}", f"{image.north:010.2f}", _ZONE, _LETTER, f"{lat:.6f}", f"{lon:.6f}")
+    camera = (image.heading, round(image.view.pitch), round(image.view.roll), "")
+    time = f"{image.year:04d}{image.month:02d}"
+    fields = (*place, image.pano, "", *camera, time, image.view.condition, ".jpg")
     return "@" + "@".join(str(field) for field in fields)
 
 
-def _draw_picture(rng, condition, number, stream) -> Picture:
+def _draw_image(rng, condition, number, stream) -> Image:
     """Draw one view of the place of this number; the streams lie 10 km apart."""
     view = View(
         along=float(rng.uniform(-2.0, 2.0)),
@@ -117,7 +117,7 @@ def _draw_picture(rng, condition, number, stream) -> Picture:
         condition=condition,
         seed=int(rng.integers(2**63)),
     )
-    return Picture(
+    return Image(
         view=view,
         east=_EAST + _SPACING * (number % 1000) + view.along,
         north=_NORTH + 10000.0 * stream + _SPACING * (number // 1000) - view.across,
@@ -127,8 +127,8 @@ def _draw_picture(rng, condition, number, stream) -> Picture:
     )
 
 
-def draw_set_place(parameters: Parameters, split: str, stream: int, number: int) -> tuple[Place, list[Picture]]:
-    """Draw one place and its pictures from its own random stream: -> (place, pictures, for a benchmark database first).
+def draw_set_place(parameters: Parameters, split: str, stream: int, number: int) -> tuple[Place, list[Image]]:
+    """Draw one place and its images from its own random stream: -> (place, images, for a benchmark database first).
 
     Streams: 0 for training, 1.. for `BENCHMARKS` in order.
     """
@@ -136,30 +136,30 @@ def draw_set_place(parameters: Parameters, split: str, stream: int, number: int)
     place = draw_place(rng, split)
     if split == "train":
         cycle = ("day", "night", "dusk", "snow")
-        conditions = [cycle[i % 4] for i in range(parameters.train_pictures)]
+        conditions = [cycle[i % 4] for i in range(parameters.train_images)]
     else:
         # As in street-level databases most are taken by day, while the queries come in all conditions evenly.
-        conditions = rng.choice(CONDITIONS, parameters.database_pictures, p=(0.7, 0.1, 0.1, 0.1)).tolist()
-        conditions += [CONDITIONS[(number + i) % 4] for i in range(parameters.query_pictures)]
-    return place, [_draw_picture(rng, condition, number, stream) for condition in conditions]
+        conditions = rng.choice(CONDITIONS, parameters.database_images, p=(0.7, 0.1, 0.1, 0.1)).tolist()
+        conditions += [CONDITIONS[(number + i) % 4] for i in range(parameters.query_images)]
+    return place, [_draw_image(rng, condition, number, stream) for condition in conditions]
 
 
 def _write_place(task, *, folder: Path, parameters: Parameters) -> list[dict]:
-    """Draw and write the pictures of one place: -> its lines of the training table (none for a benchmark)."""
+    """Draw and write the images of one place: -> its lines of the training table (none for a benchmark)."""
     split, stream, number = task
-    place, pictures = draw_set_place(parameters, split, stream, number)
+    place, images = draw_set_place(parameters, split, stream, number)
     scene, rows = Scene(place), []
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         if split == "train":
             city = TRAINING_CITIES[number % len(TRAINING_CITIES)]
-            rows.append(training_row(picture, city, number // len(TRAINING_CITIES)))
+            rows.append(training_row(image, city, number // len(TRAINING_CITIES)))
             path = folder / "gsv_cities" / "Images" / city / training_name(rows[-1])
         else:
             name, _ = BENCHMARKS[stream - 1]
-            part = "database" if index < parameters.database_pictures else "queries"
-            path = folder / name / "images" / split / part / benchmark_name(picture)
-        with path.open("xb") as file:  # never over another picture
-            file.write(render(scene, picture.view))
+            part = "database" if index < parameters.database_images else "queries"
+            path = folder / name / "images" / split / part / benchmark_name(image)
+        with path.open("xb") as file:  # never over another image
+            file.write(render(scene, image.view))
     return rows
 
 
@@ -173,12 +173,12 @@ def _tasks(parameters):
 
 
 def _counts(parameters):
-    """Pictures by folder, relative to the root."""
-    counts = {"gsv_cities/Images": parameters.train_places * parameters.train_pictures}
+    """Images by folder, relative to the root."""
+    counts = {"gsv_cities/Images": parameters.train_places * parameters.train_images}
     for name, split in BENCHMARKS:
         places = parameters.val_places if split == "val" else parameters.test_places
-        counts[f"{name}/images/{split}/database"] = places * parameters.database_pictures
-        counts[f"{name}/images/{split}/queries"] = places * parameters.query_pictures
+        counts[f"{name}/images/{split}/database"] = places * parameters.database_images
+        counts[f"{name}/images/{split}/queries"] = places * parameters.query_images
     return counts
 
 
@@ -204,7 +204,7 @@ def _write_city(folder, parameters, workers):
             writer = csv.DictWriter(file, TRAINING_COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(row for row in rows if row["city_id"] == city)
-    manifest = {"note": _NOTE, "version": VERSION, "parameters": asdict(parameters), "picture_size": [HEIGHT, WIDTH],
+    manifest = {"note": _NOTE, "version": VERSION, "parameters": asdict(parameters), "image_size": [HEIGHT, WIDTH],
                 "training_cities": TRAINING_CITIES, "counts": _counts(parameters)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -233,7 +233,7 @@ def _check_existing(folder, parameters):
     for part, count in _counts(parameters).items():
         present = sum(1 for _ in (folder / part).rglob("*.jpg"))
         if present != count:
-            raise ValueError(f"{folder / part} holds {present} pictures, expected {count}: {advice}")
+            raise ValueError(f"{folder / part} holds {present} images, expected {count}: {advice}")
 
 
 def build_toy_city(
@@ -241,26 +241,26 @@ def build_toy_city(
     *,
     seed: int = 0,
     train_places: int = 600,
-    train_pictures: int = 4,
+    train_images: int = 4,
     val_places: int = 100,
     test_places: int = 120,
-    database_pictures: int = 3,
-    query_pictures: int = 1,
+    database_images: int = 3,
+    query_images: int = 1,
     workers: int | None = None,
 ) -> Path:
     """Build the toy city at `folder`, or keep the complete one of the same parameters that lies there.
 
-    train_pictures, database_pictures and query_pictures count per place; val_places and test_places hold for each of
-    pitts30k and msls.  The pictures depend on the parameters alone, not on `workers` (processes; default: one a core,
+    train_images, database_images and query_images count per place; val_places and test_places hold for each of
+    pitts30k and msls.  The images depend on the parameters alone, not on `workers` (processes; default: one a core,
     at most 8).  Everything is written beside `folder` and renamed at the end.
 
     Returns the folder.  Raises ValueError where it holds anything else, or where a count is below 1 (4 for
-    train_pictures, and for train_places: one a city).
+    train_images, and for train_places: one a city).
     """
     parameters = Parameters(
-        seed=seed, train_places=train_places, train_pictures=train_pictures, val_places=val_places,
-        test_places=test_places, database_pictures=database_pictures, query_pictures=query_pictures)
-    least = {"seed": 0, "train_places": len(TRAINING_CITIES), "train_pictures": 4}
+        seed=seed, train_places=train_places, train_images=train_images, val_places=val_places,
+        test_places=test_places, database_images=database_images, query_images=query_images)
+    least = {"seed": 0, "train_places": len(TRAINING_CITIES), "train_images": 4}
     for name, value in asdict(parameters).items():
         if value < least.get(name, 1):
             raise ValueError(f"{name} is {value}, expected at least {least.get(name, 1)}")

@@ -1,4 +1,4 @@
-"""Facades of the toy city: a place's parameters painted as flat textures, once for all its pictures."""
+"""Facades of the toy city: a place's parameters painted as flat textures, once for all its images."""
 
 from __future__ import annotations
 

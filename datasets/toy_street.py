@@ -1,4 +1,4 @@
-"""Pictures of a toy place: a pinhole camera, what stands and drives before the facades, light, and the sensor.
+"""Images of a toy place: a pinhole camera, what stands and drives before the facades, light, and the sensor.
 
 World axes, in metres: X along the street, Y up, Z across it with the facades at Z = 0 and the camera at Z < 0.  Albedo
 and glow (lit windows, signs, lamps) are drawn apart, so that one drawing serves day, dusk, night and snow.
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from .toy_facades import BLACK, SCALE, SNOW, TOP, Pen, Scene, shade
 from .toy_places import ACCENTS, DARK, REACH, WHITE
 
-WIDTH, HEIGHT = 168, 126  # pixels of a finished picture
+WIDTH, HEIGHT = 168, 126  # pixels of a finished image
 CONDITIONS = ("day", "dusk", "night", "snow")
 
 _SUPER = 2  # drawn larger by this factor, then averaged down
@@ -24,7 +24,7 @@ _EYE = 1.7  # camera height in metres
 
 @dataclass(frozen=True)
 class View:
-    """Camera (metres, degrees) and condition of one picture; `seed` draws light, traffic and sensor noise."""
+    """Camera (metres, degrees) and condition of one image; `seed` draws light, traffic and sensor noise."""
 
     along: float
     across: float  # distance to the facades
@@ -181,7 +181,7 @@ _SKY = {  # RGB 0..1 at the top and at the horizon
 
 
 def _noise(rng, shape):
-    """Smooth noise in 0..1 of a picture's size, float32."""
+    """Smooth noise in 0..1 of an image's size, float32."""
     coarse = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
     return np.asarray(coarse.resize((WIDTH, HEIGHT), Image.BICUBIC), dtype=np.float32)[..., None] / 255
 
@@ -235,7 +235,7 @@ def _lamp_light(camera, place):
 
 
 def render(scene: Scene, view: View) -> bytes:
-    """Draw one picture of the place: JPEG bytes, WIDTH x HEIGHT pixels, the same bytes for the same arguments."""
+    """Draw one image of the place: JPEG bytes, WIDTH x HEIGHT pixels, the same bytes for the same arguments."""
     rng, place, camera, condition = np.random.default_rng(view.seed), scene.place, _Camera(view), view.condition
     snow, dark = condition == "snow", condition in ("dusk", "night")
     facades, ground, openings, signs = scene.textures(snow)
@@ -288,10 +288,10 @@ def _develop(radiance, rng, condition):
     balance = rng.normal(1.0, 0.025, 3).astype(np.float32)
     # Automatic exposure, never quite the same; nights come out darker.
     level = {"day": 0.45, "dusk": 0.4, "night": 0.42, "snow": 0.45}[condition] * rng.uniform(0.92, 1.08)
-    picture = radiance.astype(np.float32) * balance * np.float32(level)
-    picture = level + (picture - level) * np.float32(rng.uniform(0.92, 1.08))
-    picture = picture.clip(0, 1) ** np.float32(rng.uniform(0.93, 1.07))
-    image = Image.fromarray((picture * 255).astype(np.uint8))
+    pixels = radiance.astype(np.float32) * balance * np.float32(level)
+    pixels = level + (pixels - level) * np.float32(rng.uniform(0.92, 1.08))
+    pixels = pixels.clip(0, 1) ** np.float32(rng.uniform(0.93, 1.07))
+    image = Image.fromarray((pixels * 255).astype(np.uint8))
     if condition == "snow":
         flakes = ImageDraw.Draw(image)
         for _ in range(rng.integers(0, 60)):

@@ -1,4 +1,4 @@
-"""From picture file to network input: reading, and the training and evaluation transforms."""
+"""From image file to network input: reading, and the training and evaluation transforms."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as pictures
+from torchvision.transforms import functional as resizing
 
 from .augment import RandAugment
 
-# Channel statistics (RGB, pictures in [0, 1]) of the ImageNet training set, as torchvision documents them for
+# Channel statistics (RGB, images in [0, 1]) of the ImageNet training set, as torchvision documents them for
 # its pretrained models; DINOv2 was trained with the same.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# What becomes of a query's picture; a database picture is always resized to exactly --resize.
+# What becomes of a query's image; a database image is always resized to exactly --resize.
 TEST_METHODS = {
     "hard_resize": "resized to exactly --resize",
     "central_crop": "rescaled in its ratio until it covers --resize, whose size is cut from its centre",
@@ -31,28 +31,28 @@ VARYING_SIZES = frozenset({"single_query"})  # no two of these queries can share
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
-def read_picture(path: Path | str) -> Image.Image:
-    """Decode a picture file (grey, palette, RGB, with alpha, ...) as 8-bit RGB at its full size.
+def read_image(path: Path | str) -> Image.Image:
+    """Decode an image file (grey, palette, RGB, with alpha, ...) as 8-bit RGB at its full size.
 
     Raises FileNotFoundError when there is no such file, ValueError when it cannot be decoded or is a grey
-    picture of more than 8 bits, which Pillow would clip to white.
+    image of more than 8 bits, which Pillow would clip to white.
     """
     try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {picture.mode}; expected 8 bits a channel")
-            if picture.mode != "RGB":
-                return picture.convert("RGB")
-            picture.load()  # convert would copy it as well
-            return picture
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode}; expected 8 bits a channel")
+            if image.mode != "RGB":
+                return image.convert("RGB")
+            image.load()  # convert would copy it as well
+            return image
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such picture") from None
+        raise FileNotFoundError(f"{path}: no such image") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable picture ({error}); replace the file") from error
+        raise ValueError(f"{path}: not a readable image ({error}); replace the file") from error
 
 
 def training_transform(size: tuple[int, int]) -> Transform:
-    """RGB picture -> (3,H,W) uint8: resized to exactly `size`, then RandAugment(3); see `normalise`.
+    """RGB image -> (3,H,W) uint8: resized to exactly `size`, then RandAugment(3); see `normalise`.
 
     `size` is (H, W) in pixels; the ratio is not kept.  RandAugment (Cubuk et al., 2020) has torchvision's default
     magnitude 9 and draws from torch's global CPU generator.
@@ -62,15 +62,15 @@ def training_transform(size: tuple[int, int]) -> Transform:
     return transforms.Compose([partial(resize, size=(height, width)), augment, to_uint8_tensor])
 
 
-def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """RGB picture -> RGB picture of exactly `size` (H, W) in pixels, bilinear, antialiased.
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """RGB image -> RGB image of exactly `size` (H, W) in pixels, bilinear, antialiased.
 
     torch has vector instructions for it: 2 to 5 times as fast as Pillow, whose values it gives but for rounding (one
-    level, in some 0.2 % of a 640x480 picture's values at 224x224).
+    level, in some 0.2 % of a 640x480 image's values at 224x224).
     """
     height, width = size
     # Four bytes a pixel, as Pillow keeps them, need no repacking; torch leaves the fourth channel to itself.
-    pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), np.uint8).reshape(1, picture.height, picture.width, 4)
+    pixels = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(1, image.height, image.width, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that these bytes must not be written: they are only read
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -78,21 +78,21 @@ def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return Image.frombytes("RGB", (width, height), images.permute(0, 2, 3, 1).contiguous().numpy(), "raw", "RGBX")
 
 
-def to_uint8_tensor(picture: Image.Image) -> torch.Tensor:
-    """RGB picture -> (3,H,W) uint8."""
+def to_uint8_tensor(image: Image.Image) -> torch.Tensor:
+    """RGB image -> (3,H,W) uint8."""
     # Band by band: Pillow takes the colours apart faster than torch permutes them.
-    bands = bytearray().join(picture.tobytes("raw", band) for band in "RGB")
-    return torch.frombuffer(bands, dtype=torch.uint8).view(3, picture.height, picture.width)
+    bands = bytearray().join(image.tobytes("raw", band) for band in "RGB")
+    return torch.frombuffer(bands, dtype=torch.uint8).view(3, image.height, image.width)
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """(B,3,H,W) uint8 -> float32 on the same device, to [0, 1] and then by the ImageNet statistics of each channel.
 
-    Done to whole batches where they are used: until then a picture takes a quarter of the bytes.  The statistics stay
+    Done to whole batches where they are used: until then an image takes a quarter of the bytes.  The statistics stay
     Python numbers, as a tensor of them would have to be copied to a GPU, which waits for it.
     """
     if images.dtype != torch.uint8:
-        raise ValueError(f"pictures of {images.dtype}; expected torch.uint8, not normalised yet")
+        raise ValueError(f"images of {images.dtype}; expected torch.uint8, not normalised yet")
     images = images.to(torch.float32).div_(255)
     for channel, mean, std in zip(images.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True):
         channel.sub_(mean).div_(std)
@@ -100,7 +100,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def evaluation_transform(size: tuple[int, int]) -> Transform:
-    """PIL picture -> (3,H,W) float32: to tensor, ImageNet-normalised, then resized to exactly `size`.
+    """PIL image -> (3,H,W) float32: to tensor, ImageNet-normalised, then resized to exactly `size`.
 
     `size` is (H, W) in pixels; the ratio is not kept.  The resize works on the tensor, as in the published
     evaluation, with antialias said outright: torchvision 0.17 changed its default, which moves values by 0.1.
@@ -109,7 +109,7 @@ def evaluation_transform(size: tuple[int, int]) -> Transform:
 
 
 def query_transform(method: str, size: tuple[int, int]) -> Transform:
-    """PIL picture -> (3,H,W) float32 as one of TEST_METHODS asks: to tensor, ImageNet-normalised, then brought to size.
+    """PIL image -> (3,H,W) float32 as one of TEST_METHODS asks: to tensor, ImageNet-normalised, then brought to size.
 
     hard_resize   `evaluation_transform`
     central_crop  (H, W) is `size`; the ratio is kept, see `central_crop`
@@ -131,21 +131,21 @@ def _evaluated(to_size: Callable[[torch.Tensor], torch.Tensor]) -> Transform:
 
 
 def _resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return pictures.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
+    return resizing.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
 
 
 def _resize_in_ratio(image: torch.Tensor, shorter: int) -> torch.Tensor:
     return _resize_tensor(image, aspect_size(image.shape[1:], shorter))
 
 
-def aspect_size(picture: Sequence[int], shorter: int) -> tuple[int, int]:
-    """(H, W) of a picture whose shorter side becomes `shorter` pixels, each side then to the nearest multiple of 14.
+def aspect_size(image: Sequence[int], shorter: int) -> tuple[int, int]:
+    """(H, W) of an image whose shorter side becomes `shorter` pixels, each side then to the nearest multiple of 14.
 
     The published code leaves the longer side as it comes, which the 14-pixel patches do not take.
     """
-    height, width = picture
+    height, width = image
     # Cutting off the fraction of a pixel decides nothing: nearest multiples change at whole pixels.
-    return nearest_multiple((height * shorter // min(picture), width * shorter // min(picture)))
+    return nearest_multiple((height * shorter // min(image), width * shorter // min(image)))
 
 
 def central_crop(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -153,7 +153,7 @@ def central_crop(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
     One departure: there the side that should become exactly H' or W' comes out a pixel short where its product with the
     factor is rounded down (at 322 for 2 in 100 sides, 151 the smallest), and the crop is padded with a row or column of
-    zeros; here that is the picture's next one.
+    zeros; here that is the image's next one.
     """
     scale = max(target / side for side, target in zip(image.shape[1:], size, strict=True))
     rows, columns = (_central_sources(side, target, scale) for side, target in zip(image.shape[1:], size, strict=True))
@@ -161,7 +161,7 @@ def central_crop(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _central_sources(side: int, target: int, scale: float) -> torch.Tensor:
-    """Which of `side` rows or columns the `target` central ones of the rescaled picture show, int64."""
+    """Which of `side` rows or columns the `target` central ones of the rescaled image show, int64."""
     rescaled = max(target, int(side * scale))
     first = round((rescaled - target) / 2)
     # In float32, like torch's interpolate: where the quotient is whole, rounding chooses between two neighbours.
@@ -175,6 +175,6 @@ def nearest_multiple(size: tuple[int, int], multiple: int = 14) -> tuple[int, in
     """
     height, width = size
     if min(height, width, multiple) < 1:
-        raise ValueError(f"picture size {height} x {width} (H x W), multiple {multiple}: expected at least 1")
+        raise ValueError(f"image size {height} x {width} (H x W), multiple {multiple}: expected at least 1")
     height, width = (max(1, (side + multiple // 2) // multiple) * multiple for side in (height, width))
     return height, width

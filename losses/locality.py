@@ -26,7 +26,7 @@ def locality_constrained_loss(
         g(x, y) = exp(-||x - y||^2 / 2) = exp(s(x, y) - 1)
 
     As dg = exp(s - 1) ds, a change of similarity counts exp(2 (s - 1)) times what it does in equation 11: fully for
-    pictures that look the same, 0.14 times for unrelated ones (s = 0). That is the locality.
+    images that look the same, 0.14 times for unrelated ones (s = 0). That is the locality.
 
     Arguments, errors, and what happens without pairs and to NaN: as in `similarity_constrained_loss`.
     """

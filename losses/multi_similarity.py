@@ -21,7 +21,7 @@ class Pairs(NamedTuple):
         return self.positive.nonzero().T, self.negative.nonzero().T
 
     def check(self, n: int) -> None:
-        """ValueError unless these are pairs of n pictures."""
+        """ValueError unless these are pairs of n images."""
         for mask in self:
             if mask.shape != (n, n):
                 raise ValueError(f"pairs have a mask of shape {tuple(mask.shape)}; expected ({n}, {n}), one row each")
@@ -62,7 +62,7 @@ def mine_pairs(descriptors: Tensor, labels: Tensor, *, epsilon: float = 0.1) -> 
     positive (q, p) when S_qp - epsilon < max over negatives of S_qk. An anchor without positives or without
     negatives keeps no pair.
 
-    Args: descriptors (n, d), of any norm; labels (n,), the place of each picture, integers.
+    Args: descriptors (n, d), of any norm; labels (n,), the place of each image, integers.
     Raises ValueError for a wrong shape. Descriptors that are not finite raise nothing: comparisons with NaN are
     false, so pairs are missing, but the losses of such descriptors are NaN whatever the pairs.
     """

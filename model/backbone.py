@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from .block import AdaptedBlock, Block, run_block
 
 PATCH = 14  # pixels
-# A block runs over so many pictures at a time: its hidden layer, four times as wide as the tokens, would be the largest
+# A block runs over so many images at a time: its hidden layer, four times as wide as the tokens, would be the largest
 # tensor of a training step.
 PICTURES_AT_ONCE = 64
-PRETRAINING_GRID = 37  # patches a side: 518-pixel pictures
+PRETRAINING_GRID = 37  # patches a side: 518-pixel images
 # The official position table is resized by scale factors (size + 0.1) / 37, which shifts the sampling step a little;
 # the models with registers, which came later, resize theirs to the size itself, and antialiased.
 POSITION_OFFSET = 0.1
@@ -92,12 +92,12 @@ class DinoV2(nn.Module):
 
     @staticmethod
     def grid(images: Tensor) -> tuple[int, int]:
-        """Patches (rows, columns) of (B, 3, H, W) pictures; ValueError unless both sides are multiples of 14."""
+        """Patches (rows, columns) of (B, 3, H, W) images; ValueError unless both sides are multiples of 14."""
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"pictures must be (B, 3, H, W), got {tuple(images.shape)}")
+            raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
         height, width = images.shape[2:]
         if height < PATCH or width < PATCH or height % PATCH or width % PATCH:
-            raise ValueError(f"picture size {height} x {width} must be multiples of {PATCH} (rows x columns); "
+            raise ValueError(f"image size {height} x {width} must be multiples of {PATCH} (rows x columns); "
                              "datasets.transforms.nearest_multiple gives the nearest")
         return height // PATCH, width // PATCH
 

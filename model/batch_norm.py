@@ -1,4 +1,4 @@
-"""BatchNorm whose batch is that of all processes: what one process would compute on the pictures of them all."""
+"""BatchNorm whose batch is that of all processes: what one process would compute on the images of them all."""
 
 import torch
 from torch import Tensor, distributed, nn
@@ -30,7 +30,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """torch's BatchNorm2d on one process; on several, the statistics are those of all their pictures.
+    """torch's BatchNorm2d on one process; on several, the statistics are those of all their images.
 
     torch's own SyncBatchNorm needs a GPU. Here a channel's count, sum and sum of squares travel in one all-reduce,
     in float64, so that the variance can be told from them whatever the mean. Processes may hold unequal shares.

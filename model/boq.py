@@ -22,7 +22,7 @@ class QueryLayer(nn.Module):
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, 384) -> the refined patches (B, N, 384), the queries' answers (B, 64, 384)."""
         patches = self.encoder(patches)
-        # What the queries say to one another depends on no picture: it is computed once for the whole batch.
+        # What the queries say to one another depends on no image: it is computed once for the whole batch.
         queries = self.queries
         queries = self.norm_q(queries + self.self_attn(queries, queries, queries, need_weights=False)[0])
         queries = queries.expand(len(patches), -1, -1)

@@ -213,7 +213,7 @@ def published_state_dict(model: SelaVPRpp) -> dict[str, Tensor]:
 def fingerprint(model: SelaVPRpp) -> str:
     """sha256 over (name, shape, dtype, bytes) of the published state dict in sorted order, as hexadecimal digits.
 
-    Two models describe pictures alike if it is equal, whatever file they came from.
+    Two models describe images alike if it is equal, whatever file they came from.
     """
     digest = hashlib.sha256()
     for key, value in sorted(published_state_dict(model).items()):

@@ -31,9 +31,9 @@ def economical_step(adapter: nn.Module, state: Tensor, tokens: Tensor, grid: tup
 
 
 def keep_input_only(function: Callable[[Tensor], Tensor], tokens: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """`function(tokens)`, computed again for the gradient, some pictures at a time; (B, T, C) -> (B, ...).
+    """`function(tokens)`, computed again for the gradient, some images at a time; (B, T, C) -> (B, ...).
 
-    For functions of each picture alone, hence without BatchNorm, and without random draws. `parameters` are all those
+    For functions of each image alone, hence without BatchNorm, and without random draws. `parameters` are all those
     that it uses and that take part in training.
     """
     return _Recomputed.apply(function, tokens, *(p for p in parameters if p.requires_grad))
@@ -213,7 +213,7 @@ def _normalise_backward(adapter: nn.Module, names: tuple[str, ...], gradient: Te
     g, weights, biases = aten.native_batch_norm_backward(
         _as_maps(gradient), _as_maps(x), weight, mean, variance, mean, scale, alone, eps, [True, True, True])
     g = _rows(g)
-    if not alone:  # the batch's mean and variance depend on every process's pictures
+    if not alone:  # the batch's mean and variance depend on every process's images
         count = sum_over_processes(weights.new_full((1,), len(x)))
         shared = sum_over_processes(torch.stack([weights, biases])) / count
         unit = (x - mean) * scale
@@ -230,7 +230,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _as_maps(x: Tensor) -> Tensor:
-    """(M, C) as one picture (1, C, M, 1), channels last, whose BatchNorm kernels are the fast ones; a view."""
+    """(M, C) as one image (1, C, M, 1), channels last, whose BatchNorm kernels are the fast ones; a view."""
     return x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
 
 

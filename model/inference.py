@@ -1,4 +1,4 @@
-"""Describing pictures at the speed of the machine: the model's own functions, arranged for that alone.
+"""Describing images at the speed of the machine: the model's own functions, arranged for that alone.
 
 A copy of the model's modules in which a few are replaced by faster equals. In fp32 it shares the model's weights; in
 another type it holds rounded ones. The readable modules say what is computed and are the oracle of this file.
@@ -22,7 +22,7 @@ from .salad import SaladHead
 
 mkldnn = torch.ops.mkldnn
 
-# On a processor so many pictures for each of its threads go through the whole model at a time: enough to fill the
+# On a processor so many images for each of its threads go through the whole model at a time: enough to fill the
 # products, and what a block computes of them still fits into the cache.
 PICTURES_A_THREAD = 2
 ROUNDED_HEADS = (GeMHead, BoQHead, SaladHead)  # which take tokens of any type
@@ -30,7 +30,7 @@ ROUNDED_HEADS = (GeMHead, BoQHead, SaladHead)  # which take tokens of any type
 
 def fast_inference(model: SelaVPRpp, *, dtype: torch.dtype = torch.float32, compiled: bool = False,
                    ) -> Callable[..., Descriptors]:
-    """A function (images, branches=None) of the same pictures, results and errors as `model.eval()(images, branches)`.
+    """A function (images, branches=None) of the same images, results and errors as `model.eval()(images, branches)`.
 
     images  (B, 3, H, W), fp32, ImageNet-normalised, on the model's device
     result  Descriptors, fp32, without gradient
@@ -46,7 +46,7 @@ def fast_inference(model: SelaVPRpp, *, dtype: torch.dtype = torch.float32, comp
         raise ValueError(f"fast_inference computes in torch.float32, bfloat16 or float16, not in {dtype}")
     fast = _copy(model, dtype, readable_blocks=compiled)
     backbone = fast.backbone
-    # The same grid comes again with every few pictures; sizes of their own come one after the other.
+    # The same grid comes again with every few images; sizes of their own come one after the other.
     backbone.position_embedding = functools.lru_cache(maxsize=4)(backbone.position_embedding)
     if compiled:
         backbone._run_block = torch.compile(run_block)
@@ -102,7 +102,7 @@ class ExactHead(nn.Module):
 class FastLinear(nn.Module):
     """A linear layer, and "relu" or "gelu" of it; (..., inputs) -> (..., outputs).
 
-    In fp32 on a processor it is a 1x1 convolution of one picture whose places are the tokens. The convolution is
+    In fp32 on a processor it is a 1x1 convolution of one image whose places are the tokens. The convolution is
     oneDNN's, which multiplies at the processor's full width; torch's fp32 product is MKL's, which runs at half of it on
     processors that are not Intel's. In bfloat16 both are oneDNN's, but it would sort the weights anew at every call,
     and leave the activation to another pass: where torch has the operators that its compiler uses against that, so does
@@ -146,7 +146,7 @@ class FastMLP(nn.Module):
 
 class FastAttention(nn.Module):
     """Attention; in half precision on a processor by plain operators, which there take half the time of torch's fused
-    kernel. One copy puts each head's rows together, and the scores of one picture at a time stay in the cache."""
+    kernel. One copy puts each head's rows together, and the scores of one image at a time stay in the cache."""
 
     def __init__(self, attention: Attention):
         super().__init__()

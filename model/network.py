@@ -17,7 +17,7 @@ from .names import to_own_names
 
 
 class Descriptors(NamedTuple):
-    """What the model says of a batch of pictures; a field is None where its branch was not asked for. All fp32.
+    """What the model says of a batch of images; a field is None where its branch was not asked for. All fp32.
 
     relaxed   (B, bits)  the binary branch before its sign, unit length
     binary    (B, bits)  its sign, -1 or +1
@@ -88,7 +88,7 @@ class SelaVPRpp(nn.Module):
         return self
 
     def forward(self, images: Tensor, branches: Sequence[str] | None = None) -> Descriptors:
-        """Describes pictures (B, 3, H, W), ImageNet-normalised, H and W multiples of 14.
+        """Describes images (B, 3, H, W), ImageNet-normalised, H and W multiples of 14.
 
         `branches` names those to compute, by default all that exist; they share one pass of the backbone.
         """

@@ -12,7 +12,7 @@ class PublishedInterface(SelaVPRpp):
     """
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
-        """Pictures (B, 3, H, W) -> by the branches of this model, all fp32 and in the published order:
+        """Images (B, 3, H, W) -> by the branches of this model, all fp32 and in the published order:
 
         float   float descriptor (B, D), unit length
         binary  relaxed code (B, bits), unit length, and its sign (B, bits) of -1/+1

@@ -59,7 +59,7 @@ class SaladHead(nn.Module):
         count = grid[0] * grid[1]
         if count <= CLUSTERS:
             raise ValueError(f"SALAD needs more than {CLUSTERS} patches, got {count} ({grid[0]} x {grid[1]}); "
-                             "use pictures larger than 112 x 112")
+                             "use images larger than 112 x 112")
         maps = tokens[:, tokens.shape[1] - count:].transpose(1, 2).unflatten(2, grid)
         token = F.normalize(self.token(tokens[:, 0]).float(), dim=-1)
         scores, features = self.scores(maps).flatten(2), self.features(maps).flatten(2)

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 import torch
-from pictures import write_all
+from images import write_all
 from scripts import RANDOM, run_folder, training_options
 
 import train
@@ -20,7 +20,7 @@ def impatient_loaders():
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """The small sets of pictures.py; shared, so never written to."""
+    """The small sets of images.py; shared, so never written to."""
     return write_all(tmp_path_factory.mktemp("data"))
 
 

@@ -11,7 +11,7 @@ from utils.index import ModelIdentity, TwoStageIndex
 
 
 class Rows(NamedTuple):
-    """Of all pictures, database first, then queries; None: that branch is not there."""
+    """Of all images, database first, then queries; None: that branch is not there."""
 
     codes: np.ndarray | None
     floating: np.ndarray | None

@@ -1,4 +1,4 @@
-"""Deterministic weights and pictures that depend on names, shapes and seeds only.
+"""Deterministic weights and images that depend on names, shapes and seeds only.
 
 The golden values in tests/data were recorded from the published code with the reference's filler, which is not ours:
 the rules of `values` and `image` are that filler's (reference/fill.py), and must not change.
@@ -66,22 +66,22 @@ def _upsample(grid: np.ndarray, height: int, width: int) -> np.ndarray:
 def image(seed: int, height: int, width: int) -> torch.Tensor:
     """(3, H, W) float32, about the range of a normalised photograph: a tint, waves, blocks and a texture."""
     random = _generator(f"image:{seed}")
-    picture = 0.8 * random.standard_normal((3, 1, 1)) * np.ones((3, height, width))
-    picture = picture + 1.0 * _upsample(random.standard_normal((3, 4, 4)), height, width)
-    picture = picture + 0.35 * _upsample(random.standard_normal((3, 24, 24)), height, width)
+    values = 0.8 * random.standard_normal((3, 1, 1)) * np.ones((3, height, width))
+    values = values + 1.0 * _upsample(random.standard_normal((3, 4, 4)), height, width)
+    values = values + 0.35 * _upsample(random.standard_normal((3, 24, 24)), height, width)
     for _ in range(12):
         cy, cx, sy, sx = random.random(4)
         top, left = int(cy * 0.9 * height), int(cx * 0.9 * width)
         bottom = min(height, top + 2 + int((0.05 + 0.3 * sy) * height))
         right = min(width, left + 2 + int((0.05 + 0.3 * sx) * width))
-        block = picture[:, top:bottom, left:right] * 0.3
-        picture[:, top:bottom, left:right] = block + random.standard_normal((3, 1, 1))
+        block = values[:, top:bottom, left:right] * 0.3
+        values[:, top:bottom, left:right] = block + random.standard_normal((3, 1, 1))
     ty, tx = int(3 + 8 * random.random()), int(3 + 8 * random.random())
     rows, columns = np.arange(height)[:, None] // ty % 2, np.arange(width)[None, :] // tx % 2
-    picture = picture + 0.4 * random.standard_normal((3, 1, 1)) * (rows ^ columns)[None]
-    return torch.from_numpy(np.clip(picture, -2.2, 2.7).astype(np.float32))
+    values = values + 0.4 * random.standard_normal((3, 1, 1)) * (rows ^ columns)[None]
+    return torch.from_numpy(np.clip(values, -2.2, 2.7).astype(np.float32))
 
 
 def batch(seeds, height: int, width: int) -> torch.Tensor:
-    """(n, 3, H, W), one picture a seed."""
+    """(n, 3, H, W), one image a seed."""
     return torch.stack([image(seed, height, width) for seed in seeds])

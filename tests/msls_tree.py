@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import utm
-from pictures import picture
+from images import image
 
 ZONES = {"cph": 33, "sf": 10}
 EAST, NORTH, LETTER = 346000.0, 6171000.0, "U"  # of the point that offsets count from
@@ -90,7 +90,7 @@ def as_csv(rows: list[dict[str, object]], *, newline: str = "\n") -> str:
 
 
 def write_city(city: Path, frames: dict[str, list[Frame]], zone: int, *, only: tuple[str, ...] = (),
-               pictures: bool = True) -> None:  # fmt: skip
+               images: bool = True) -> None:  # fmt: skip
     """<city>/{query,database} as downloaded; `only`: the names of tables to write, all by default."""
     for side, of_side in frames.items():
         folder = city / side
@@ -98,7 +98,7 @@ def write_city(city: Path, frames: dict[str, list[Frame]], zone: int, *, only: t
         for name, rows in tables(of_side, zone).items():
             if not only or name in only:
                 (folder / f"{name}.csv").write_text(as_csv(rows), newline="")
-        for frame in of_side if pictures else ():
+        for frame in of_side if images else ():
             _save(frame, folder / "images" / f"{frame.key}.jpg", shot=side == "query")
 
 
@@ -128,7 +128,7 @@ def write_renamed(folder: Path, *, heading: bool = True) -> Path:
 
 
 def write_test(root: Path, **options) -> Path:
-    """<root>/test with two queries and three database pictures a city; by metres, `<city>-q` has one right answer."""
+    """<root>/test with two queries and three database images a city; by metres, `<city>-q` has one right answer."""
     for zone, city in enumerate(TEST_CITIES, 20):
         database = [Frame(f"{city}-d", 0, 0), Frame(f"{city}-e", 500, 0), Frame(f"{city}-f", 1, 0, flagged=False)]
         queries = [Frame(f"{city}-q", 3, 4), Frame(f"{city}-lost", 9000, 0)]
@@ -143,5 +143,5 @@ def _save(frame: Frame, path: Path, *, shot: bool) -> None:
 @functools.cache
 def _jpeg(place: int, shot: int) -> bytes:
     file = io.BytesIO()
-    picture(place, shot).save(file, "JPEG")
+    image(place, shot).save(file, "JPEG")
     return file.getvalue()

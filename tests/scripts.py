@@ -1,4 +1,4 @@
-"""Running the scripts' main inside the test process, on the small sets of pictures.py."""
+"""Running the scripts' main inside the test process, on the small sets of images.py."""
 
 import contextlib
 import io

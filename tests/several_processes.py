@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from pictures import SIDE
+from images import SIDE
 from torch import Tensor, nn
 
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
@@ -28,7 +28,7 @@ def own_rows(places: int) -> slice:
 
 
 def batch(places: int) -> tuple[Tensor, Tensor]:
-    """The whole batch: pictures of a place are alike, but not so much that no pair is mined, nor all are."""
+    """The whole batch: images of a place are alike, but not so much that no pair is mined, nor all are."""
     random = torch.Generator().manual_seed(places)
     texture = torch.randn(places, 1, 3, 7, 7, generator=random)
     texture = texture.repeat_interleave(SIDE // 7, 3).repeat_interleave(SIDE // 7, 4)
@@ -147,7 +147,7 @@ def separate_disks(folder: Path, data: Path) -> dict | None:
     if found.database is None:
         return None
     found.database.verify()
-    assert found.cost["pictures"] == len(dataset)
+    assert found.cost["images"] == len(dataset)
     rows = [index.rows(range(len(index))) for index in (found.database, found.queries)]
     return {f"{side} {kind}": torch.from_numpy(row) for side, pair in zip(("database", "queries"), rows, strict=True)
             for kind, row in zip(("codes", "floats"), pair, strict=True)}

@@ -79,7 +79,7 @@ def test_without_labels_and_coordinates(tmp_path):
 
 
 def test_where_a_query_may_be(tmp_path):
-    """What unlabelled queries are for: places of the database pictures that were found."""
+    """What unlabelled queries are for: places of the database images that were found."""
     rows, tree = written(tmp_path, listing(positives=None, query_utm=None), IDS, BITS, k=1)
     assert rows[1][4:] == ["", "", "548040.00", "5000000.00", "", "unlabelled"]
     assert tree["queries"][0]["answers"][0]["east"] == 548040
@@ -117,7 +117,7 @@ def test_names_that_are_no_utf_8(tmp_path):
     ({"ids": IDS[:1]}, r"ids are int64 \(1, 3\); expected integers \(2, 1 or more\)"),
     ({"ids": IDS.astype(float)}, "ids are float64"), ({"ids": IDS[:, :0]}, r"ids are int64 \(2, 0\)"),
     ({"ids": IDS[0]}, r"\(3,\)"),
-    ({"ids": IDS - 1}, "ids range from -1 to 1; expected indices of the 3 database pictures"),
+    ({"ids": IDS - 1}, "ids range from -1 to 1; expected indices of the 3 database images"),
     ({"ids": IDS + 1}, "ids range from 1 to 3"),
     ({"distances": BITS[:1]}, r"distances have shape \(1, 3\), ids \(2, 3\)"),
     ({"distances": np.zeros((2, 4))}, r"distances have shape \(2, 4\)"),

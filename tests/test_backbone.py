@@ -57,7 +57,7 @@ def gradients(backbone: DinoV2, images: torch.Tensor) -> dict[str, torch.Tensor]
 
 @pytest.fixture
 def small_table(monkeypatch):
-    """A table of 3 x 3 positions: that of pictures of 42 x 42 pixels."""
+    """A table of 3 x 3 positions: that of images of 42 x 42 pixels."""
     monkeypatch.setattr("model.backbone.PRETRAINING_GRID", 3)
 
 
@@ -296,7 +296,7 @@ def test_a_vanilla_adapter_treats_every_token_for_itself():
     tokens = torch.randn(2, 7, 32)
     expected = torch.stack([torch.stack([
         (adapter.down.weight @ token + adapter.down.bias).clamp(min=0) @ adapter.up.weight.T + adapter.up.bias
-        for token in picture]) for picture in tokens])
+        for token in image]) for image in tokens])
     assert (adapter(tokens) - expected).abs().max() < 1e-5
     assert torch.equal(adapter(tokens, (2, 3)), adapter(tokens))
     down = adapter.down.weight.detach().clone()
@@ -413,7 +413,7 @@ def test_the_consumers_modes_are_untouched(tuning):
         assert saved_by_level(backbone, images) == [0] * 4
 
 
-def test_pictures_in_parts_give_the_same_gradients(monkeypatch):
+def test_images_in_parts_give_the_same_gradients(monkeypatch):
     backbone, images = for_tuning("full", **KINDS["giant-registers"]), batch(range(5), 28, 42)
     expected = gradients(backbone, images)
     seen = []

@@ -8,8 +8,8 @@ from utils.baselines import BASELINES, colour_descriptors, grey_descriptors, hog
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Three pictures with structure and noise, of different shapes, written without loss."""
+def images(tmp_path):
+    """Three images with structure and noise, of different shapes, written without loss."""
     rng = np.random.default_rng(0)
     paths = []
     for index, (height, width) in enumerate([(60, 90), (128, 128), (150, 140)]):
@@ -49,13 +49,13 @@ def naive_hog(path):
     return unit(blocks)
 
 
-def test_hog_equals_naive_loops(pictures):
-    found = hog_descriptors(pictures[:2])
-    np.testing.assert_allclose(found, [naive_hog(path) for path in pictures[:2]], atol=1e-6)
+def test_hog_equals_naive_loops(images):
+    found = hog_descriptors(images[:2])
+    np.testing.assert_allclose(found, [naive_hog(path) for path in images[:2]], atol=1e-6)
 
 
-def test_colour_histogram_equals_naive_counts(pictures):
-    for path, found in zip(pictures, colour_descriptors(pictures), strict=True):
+def test_colour_histogram_equals_naive_counts(images):
+    for path, found in zip(images, colour_descriptors(images), strict=True):
         thumbnail, counts = Image.open(path).resize((32, 32), Image.BILINEAR), [0] * 512
         for y in range(32):
             for x in range(32):
@@ -64,8 +64,8 @@ def test_colour_histogram_equals_naive_counts(pictures):
         np.testing.assert_allclose(found, unit(counts), atol=1e-6)
 
 
-def test_grey_equals_naive_values(pictures):
-    for path, found in zip(pictures, grey_descriptors(pictures), strict=True):
+def test_grey_equals_naive_values(images):
+    for path, found in zip(images, grey_descriptors(images), strict=True):
         thumbnail = Image.open(path).convert("L").resize((32, 32), Image.BILINEAR)
         values = [thumbnail.getpixel((x, y)) for y in range(32) for x in range(32)]
         mean = sum(values) / 1024
@@ -73,22 +73,22 @@ def test_grey_equals_naive_values(pictures):
 
 
 @pytest.mark.parametrize(("name", "size"), [("raw grey 32x32", 1024), ("mean-colour histogram", 512), ("HOG", 1764)])
-def test_every_baseline_gives_unit_float32_rows(pictures, name, size):
-    found = BASELINES[name](iter(pictures))  # any iterable
+def test_every_baseline_gives_unit_float32_rows(images, name, size):
+    found = BASELINES[name](iter(images))  # any iterable
     assert found.shape == (3, size) and found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("describe", BASELINES.values(), ids=BASELINES)
-def test_a_picture_of_one_colour_stays_finite(tmp_path, describe):
+def test_an_image_of_one_colour_stays_finite(tmp_path, describe):
     Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "flat.png")
     assert np.isfinite(describe([tmp_path / "flat.png"])).all()
 
 
 @pytest.mark.parametrize("describe", BASELINES.values(), ids=BASELINES)
-def test_no_picture_and_a_broken_one_are_named(tmp_path, describe):
-    with pytest.raises(ValueError, match="no picture"):
+def test_no_image_and_a_broken_one_are_named(tmp_path, describe):
+    with pytest.raises(ValueError, match="no image"):
         describe([])
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.jpg"):
         describe([tmp_path / "broken.jpg"])

@@ -11,7 +11,7 @@ from datasets import BenchmarkDataset, evaluation_transform, read_folder
 TRANSFORM = evaluation_transform((14, 28))
 
 
-def add_picture(folder, name, colour=(10, 200, 30)):
+def add_image(folder, name, colour=(10, 200, 30)):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 10), colour).save(path)
@@ -24,10 +24,10 @@ def utm_name(east, north, tail="@.jpg"):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """One database and one query picture; returns (datasets folder, split folder)."""
+    """One database and one query image; returns (datasets folder, split folder)."""
     split = tmp_path / "pitts30k" / "images" / "test"
-    add_picture(split / "database", utm_name(500000, 4000000))
-    add_picture(split / "queries", utm_name(500010, 4000000))
+    add_image(split / "database", utm_name(500000, 4000000))
+    add_image(split / "queries", utm_name(500010, 4000000))
     return tmp_path, split
 
 
@@ -35,7 +35,7 @@ def read(folder, **options):
     return read_folder(folder, "pitts30k", split="test", **options)
 
 
-def pictures(folder):
+def images(folder):
     return BenchmarkDataset(read(folder), transform=TRANSFORM)
 
 
@@ -43,7 +43,7 @@ def contents(folder):
     return {(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
-# 7 pictures: scikit-learn's own choice would be brute force; 200: a tree of several leaves.
+# 7 images: scikit-learn's own choice would be brute force; 200: a tree of several leaves.
 @pytest.mark.parametrize("n_database", [7, 200])
 @pytest.mark.parametrize("threshold", [25.0, 10.0, 0.0])
 def test_positives_are_those_of_naive_loops(tmp_path, n_database, threshold):
@@ -60,7 +60,7 @@ def test_positives_are_those_of_naive_loops(tmp_path, n_database, threshold):
     split = tmp_path / "pitts30k" / "images" / "test"
     for folder, points in (("database", database), ("queries", queries)):
         for point in points:
-            add_picture(split / folder, utm_name(*point))
+            add_image(split / folder, utm_name(*point))
 
     data = read(tmp_path, threshold_m=threshold)
 
@@ -80,26 +80,26 @@ def test_positives_are_those_of_naive_loops(tmp_path, n_database, threshold):
 
 def test_items_are_database_then_queries(tiny):
     folder, split = tiny
-    add_picture(split / "database", utm_name(500001, 4000000), (255, 0, 0))
-    data = pictures(folder)
+    add_image(split / "database", utm_name(500001, 4000000), (255, 0, 0))
+    data = images(folder)
     assert (len(data), data.n_database, data.n_queries) == (3, 2, 1)
     for i, path in enumerate([*data.listing.database_paths, *data.listing.query_paths]):
         image, index = data[i]
-        with Image.open(path) as picture:
-            assert index == i and image.equal(TRANSFORM(picture))
+        with Image.open(path) as opened:
+            assert index == i and image.equal(TRANSFORM(opened))
     assert image.shape == (3, 14, 28)
     for outside in (3, -1):
         with pytest.raises(IndexError):
             data[outside]
 
 
-def test_pictures_are_found_recursively_in_every_format_and_sorted(tmp_path):
+def test_images_are_found_recursively_in_every_format_and_sorted(tmp_path):
     split = tmp_path / "pitts30k" / "images" / "test"
     names = ["b/" + utm_name(1, 2, "@.JPG"), "a/c/" + utm_name(5, 6, "@x@.jpeg"), utm_name(3, 4, ".PnG")]
     for name in names:
-        add_picture(split / "database", name)
-    (split / "database" / "notes.txt").write_text("no picture")
-    add_picture(split / "queries", utm_name(1, 2))
+        add_image(split / "database", name)
+    (split / "database" / "notes.txt").write_text("no image")
+    add_image(split / "queries", utm_name(1, 2))
     data = read(tmp_path)
     assert [path.relative_to(split / "database").as_posix() for path in data.database_paths] == sorted(names)
     expected = {names[0]: [1, 2], names[1]: [5, 6], names[2]: [3, 4]}
@@ -108,7 +108,7 @@ def test_pictures_are_found_recursively_in_every_format_and_sorted(tmp_path):
 
 def test_linked_folders_are_followed(tiny):
     folder, split = tiny
-    add_picture(folder / "elsewhere", utm_name(7, 8))
+    add_image(folder / "elsewhere", utm_name(7, 8))
     (split / "database" / "more").symlink_to(folder / "elsewhere", target_is_directory=True)
     assert read(folder).n_database == 2
 
@@ -116,8 +116,8 @@ def test_linked_folders_are_followed(tiny):
 def test_at_signs_in_folder_names_do_not_matter(tmp_path):
     folder = tmp_path / "me@lab@7@" / "sets"
     split = folder / "pitts30k" / "images" / "test"
-    add_picture(split / "database" / "@9@9@", utm_name(500000.25, 4000000))
-    add_picture(split / "queries", utm_name(500010, 4000000))
+    add_image(split / "database" / "@9@9@", utm_name(500000.25, 4000000))
+    add_image(split / "queries", utm_name(500010, 4000000))
     data = read(folder)
     assert data.database_utm.tolist() == [[500000.25, 4000000]]
     assert data.positives[0].tolist() == [0]
@@ -126,7 +126,7 @@ def test_at_signs_in_folder_names_do_not_matter(tmp_path):
 def test_nothing_is_written(tiny):
     folder, _ = tiny
     before = contents(folder)
-    data = pictures(folder)
+    data = images(folder)
     [data[i] for i in range(len(data))]
     assert contents(folder) == before
 
@@ -141,7 +141,7 @@ def test_toy_city_is_named(tiny):
 @pytest.mark.parametrize("bad", ["house.jpg", "@500000.00@.jpg", "@500000.00@north@.jpg", "@nan@0@.jpg"])
 def test_a_name_without_coordinates_is_shown(tiny, bad):
     folder, split = tiny
-    path = add_picture(split / "queries", bad)
+    path = add_image(split / "queries", bad)
     with pytest.raises(ValueError) as error:
         read(folder)
     assert str(path) in str(error.value) and "@<utm_east>@<utm_north>@" in str(error.value)
@@ -151,7 +151,7 @@ def test_a_name_without_coordinates_is_shown(tiny, bad):
 def test_more_names_without_coordinates_are_counted(tiny):
     folder, split = tiny
     for i in range(4):
-        add_picture(split / "database", f"house{i}.jpg")
+        add_image(split / "database", f"house{i}.jpg")
     with pytest.raises(ValueError, match=r"house0\.jpg.*and 3 more"):
         read(folder)
 
@@ -175,15 +175,15 @@ def test_an_empty_folder_is_an_error(tiny, empty):
     folder, split = tiny
     for path in (split / empty).iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{empty}: no picture in it; expected <datasets_folder>"):
+    with pytest.raises(FileNotFoundError, match=f"{empty}: no image in it; expected <datasets_folder>"):
         read(folder)
 
 
-def test_a_corrupt_picture_is_named_when_read(tiny):
+def test_a_corrupt_image_is_named_when_read(tiny):
     folder, split = tiny
     path = split / "queries" / utm_name(1, 1)
-    path.write_bytes(b"\xff\xd8 no picture")
-    data = pictures(folder)
+    path.write_bytes(b"\xff\xd8 no image")
+    data = images(folder)
     with pytest.raises(ValueError) as error:
         data[data.n_database + data.listing.query_paths.index(path)]
     assert str(path) in str(error.value)

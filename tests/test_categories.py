@@ -1,4 +1,4 @@
-"""The division into categories against published values and exact numbers; metres from degrees; listing pictures."""
+"""The division into categories against published values and exact numbers; metres from degrees; listing images."""
 
 import json
 import math
@@ -18,9 +18,9 @@ import utm
 from datasets.geo import to_utm, zone_letters, zone_numbers
 from datasets.prepare.build import plan
 from datasets.prepare.categories import Rule, class_ids, divide, group_ids
-from datasets.prepare.names import Pictures
+from datasets.prepare.names import Images
 from datasets.prepare.sources import SOURCES
-from datasets.scan import list_pictures
+from datasets.scan import list_images
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = json.loads((DATA / "golden_places.json").read_text())["summary"]
@@ -55,15 +55,15 @@ def test_golden_classes_and_groups(tag, golden):
 
 @pytest.mark.parametrize("least", [4, 10])
 @pytest.mark.parametrize("tag", RULES)
-def test_golden_pictures_of_each_group_and_class(tag, least, golden, golden_names):
+def test_golden_images_of_each_group_and_class(tag, least, golden, golden_names):
     names, order = golden_names
     rule = Rule(**{**vars(RULES[tag]), "min_images": least, "groups": 0})
-    planned = plan(Pictures(name="X", folder=Path(), paths=[names[i] for i in order]), rule, numbered=True)
+    planned = plan(Images(name="X", folder=Path(), paths=[names[i] for i in order]), rule, numbered=True)
     division, expected = planned.division, GOLDEN[f"{tag}.min{least}"]
     assert division.groups.tolist() == expected["group_order"]
     assert (division.classes, division.used_classes) == (expected["classes_before"], expected["classes_kept"])
     found, wanted = {}, {}
-    for group, place, row in zip(division.group, division.place, division.picture, strict=True):
+    for group, place, row in zip(division.group, division.place, division.image, strict=True):
         found.setdefault((int(group), int(place)), set()).add(order[row])
     for group, point in golden[f"{tag}.min{least}.rows"].reshape(-1, 2).tolist():
         wanted.setdefault((group, *golden[f"{tag}.class_id"][point].tolist()), set()).add(point)
@@ -76,7 +76,7 @@ def test_golden_pictures_of_each_group_and_class(tag, least, golden, golden_name
 
 def test_golden_tables_and_file_names(golden_names):
     names, order = golden_names
-    planned = plan(Pictures(name="Pitts30k", folder=Path(), paths=[names[i] for i in order]), RULES["pitts_msls"],
+    planned = plan(Images(name="Pitts30k", folder=Path(), paths=[names[i] for i in order]), RULES["pitts_msls"],
                    numbered=True)
     published, cities = GOLDEN["benchmark_py"], list(planned.cities())
     assert [len(city.targets) for city in cities] == published["files_per_city"]
@@ -95,7 +95,7 @@ def test_golden_tables_and_file_names(golden_names):
 
 
 def oracle(points, rule):
-    """Group -> place -> pictures by equation 17 as it stands, with exact numbers and in the order of appearance."""
+    """Group -> place -> images by equation 17 as it stands, with exact numbers and in the order of appearance."""
     classes = {}
     for i, point in enumerate(points):
         steps = (rule.M, rule.M, rule.alpha)
@@ -121,10 +121,10 @@ def test_division_agrees_with_loops_over_fractions(rule):
     expected = oracle(points, rule)
     division = divide(class_ids(*np.array(points).T, rule), rule)
     assert division.groups.tolist() == [list(group) for group in expected]
-    rows = zip(division.group.tolist(), division.place.tolist(), division.picture.tolist(), strict=True)
+    rows = zip(division.group.tolist(), division.place.tolist(), division.image.tolist(), strict=True)
     assert list(rows) == [(g, p, i) for g, places in enumerate(expected.values())
                           for p, members in enumerate(places) for i in members]
-    assert len(division.picture) + division.small_class_images == division.images == len(points)
+    assert len(division.image) + division.small_class_images == division.images == len(points)
 
 
 def test_headings_are_wrapped_on_request():
@@ -140,12 +140,12 @@ def test_only_some_groups_and_none():
     classes = np.repeat([[0, 0, 0], [15, 0, 0], [45, 0, 0], [30, 0, 0]], [2, 3, 2, 1], axis=0)
     division = divide(classes, Rule(M=15, alpha=60, N=3, L=2, groups=1, min_images=2))
     assert division.groups.tolist() == [[0, 0, 0]]
-    assert (division.place.tolist(), division.picture.tolist()) == ([0, 0, 1, 1], [0, 1, 5, 6])
+    assert (division.place.tolist(), division.image.tolist()) == ([0, 0, 1, 1], [0, 1, 5, 6])
     assert (division.unused_groups, division.unused_group_images) == (1, 3)
     assert (division.small_classes, division.small_class_images, division.used_classes) == (1, 1, 2)
     for empty in (classes[:0], classes[-1:]):
         division = divide(empty, Rule(M=15, alpha=60, N=3, L=2))
-        assert len(division.picture) == len(division.groups) == division.used_classes == 0
+        assert len(division.image) == len(division.groups) == division.used_classes == 0
 
 
 @pytest.mark.parametrize("field, value", [("M", 0), ("alpha", -1), ("N", 0), ("L", 0), ("min_images", 0),
@@ -184,20 +184,20 @@ def test_listing_agrees_with_pathlib(tmp_path):
     found = (Path(parent, file).relative_to(folder) for parent, _, files in os.walk(folder, followlinks=True)
              for file in files if file.lower().endswith((".jpg", ".jpeg", ".png")))
     expected = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
-    assert [os.fsdecode(name) for name in list_pictures(folder)] == expected and len(expected) == 9
+    assert [os.fsdecode(name) for name in list_images(folder)] == expected and len(expected) == 9
     (tmp_path / "empty").mkdir()
-    assert list_pictures(tmp_path / "empty") == []
+    assert list_images(tmp_path / "empty") == []
 
 
 def test_listing_refuses_what_is_no_folder_and_links_that_never_end(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        list_pictures(tmp_path / "nowhere")
+        list_images(tmp_path / "nowhere")
     touch(tmp_path / "set/a/file.jpg")
     with pytest.raises(NotADirectoryError, match="a file; expected a folder"):
-        list_pictures(tmp_path / "set/a/file.jpg")
+        list_images(tmp_path / "set/a/file.jpg")
     (tmp_path / "set/a/up").symlink_to(tmp_path / "set")
     with pytest.raises(ValueError, match="set/a/up: a link to .*/set, a folder above it; remove the link"):
-        list_pictures(tmp_path / "set")
+        list_images(tmp_path / "set")
 
 
 def test_listing_is_fast_and_small(tmp_path):
@@ -207,19 +207,19 @@ def test_listing_is_fast_and_small(tmp_path):
         folder = tmp_path / "set" / f"{i % 4}" / f"{i}"
         folder.mkdir(parents=True)
         if i % 40 == 0:
-            picture = tmp_path / f"{i}.jpg"  # hard links to it cost less than files; no file has 65000
-            picture.touch()
+            image = tmp_path / f"{i}.jpg"  # hard links to it cost less than files; no file has 65000
+            image.touch()
         for j in range(1000):
             name = f"@0543256.96@4178906.70@10@S@037.75634@-122.50895@dNsLNHzABCDEFGHIJKLMNOP@@{j}@@@@201311@@.jpg"
-            os.link(picture, folder / name)  # noqa: PTH140
+            os.link(image, folder / name)  # noqa: PTH140
     start = time.perf_counter()
-    names = list_pictures(tmp_path / "set")
+    names = list_images(tmp_path / "set")
     seconds = time.perf_counter() - start
     assert len(set(names)) == 160_000 and names == sorted(names)
     assert seconds < 3
     del names
     tracemalloc.start()
-    list_pictures(tmp_path / "set")
+    list_images(tmp_path / "set")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     shutil.rmtree(tmp_path / "set")  # pytest keeps what is left of three runs

@@ -252,7 +252,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, weights):
     legacy = write(weights, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False).read_bytes()
     for name, content in {
         "empty.pth": b"", "text.pth": b"a web page, perhaps\n" * 50, "html.pth": b"<!DOCTYPE html><html></html>",
-        "zeros.pth": bytes(4096), "picture.jpg": b"\xff\xd8\xff\xe0" + bytes(range(256)),
+        "zeros.pth": bytes(4096), "image.jpg": b"\xff\xd8\xff\xe0" + bytes(range(256)),
         "pickle.pth": pickle.dumps({"a": 1}, protocol=2), "zip.pth": b"PK\x05\x06" + bytes(18),
         **{f"cut{i}.pth": whole[: len(whole) * i // 8] for i in range(1, 8)}, "cut.pth": whole[:-1],
         **{f"cut-legacy{i}.pth": legacy[: len(legacy) * i // 8] for i in range(1, 8)}, "short.pth": legacy[:5000],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import write_benchmark, write_city
+from images import write_benchmark, write_city
 from scripts import RANDOM, error_of, evaluation_options, metrics, one_thread, run_folder, training_options
 
 import eval as eval_float  # `eval` is a builtin
@@ -258,26 +258,26 @@ def test_an_empty_database(float_run, fails, tmp_path):
     database = tmp_path / "sets" / "pitts30k" / "images" / "test" / "database"
     shutil.rmtree(database)
     database.mkdir()
-    assert f"{database}: no picture in it" in fails(
+    assert f"{database}: no image in it" in fails(
         "eval.py", *evaluation_options(tmp_path / "sets"), "--resume", float_run / "best_model.pth")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_picture_in_the_database(workers, float_run, fails, tmp_path):
+def test_a_corrupt_image_in_the_database(workers, float_run, fails, tmp_path):
     write_benchmark(tmp_path / "sets", "pitts30k", "test", database=3, queries=1, first_place=0)
     bad = sorted((tmp_path / "sets" / "pitts30k" / "images" / "test" / "database").iterdir())[1]
     bad.write_bytes(bad.read_bytes()[:200])
     message = fails("eval.py", *evaluation_options(tmp_path / "sets"), "--resume", float_run / "best_model.pth",
                     "--num_workers", workers)
-    assert message.startswith(f"{bad}: not a readable picture")
+    assert message.startswith(f"{bad}: not a readable image")
     assert message.endswith("replace the file")
 
 
-def test_a_corrupt_training_picture(data, fails, tmp_path):
+def test_a_corrupt_training_image(data, fails, tmp_path):
     write_city(tmp_path / "city", "Boston", places=1)
     bad = next((tmp_path / "city" / "Images" / "Boston").iterdir())
-    bad.write_bytes(b"not a picture")
-    assert f"{bad}: not a readable picture" in fails(
+    bad.write_bytes(b"not an image")
+    assert f"{bad}: not a readable image" in fails(
         "train.py", *training_options(data), *RANDOM, "--training_dataset", tmp_path / "city", "--cities", "Boston")
 
 
@@ -286,14 +286,14 @@ def test_cities(data, fails, tmp_path):
     folder = run_folder(train.main, *options, "--cities", "Boston", "Paris", "Lisbon", "Rome", cwd=tmp_path)
     log = (folder / "info.log").read_text()
     assert "training goes on without 2 absent cities: Paris Rome" in log
-    assert "7 places, 28 pictures, 2 cities" in log
+    assert "7 places, 28 images, 2 cities" in log
     by_default = options[:options.index("--cities")] + options[options.index("--val_datasets"):]
     folder = run_folder(train.main, *by_default, cwd=tmp_path)
     assert "without 21 absent cities: Bangkok BuenosAires" in (folder / "info.log").read_text()
     assert "none of the 1 requested cities (Atlantis, ...) is there" in fails(
         "train.py", *options, "--cities", "Atlantis")
     assert "each named once" in fails("train.py", *options, "--cities", "Boston", "Boston")
-    assert "none of the 3 places has images_per_place = 9 pictures" in fails(
+    assert "none of the 3 places has images_per_place = 9 images" in fails(
         "train.py", *options, "--cities", "Boston", "--images_per_place", "9")
 
 

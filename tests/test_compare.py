@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from descriptors import Rows, searchable
-from pictures import write_benchmark
+from images import write_benchmark
 from scipy.stats import binomtest
 from scripts import error_of, results
 
@@ -39,7 +39,7 @@ def write_run(folder: Path, correct: np.ndarray, *, said: dict | None = ON_MSLS,
 
 
 def first_right(*ranks: int | None, depth: int = 12) -> np.ndarray:
-    """(m, depth) bool: a query's only right picture stands at that rank, from 1; None: nowhere."""
+    """(m, depth) bool: a query's only right image stands at that rank, from 1; None: nowhere."""
     correct = np.zeros((len(ranks), depth), bool)
     for row, rank in zip(correct, ranks, strict=True):
         if rank:
@@ -158,7 +158,7 @@ def test_ranks_that_one_run_did_not_keep_are_left_out_and_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """Two runs as the scripts write them, two-stage and of one stage, over 130 pictures and 30 + 3 queries."""
+    """Two runs as the scripts write them, two-stage and of one stage, over 130 images and 30 + 3 queries."""
     folder = tmp_path_factory.mktemp("searched")
     write_benchmark(folder / "sets", "set", "test", database=130, queries=30, unanswerable=3, first_place=0)
     dataset = BenchmarkDataset(read_folder(folder / "sets", "set", split="test"),
@@ -200,7 +200,7 @@ def test_identical_runs(stage, searched):
             0, (0, 0), 0, 0, 1, "noise")
 
 
-def test_the_order_of_pictures_does_not_matter(searched, tmp_path):
+def test_the_order_of_images_does_not_matter(searched, tmp_path):
     with np.load(searched[1] / "predictions.npz") as file:
         arrays = dict(file)
     queries, database = (np.random.default_rng(0).permutation(n) for n in (33, 130))
@@ -303,17 +303,17 @@ def test_other_data_sets(change, said, good, tmp_path, capsys):
                        "expected two runs on one data set")
 
 
-def test_other_pictures(good, tmp_path, capsys):
+def test_other_images(good, tmp_path, capsys):
     more = write_run(tmp_path / "more", first_right(1, 2, None, 3, 4), said=None,
                      query_names=[f"queries/{i}.jpg" for i in (4, 2, 0, 1, 3)])
     expected = "lacks 2 of the other's, first 'queries/4.jpg'; expected two runs on one data set"
     assert refused(good, more, capsys=capsys) == (
-        f"{good}/predictions.npz has 3 query pictures, {more}/predictions.npz 5; {good}/predictions.npz {expected}")
+        f"{good}/predictions.npz has 3 query images, {more}/predictions.npz 5; {good}/predictions.npz {expected}")
     assert refused(more, good, capsys=capsys) == (
-        f"{more}/predictions.npz has 5 query pictures, {good}/predictions.npz 3; {good}/predictions.npz {expected}")
+        f"{more}/predictions.npz has 5 query images, {good}/predictions.npz 3; {good}/predictions.npz {expected}")
     other = write_run(tmp_path / "other", first_right(1, 2, None), database_names=["database/a.jpg", "database/c.jpg"])
     assert refused(good, other, capsys=capsys) == (
-        f"{good}/predictions.npz has 2 database pictures, {other}/predictions.npz 2; {other}/predictions.npz lacks 1 "
+        f"{good}/predictions.npz has 2 database images, {other}/predictions.npz 2; {other}/predictions.npz lacks 1 "
         "of the other's, first 'database/b.jpg'; expected two runs on one data set")
 
 

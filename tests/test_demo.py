@@ -15,7 +15,7 @@ def results(final, first=None, rerank=None):
         return None if values is None else dict(zip(("1", "5", "10"), values, strict=True))
 
     return {"recalls": {"final": recalls(final), "first_stage": recalls(first)},
-            "latency_ms": {"search": 0.25, "rerank": rerank}, "bytes_per_picture": {"binary": 64, "float": 2048}}
+            "latency_ms": {"search": 0.25, "rerank": rerank}, "bytes_per_image": {"binary": 64, "float": 2048}}
 
 
 def test_rows_of_the_three_searches():
@@ -39,7 +39,7 @@ def test_frames_tell_right_from_wrong(tmp_path):
     np.savez(tmp_path / "predictions.npz", final_ids=[[1, 0]], final_correct=[[False, True]],
              first_stage_correct=[[False, True]], query_names=["q0.png"], database_names=["d0.png", "d1.png"])
     sheet = demo.draw_retrievals(tmp_path / "predictions.npz", tmp_path, found=2)
-    # Frames are 4 pixels wide, outside the 168-pixel pictures, which start at 10, 200 and 378.
+    # Frames are 4 pixels wide, outside the 168-pixel images, which start at 10, 200 and 378.
     assert [sheet.getpixel((left - 2, 60)) for left in (10, 200, 378)] == [demo.PLAIN, demo.WRONG, demo.RIGHT]
     assert sheet.getpixel((300, 90)) == (10, 20, 30)
 

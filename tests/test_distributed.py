@@ -84,7 +84,7 @@ def test_gradients_and_statistics_stay_equal_to_the_last_bit(two):
 
 @pytest.mark.parametrize("case", several_processes.BATCH_NORMS)
 def test_batch_norm_over_two_processes(case, two):
-    """Against torch's own in float64 on all pictures at once; tolerances are those of the input's type."""
+    """Against torch's own in float64 on all images at once; tolerances are those of the input's type."""
     dtype, _, mean, spread = several_processes.BATCH_NORMS[case]
     with one_thread():
         expected = several_processes.batch_norm(
@@ -164,7 +164,7 @@ def test_an_evaluation_is_shared_out(two, data):
 # --- places are shared out without repeats or drops
 
 class Cities:
-    """Places of a PlaceDataset without pictures."""
+    """Places of a PlaceDataset without images."""
 
     def __init__(self, *sizes: int):
         starts = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
@@ -245,7 +245,7 @@ def test_train_in_two_processes_and_on_in_one(data, tmp_path):
     assert "Warning" not in done.stderr
     assert results(folder)["hardware"]["processes"] == 2
     record, = metrics(folder)
-    assert record["pictures_per_second"] * record["seconds"] == pytest.approx(7 * 4)
+    assert record["images_per_second"] * record["seconds"] == pytest.approx(7 * 4)
     again = run_folder(train.main, *options, "--resume", folder / "last_model.pth", "--epochs_num", 2, cwd=tmp_path)
     assert_alike(again, straight)
     assert "option " not in (again / "info.log").read_text().replace("option epochs_num was 1", "")
@@ -287,7 +287,7 @@ def main():
     distributed.start(torch.device("cpu"))
     start_log()
     if distributed.rank() == 1:
-        raise ValueError("a picture that process 1 alone has seen")
+        raise ValueError("an image that process 1 alone has seen")
     distributed.total(1)
 
 distributed.GRACE_S = 3
@@ -298,4 +298,4 @@ exit_with(main)
 def test_a_mistake_of_one_process_ends_all(tmp_path):
     (tmp_path / "mistake.py").write_text(MISTAKE)
     line, = errors(torchrun(tmp_path / "mistake.py", cwd=tmp_path))
-    assert line.endswith("process 1: error: a picture that process 1 alone has seen")
+    assert line.endswith("process 1: error: an image that process 1 alone has seen")

@@ -149,7 +149,7 @@ def test_the_sign_saves_nothing():
     assert saved_bytes(lambda: straight_through_sign(values), excluded=[]) == 0
 
 
-def test_many_pictures_run_in_parts_with_equal_results(tiny, monkeypatch):
+def test_many_images_run_in_parts_with_equal_results(tiny, monkeypatch):
     images = batch(range(5), 28, 42)
     _, whole = two_paths(tiny)
     _, parts = two_paths(tiny)

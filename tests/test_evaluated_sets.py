@@ -1,4 +1,4 @@
-"""What can be evaluated, by the scripts: protocols, lists, pictures of one's own; what they say and write of it."""
+"""What can be evaluated, by the scripts: protocols, lists, images of one's own; what they say and write of it."""
 
 import csv
 import json
@@ -45,11 +45,11 @@ def test_a_protocol_is_named_with_its_counts_rule_and_files(as_folder, data):
     assert found["benchmark"]["rule"] == "within 25 m"
     assert found["benchmark"]["files_sha256"] == listing.fingerprint()
     assert found["benchmark"]["warnings"] == [
-        "expected 10,000 database pictures (paper, Table I), found 8: not comparable with published figures",
+        "expected 10,000 database images (paper, Table I), found 8: not comparable with published figures",
         "expected 6,816 queries (paper, Table I), found 5: not comparable with published figures"]
     for warning in found["benchmark"]["warnings"]:
         assert f"pitts30k: {warning}" in log_of(as_folder)
-    assert (f"pitts30k: 8 database pictures, 5 queries, 1 of them without a right answer (within 25 m); "
+    assert (f"pitts30k: 8 database images, 5 queries, 1 of them without a right answer (within 25 m); "
             f"file list {listing.fingerprint()[:16]}") in log_of(as_folder)
 
 
@@ -142,14 +142,14 @@ def test_lists_give_the_recalls_of_the_folder(as_folder, data, rerank_run, tmp_p
     assert found["benchmark"]["rule"] == "listed"
 
 
-# --- pictures of one's own
+# --- images of one's own
 
 def test_two_folders_give_the_recalls_of_the_set(as_folder, data, rerank_run, tmp_path):
     folder = run_folder(eval_rerank.main, *own(data), "--resume", rerank_run / "best_model.pth", cwd=tmp_path)
     assert results(folder)["recalls"] == results(as_folder)["recalls"]
     with (folder / "answers.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 5 * 8  # ten answers are asked for, the database has eight pictures
+    assert len(rows) == 5 * 8  # ten answers are asked for, the database has eight images
     right_first = sum(row["answer"] == "right" for row in rows if row["rank"] == "1")
     assert 100 * right_first / 5 == pytest.approx(results(folder)["recalls"]["final"]["1"])
     tree = json.loads((folder / "answers.json").read_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from descriptors import Rows, describe, searchable
-from pictures import write_benchmark
+from images import write_benchmark
 from scripts import evaluation_options, metrics, one_thread, results, run_folder
 
 import eval as eval_float
@@ -36,7 +36,7 @@ def model(rerank_run):
 
 # --- describing
 
-def test_every_picture_gets_its_own_row(model, data, tmp_path):
+def test_every_image_gets_its_own_row(model, data, tmp_path):
     dataset = benchmark(data)
     with one_thread():
         both = describe(model.train(), dataset, tmp_path / "both", branches=("float", "binary"), batch_size=3)
@@ -61,7 +61,7 @@ N_DATABASE, N_QUERIES = 30, 12
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
-    """A set of 30 + 12 (2 unanswerable) pictures, and random descriptors that tie often in Hamming distance."""
+    """A set of 30 + 12 (2 unanswerable) images, and random descriptors that tie often in Hamming distance."""
     folder = tmp_path_factory.mktemp("made_up")
     write_benchmark(folder, "set", "test", database=N_DATABASE, queries=10, unanswerable=2, first_place=0)
     rng = np.random.default_rng(5)
@@ -101,13 +101,13 @@ def test_one_stage(mode, made_up, tmp_path):
     assert np.abs(found.final_distances - np.sort(naive, axis=1)).max() < 1e-4
     assert found.latency_ms["search"] > 0
     assert found.latency_ms["rerank"] is None
-    assert found.bytes_per_picture == {"binary": 2, "float": 24}
+    assert found.bytes_per_image == {"binary": 2, "float": 24}
     assert found.protocol == {"float": "flat L2", "hashing": "Hamming"}[mode]
 
 
 @pytest.mark.parametrize("rerank_num", [1, 7, 30, 100])
 def test_two_stages(rerank_num, made_up, tmp_path):
-    """Beyond rerank_num the Hamming order stays; fewer database pictures than that: all of them, and never -1."""
+    """Beyond rerank_num the Hamming order stays; fewer database images than that: all of them, and never -1."""
     dataset, described = made_up
     found = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode="rerank", recall_values=[1, 5],
                    rerank_num=rerank_num)
@@ -159,8 +159,8 @@ def assert_schema_1(written: dict) -> None:
         "schema": int, "dataset": str, "split": str, "protocol": str, "n_database": int, "n_queries": int,
         "n_queries_without_positives": int, "threshold_m": float, "recalls": two_stages,
         "recalls_answerable": two_stages, "latency_ms": {"search": float, "rerank": (float, None)},
-        "bytes_per_picture": {"binary": (int, None), "float": (int, None)},
-        "extraction": {"precision": str, "store": str, "rounding": ({}, None), "pictures": int, "waiting_share": float},
+        "bytes_per_image": {"binary": (int, None), "float": (int, None)},
+        "extraction": {"precision": str, "store": str, "rounding": ({}, None), "images": int, "waiting_share": float},
         "benchmark": {"protocol": (str, None), "rule": str, "files_sha256": str, "warnings": list}, "parts": {},
         "model": {"backbone": str, "pretrained": (bool, None), "checkpoint": str, "fingerprint": str,
                   "selected_by": (str, None)},
@@ -210,11 +210,11 @@ def test_results_of_the_three_scripts(data, float_run, rerank_run, tmp_path):
                 assert value == pytest.approx(0.8 * written["recalls_answerable"][stage][k])
     assert runs["float"]["recalls"]["first_stage"] is runs["hashing"]["recalls"]["first_stage"] is None
     assert runs["rerank"]["recalls"]["first_stage"] == runs["hashing"]["recalls"]["final"]
-    # Fewer than 100 database pictures: all are re-ranked, as flat L2 would, and the frozen branch is the float model.
+    # Fewer than 100 database images: all are re-ranked, as flat L2 would, and the frozen branch is the float model.
     assert runs["rerank"]["recalls"]["final"] == runs["float"]["recalls"]["final"]
-    assert runs["float"]["bytes_per_picture"] == {"binary": None, "float": 2048}
-    assert runs["hashing"]["bytes_per_picture"] == {"binary": 64, "float": None}
-    assert runs["rerank"]["bytes_per_picture"] == {"binary": 64, "float": 2048}
+    assert runs["float"]["bytes_per_image"] == {"binary": None, "float": 2048}
+    assert runs["hashing"]["bytes_per_image"] == {"binary": 64, "float": None}
+    assert runs["rerank"]["bytes_per_image"] == {"binary": 64, "float": 2048}
     assert tree(data) == before
 
 
@@ -222,7 +222,7 @@ def test_training_ends_with_the_evaluation_of_its_best_weights(data, float_run, 
     for main, run in ((eval_float.main, float_run), (eval_rerank.main, rerank_run)):
         assert_schema_1(results(run))
         alone = results(run_folder(main, *evaluation_options(data), "--resume", run / "best_model.pth", cwd=tmp_path))
-        for key in ("recalls", "recalls_answerable", "n_database", "n_queries", "bytes_per_picture", "protocol"):
+        for key in ("recalls", "recalls_answerable", "n_database", "n_queries", "bytes_per_image", "protocol"):
             assert alone[key] == results(run)[key], key
         assert alone["model"]["fingerprint"] == results(run)["model"]["fingerprint"]
         val = run_folder(main, *evaluation_options(data), "--resume", run / "last_model.pth", "--dataset_name", "msls",
@@ -297,7 +297,7 @@ def test_both_stages_are_printed(data, rerank_run, tmp_path):
     for words, stage in (("Hamming", "first_stage"), ("Hamming top 4, then L2", "final")):
         one, five = written[stage]["1"], written[stage]["5"]
         assert f"pitts30k (within 25 m), {words}: R@1: {one:.1f}, R@5: {five:.1f}\n" in log
-    assert "8 database pictures, 5 queries, 1 of them without a right answer (within 25 m)" in log
+    assert "8 database images, 5 queries, 1 of them without a right answer (within 25 m)" in log
 
 
 def test_a_wider_threshold(data, float_run, tmp_path):

@@ -118,7 +118,7 @@ def test_a_stopped_export_is_not_taken_for_a_complete_one_and_goes_on(tmp_path, 
     monkeypatch.setattr(index, "coordinates", stop)
     with pytest.raises(ValueError, match="cannot use .*copy: .*stopped here"):
         export(index, copy)
-    with pytest.raises(ValueError, match=r"copy is not complete: 300 rows of part 0/1 of 600 pictures of base gem"):
+    with pytest.raises(ValueError, match=r"copy is not complete: 300 rows of part 0/1 of 600 images of base gem"):
         Exported(copy)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="holds an export of something else"):
@@ -162,7 +162,7 @@ def test_candidates_of_several_parts_are_cut_at_the_depth_of_all_together():
 def test_command_line(tmp_path, capsys):
     build(tmp_path / "index", n=30)
     main([str(tmp_path / "index"), str(tmp_path / "copy"), "--part", "1/3"])
-    assert "complete; 10 pictures written in" in capsys.readouterr().out
+    assert "complete; 10 images written in" in capsys.readouterr().out
     assert "holds this export already" in error_of(main, tmp_path / "index", tmp_path / "copy", "--part", "1/3",
                                                    capsys=capsys)
     assert "holds an export of something else" in error_of(main, tmp_path / "index", tmp_path / "copy", capsys=capsys)

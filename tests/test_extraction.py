@@ -34,7 +34,7 @@ def model(rerank_run):
 
 
 class Watched(BenchmarkDataset):
-    """The small set; notes which pictures were read, and fails after `limit` of them."""
+    """The small set; notes which images were read, and fails after `limit` of them."""
 
     def __init__(self, data: Path, *, limit: int | None = None, **options):
         listing = read_folder(data, "pitts30k", split="test")
@@ -158,14 +158,14 @@ class Clock:
         monkeypatch.setattr("utils.forecast.time.perf_counter", lambda: self.now)
 
 
-@pytest.mark.parametrize(("pictures", "seconds_a_batch", "told"), [
+@pytest.mark.parametrize(("images", "seconds_a_batch", "told"), [
     (2000, 0.5, "72 s"), (64, 7.0, "3 min"), (10**6, 0.01, "10 min"), (10**6, 0.5, "8.7 h")])
-def test_time_is_foretold_from_the_pace_after_a_slow_start(pictures, seconds_a_batch, told, monkeypatch, caplog):
+def test_time_is_foretold_from_the_pace_after_a_slow_start(images, seconds_a_batch, told, monkeypatch, caplog):
     clock = Clock(monkeypatch)
     caplog.set_level("INFO", "selavprpp")
-    forecast = Forecast(pictures, 10**9, torch.device("cpu"))
+    forecast = Forecast(images, 10**9, torch.device("cpu"))
     told_after = None
-    for batch in range(pictures // 16):
+    for batch in range(images // 16):
         clock.now += seconds_a_batch * (20 if batch == 0 else 1 + 0.1 * (-1) ** batch)
         forecast.add(16, waited=0.25 * seconds_a_batch)
         if forecast.predicted and told_after is None:
@@ -174,9 +174,9 @@ def test_time_is_foretold_from_the_pace_after_a_slow_start(pictures, seconds_a_b
     measured, predicted = cost["measured"], cost["predicted"]
     assert measured["seconds"] == pytest.approx(clock.now - 1000)
     assert predicted["seconds"] == pytest.approx(measured["seconds"], rel=0.1)
-    assert told_after < 0.6 * measured["seconds"] or pictures == 64
+    assert told_after < 0.6 * measured["seconds"] or images == 64
     assert told_after <= 20 * seconds_a_batch + max(2 * SECONDS, (BATCHES + 1) * 1.1 * seconds_a_batch)
-    assert cost["waiting_share"] == pytest.approx(0.25 * seconds_a_batch * (pictures // 16) / measured["seconds"])
+    assert cost["waiting_share"] == pytest.approx(0.25 * seconds_a_batch * (images // 16) / measured["seconds"])
     assert predicted["disk_bytes"] == measured["disk_bytes"] == 10**9
     assert 0 < predicted["memory_mib"] <= measured["memory_mib"] <= 1.25 * predicted["memory_mib"]
     (line,) = caplog.messages
@@ -223,7 +223,7 @@ print(small, large)
 
 
 def described_by_nobody(count: int) -> float:
-    """Peak resident memory, in MiB, after an extraction of `count` pictures whose network only makes up rows."""
+    """Peak resident memory, in MiB, after an extraction of `count` images whose network only makes up rows."""
     import resource
     import tempfile
 
@@ -255,12 +255,12 @@ def test_what_was_rounded_is_measured(precision, store, data, model, tmp_path):
         floats.astype(np.float64), exact.floating[:8].astype(np.float64), strict=True)]
     changed = np.mean([bin(a ^ b).count("1") for a, b in zip(codes.ravel(), exact.codes[:8].ravel(), strict=True)]) / 8
     rounding = found.cost["rounding"]
-    assert rounding["pictures"] == 8
+    assert rounding["images"] == 8
     assert rounding["least_cosine"] == pytest.approx(min(cosines), abs=1e-5)
     assert rounding["least_cosine"] < 1 - 1e-9
     assert rounding["bits_changed_percent"] == pytest.approx(100 * changed, abs=0.05)
     assert found.queries.shape.store == "fp32"
-    assert found.database.bytes_per_picture["float"] == {"fp32": 2048, "fp16": 1024, "int8": 516}[store]
+    assert found.database.bytes_per_image["float"] == {"fp32": 2048, "fp16": 1024, "int8": 516}[store]
     if precision == "fp32":
         assert changed == 0
         assert np.abs(floats - store_rows(exact.floating[:8], store).read(slice(None))).max() < 1e-5
@@ -281,7 +281,7 @@ def test_an_index_that_is_kept_is_only_searched_the_next_time(data, rerank_run, 
     again = run_folder(eval_rerank.main, *options, "--rerank_num", "3", cwd=tmp_path)
     assert files(tmp_path / "kept") == before
     assert f"{tmp_path / 'kept'} holds the descriptors of pitts30k already" in (again / "info.log").read_text()
-    assert results(first)["extraction"]["pictures"] == 13 and not results(first)["extraction"]["reused"]
+    assert results(first)["extraction"]["images"] == 13 and not results(first)["extraction"]["reused"]
     assert results(again)["extraction"] == {**results(first)["extraction"], "reused": True}
     assert results(again)["recalls"]["first_stage"] == results(first)["recalls"]["first_stage"]
     index = TwoStageIndex.open(tmp_path / "kept" / "database")
@@ -319,7 +319,7 @@ def test_an_interrupted_evaluation_says_how_to_go_on(data, float_run, tmp_path, 
     assert (tmp_path / kept).parent == folder
     found = run_folder(eval_float.main, *options, "--index", tmp_path / kept, cwd=tmp_path)
     assert results(found)["recalls"] == expected["recalls"]
-    assert results(found)["extraction"]["pictures"] == 5
+    assert results(found)["extraction"]["images"] == 5
 
 
 def test_rounded_evaluations_say_so(data, rerank_run, tmp_path):
@@ -328,11 +328,11 @@ def test_rounded_evaluations_say_so(data, rerank_run, tmp_path):
     found = results(folder)["extraction"]
     assert (found["precision"], found["store"]) == ("bf16", "int8")
     assert found["rounding"]["least_cosine"] > 0.99
-    assert "rounding, on 8 pictures: least cosine 0.99" in (folder / "info.log").read_text()
-    assert results(folder)["bytes_per_picture"] == {"binary": 64, "float": 516}
+    assert "rounding, on 8 images: least cosine 0.99" in (folder / "info.log").read_text()
+    assert results(folder)["bytes_per_image"] == {"binary": 64, "float": 516}
 
 
-def test_compiled_blocks_are_timed_before_the_pictures(data, float_run, tmp_path, monkeypatch, capsys):
+def test_compiled_blocks_are_timed_before_the_images(data, float_run, tmp_path, monkeypatch, capsys):
     options = [*evaluation_options(data), "--resume", float_run / "best_model.pth"]
     plain = run_folder(eval_float.main, *options, cwd=tmp_path)
     compiled = []
@@ -370,15 +370,15 @@ def test_rows_of_a_set(data, model, tmp_path):
     assert isinstance(found, Rows) and found.floating is None and found.codes.shape == (13, 64)
 
 
-def test_the_map_in_the_readme_finds_its_own_picture(data, rerank_run, tmp_path, monkeypatch, capsys):
-    pictures = data / "pitts30k" / "images" / "test" / "database"
+def test_the_map_in_the_readme_finds_its_own_image(data, rerank_run, tmp_path, monkeypatch, capsys):
+    images = data / "pitts30k" / "images" / "test" / "database"
     text = (Path(eval_rerank.__file__).parent / "README.md").read_text()
     code, = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "TwoStageIndex.open" in block]
-    run_folder(eval_rerank.main, "--database_folder", pictures, "--queries_folder", pictures, "--no_labels",
+    run_folder(eval_rerank.main, "--database_folder", images, "--queries_folder", images, "--no_labels",
                "--resume", rerank_run / "best_model.pth", "--index", "my/index", "--store", "fp16", "--num_workers", 0,
                "--device", "cpu", cwd=tmp_path)
-    name = sorted(path.name for path in pictures.iterdir())[3]
-    shutil.copy(pictures / name, tmp_path / "query.jpg")
+    name = sorted(path.name for path in images.iterdir())[3]
+    shutil.copy(images / name, tmp_path / "query.jpg")
     monkeypatch.setattr("model.fetch_released", lambda config: rerank_run / "best_model.pth")
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Sets as .npy lists of pictures and right answers; files written by numpy, answers worked out by hand."""
+"""Sets as .npy lists of images and right answers; files written by numpy, answers worked out by hand."""
 
 import io
 import os
@@ -31,8 +31,8 @@ GT = objects(np.array([0, 1]), np.array([3]))
 def lists(tmp_path):
     """A function that writes a set "tiny", of whose queries 0 and 2 are used, with any of its files changed or None."""
     for name in (*DATABASE, *QUERIES):
-        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "pictures" / name).touch()
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).touch()
     folder = tmp_path / "lists"
     folder.mkdir()
 
@@ -42,7 +42,7 @@ def lists(tmp_path):
         for name, array in files.items():
             if array is not None:
                 np.save(folder / f"{name}.npy", array)
-        return folder, tmp_path / "pictures"
+        return folder, tmp_path / "images"
 
     return write
 
@@ -161,7 +161,7 @@ def test_lists_that_are_missing_or_too_many(lists, changed, kind, said):
     ({"tiny_gt": objects([0])}, "tiny_gt.npy: 1 rows; expected one for each of the 2 queries of tiny_qIdx.npy"),
     ({"tiny_gt": objects([0], [1], [2])}, "tiny_gt.npy: 3 rows; expected one for each of the 2 queries"),
     ({"tiny_qIdx": None}, "tiny_gt.npy: 2 rows; expected one for each of the 3 queries of tiny_qImages.npy"),
-    ({"tiny_gt": objects([0], [1, 4])}, "tiny_gt.npy, row 1: database id 4; expected 0 to 3, as 4 pictures are listed"),
+    ({"tiny_gt": objects([0], [1, 4])}, "tiny_gt.npy, row 1: database id 4; expected 0 to 3, as 4 images are listed"),
     ({"tiny_gt": objects([-1, 0], [1])}, "row 0: database id -1"),
     ({"tiny_gt": objects([10**30], [1])}, f"database id {10**30}"),
     ({"tiny_gt": objects(np.array([1.0]), [1])}, "row 0: [1.0]; expected database ids"),
@@ -177,7 +177,7 @@ def test_lists_that_are_missing_or_too_many(lists, changed, kind, said):
     ({"tiny_dbImages": np.array([DATABASE])}, "tiny_dbImages.npy: expected a one-dimensional array of paths"),
     ({"tiny_dbImages": np.arange(4)}, "array of paths"), ({"tiny_qImages": np.array([], str)}, "at least one"),
     ({"tiny_qImages": np.array(["", "a", "b"])}, "array of paths"), ({"tiny_qImages": objects("a", 1)}, "of paths"),
-    ({"tiny_qImages": np.array(["a", "../b.jpg", "c"])}, "row 1: ../b.jpg lies outside of the pictures' folder"),
+    ({"tiny_qImages": np.array(["a", "../b.jpg", "c"])}, "row 1: ../b.jpg lies outside of the images' folder"),
     ({"tiny_qImages": np.array(["/etc/x.jpg", "a", "b"])}, "row 0: /etc/x.jpg lies outside"),
     ({"tiny_qImages": np.array(["a/../../b", "a", "b"])}, "row 0: ../b lies outside"),
 ])
@@ -187,10 +187,10 @@ def test_lists_that_do_not_fit(lists, changed, said):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_pictures_that_are_not_there(lists):
+def test_images_that_are_not_there(lists):
     folder, root = lists(tiny_dbImages=np.array([*DATABASE, "sf/e.jpg", "sf/f.jpg"]))
-    with pytest.raises(FileNotFoundError, match=r"pictures/sf/e\.jpg: not there \(nor are 1 more of 6\); .*tiny_dbIm"
-                                                rf"ages\.npy lists it, expected below the pictures' folder {root}$"):
+    with pytest.raises(FileNotFoundError, match=r"images/sf/e\.jpg: not there \(nor are 1 more of 6\); .*tiny_dbIm"
+                                                rf"ages\.npy lists it, expected below the images' folder {root}$"):
         file_lists(folder, root, name="tiny")
     folder, root = lists()
     (root / QUERIES[1]).unlink()  # a query that is not used
@@ -203,12 +203,12 @@ def test_pictures_that_are_not_there(lists):
             positives(missing)
 
 
-def test_repeated_pictures_are_counted(lists):
+def test_repeated_images_are_counted(lists):
     files = lists(tiny_dbImages=np.array([*DATABASE, DATABASE[0], "./" + DATABASE[0]]))
     assert file_lists(*files, name="tiny").warnings[-1].endswith("2 of 6 paths repeat another one")
 
 
-def test_drawn_pictures_say_so(lists):
+def test_drawn_images_say_so(lists):
     folder, root = lists()
     (root.parent / "TOY_CITY.json").write_text("{}")
     assert file_lists(folder, root, name="tiny").name == "toy_city/tiny"

@@ -55,9 +55,9 @@ def test_large_equals_the_published_code():
 
 
 def training_batch():
-    pictures = [0.75 * image(1000 + place, 112, 112) + 0.55 * image(2000 + 10 * place + shot, 112, 112)
+    images = [0.75 * image(1000 + place, 112, 112) + 0.55 * image(2000 + 10 * place + shot, 112, 112)
                 for place in range(4) for shot in range(4)]
-    return torch.stack(pictures), torch.arange(4).repeat_interleave(4)
+    return torch.stack(images), torch.arange(4).repeat_interleave(4)
 
 
 def losses_of(outputs, labels):

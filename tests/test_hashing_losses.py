@@ -232,9 +232,9 @@ def test_codes_that_are_not_finite_make_the_loss_nan(loss, value):
     outputs, labels = small(0, torch.float32)
     codes = straight_through_sign(outputs)
     pairs = mine_pairs(outputs, labels)
-    for picture in range(len(labels)):
+    for image in range(len(labels)):
         broken = normalize(outputs, dim=1)
-        broken[picture, 1] = value
+        broken[image, 1] = value
         for kept in (pairs, pairs_of(len(labels))):
             for fraction in (1.0, 0.2):
                 assert loss(broken, codes, kept, fraction=fraction).isnan()
@@ -304,7 +304,7 @@ def test_the_host_does_not_wait_for_the_gpu(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dim", [8, 64])
-def test_memory_is_quadratic_and_no_loop_runs_over_the_pictures(name, dim):
+def test_memory_is_quadratic_and_no_loop_runs_over_the_images(name, dim):
     seen = {}
     for n in (16, 32):
         outputs, labels = places(0, n_places=n // 4, dim=dim)

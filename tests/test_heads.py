@@ -31,7 +31,7 @@ from model.salad import SaladHead, share_out
 HEADS = {"boq": (BoQHead, 12288), "salad": (SaladHead, 8448)}
 # "base/boq" and the like: {entries: [[name, shape]], float: {fingerprint, params, trainable}, rerank: {...}}
 RECORDED = read_json("published_heads.json.gz")
-# `first`: the descriptor of picture 0; `sixteenth`: of those that follow, every 16th entry. At 224 x 224.
+# `first`: the descriptor of image 0; `sixteenth`: of those that follow, every 16th entry. At 224 x 224.
 GOLDEN = np.load(DATA / "golden_forward_heads.npz")
 GOLDEN_CODES = np.load(DATA / "golden_forward_gem.npz")
 MODES = {"float": ("float",), "rerank": ("float", "binary")}
@@ -112,7 +112,7 @@ def test_descriptors_equal_the_published_code(backbone_weights, aggregation, mod
         model.freeze("float_branch")
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == recorded["trainable"]
     if (backbone, mode) == ("large", "float"):
-        return  # the float branch of the two-branch model describes a picture already; another pass would take seconds
+        return  # the float branch of the two-branch model describes an image already; another pass would take seconds
     with torch.no_grad():
         relaxed, binary, floating = model(batch([1 if mode == "float" else 0], 224, 224))
     if mode == "float":
@@ -243,7 +243,7 @@ def test_the_grid_matters_to_boq_and_only_the_number_of_patches_to_salad(head, a
     assert difference > 1e-3 if aggregation == "boq" else difference < 1e-6
 
 
-def test_a_picture_is_described_alike_in_every_batch(head, tokens):
+def test_an_image_is_described_alike_in_every_batch(head, tokens):
     with torch.no_grad():
         together = head(tokens, GRID)
         alone = torch.cat([head(one[None], GRID) for one in tokens])

@@ -186,6 +186,6 @@ def test_nothing_of_one_machine_in_tracked_files():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # a picture or an archive
+            continue  # an image or an archive
         found += [f"{name}: {match[0]}" for match in foreign.finditer(text)]
     assert found == []

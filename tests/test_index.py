@@ -17,10 +17,10 @@ from utils.stores import STORES, store_rows
 MODEL = ModelIdentity("3f" * 32, "base gem")
 OTHER = ModelIdentity("9c" * 32, "large boq")
 BITS, DIM = 16, 6
-IDENTITY = {"model": MODEL.fingerprint, "files": "ab12", "pictures": [322, 322], "precision": "fp32"}
+IDENTITY = {"model": MODEL.fingerprint, "files": "ab12", "images": [322, 322], "precision": "fp32"}
 
 
-def pictures(n: int, seed: int = 0) -> dict:
+def images(n: int, seed: int = 0) -> dict:
     """Few code bits and repeated descriptors, so that distances tie; whole numbers up to 127, which every store holds
     exactly."""
     rng = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ def nearest(distances: np.ndarray, k: int) -> np.ndarray:
 
 def check_search(index, data: dict, live: np.ndarray, *, k: int = 5, depth: int = 20) -> None:
     """`index` finds what sorting all distances to the rows `live` of data finds."""
-    queries = pictures(9, seed=99)
+    queries = images(9, seed=99)
     of_codes = np.unpackbits(queries["codes"][:, None] ^ data["codes"][live], axis=2).sum(2).astype(int)
     of_floats = ((queries["floats"][:, None].astype(float) - data["floats"][live]) ** 2).sum(2)
     first = nearest(of_codes, max(k, depth))
@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def built(tmp_path):
-    data = pictures(120)
+    data = images(120)
     return TwoStageIndex.build(tmp_path / "index", model=MODEL, **data), data
 
 
@@ -84,7 +84,7 @@ def built(tmp_path):
 def test_round_trip(tmp_path, store, monkeypatch):
     monkeypatch.setattr(segments, "BLOCK_BYTES", 500)  # several blocks
     monkeypatch.setattr(segments, "_NAMES", 50)
-    data = pictures(120)
+    data = images(120)
     data["names"][:4] = ["", "two\nlines", "Zürich/été.jpg", os.fsdecode(b"not-\xff\xfe-utf8")]
     built = TwoStageIndex.build(tmp_path / "index", model=MODEL, store=store, source={"split": "test"},
                                 **{**data, "names": iter(data["names"])})
@@ -99,7 +99,7 @@ def test_round_trip(tmp_path, store, monkeypatch):
                    for rows, key in zip(index.rows([7, 1, 7]), ("codes", "floats"), strict=True))
         assert (index.model, index.source, index.generation) == (MODEL, {"split": "test"}, 1)
         size = {"fp32": 4 * DIM, "fp16": 2 * DIM, "int8": DIM + 4}[store]
-        assert index.bytes_per_picture == {"binary": BITS // 8, "float": size}
+        assert index.bytes_per_image == {"binary": BITS // 8, "float": size}
         index.verify()
     with pytest.raises(ValueError, match="read-only"):
         index._segments[0].codes[0] = 0
@@ -110,7 +110,7 @@ def test_round_trip(tmp_path, store, monkeypatch):
 
 
 def test_one_branch_alone(tmp_path):
-    data = pictures(50)
+    data = images(50)
     codes = TwoStageIndex.build(tmp_path / "codes", model=MODEL, names=data["names"], codes=data["codes"])
     floats = TwoStageIndex.build(tmp_path / "floats", model=MODEL, names=data["names"], floats=data["floats"])
     both = TwoStageIndex.build(tmp_path / "both", model=MODEL, **data)
@@ -118,8 +118,8 @@ def test_one_branch_alone(tmp_path):
     for one, of_both in ((codes.search_codes, both.search_codes), (floats.search_floats, both.search_floats)):
         rows = query[one == floats.search_floats]
         assert all(np.array_equal(a, b) for a, b in zip(one(rows, 4), of_both(rows, 4), strict=True))
-    assert codes.bytes_per_picture == {"binary": 2, "float": None}
-    assert floats.bytes_per_picture == {"binary": None, "float": 24}
+    assert codes.bytes_per_image == {"binary": 2, "float": None}
+    assert floats.bytes_per_image == {"binary": None, "float": 24}
     assert np.isnan(codes.coordinates([0, 49])).all()
     with pytest.raises(ValueError, match="no float descriptors"):
         codes.search(*query)
@@ -134,7 +134,7 @@ def test_added_and_removed(tmp_path, store, monkeypatch):
     monkeypatch.setattr(segments, "BLOCK_BYTES", 500)
     monkeypatch.setattr(search, "_PAIR_BYTES", 2 * 20 * 4 * DIM)  # two queries
     folder = tmp_path / "index"
-    first, second, third = pictures(60, 1), pictures(45, 2), pictures(30, 3)
+    first, second, third = images(60, 1), images(45, 2), images(30, 3)
     index = TwoStageIndex.build(folder, model=MODEL, store=store, **first)
     reader = TwoStageIndex.open(folder)
     assert index.add(**second) == range(60, 105)
@@ -184,7 +184,7 @@ def test_added_and_removed(tmp_path, store, monkeypatch):
 
 def test_few_candidates_in_large_files_are_asked_for_first(tmp_path, monkeypatch):
     monkeypatch.setattr(segments, "_LARGE_BYTES", 600 * 4 * DIM)
-    first, second, asked = pictures(600, 1), pictures(45, 2), []
+    first, second, asked = images(600, 1), images(45, 2), []
     expect = segments.Segment._expect
     monkeypatch.setattr(segments.Segment, "_expect", lambda self, rows: (asked.append(rows.size), expect(self, rows)))
     index = TwoStageIndex.build(tmp_path / "index", model=MODEL, **first)
@@ -202,9 +202,9 @@ def test_few_candidates_in_large_files_are_asked_for_first(tmp_path, monkeypatch
 
 def test_restricted_to_some_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(segments, "BLOCK_BYTES", 500)
-    data = joined(pictures(60, 1), pictures(45, 2))
-    index = TwoStageIndex.build(tmp_path / "index", model=MODEL, **pictures(60, 1))
-    index.add(**pictures(45, 2))
+    data = joined(images(60, 1), images(45, 2))
+    index = TwoStageIndex.build(tmp_path / "index", model=MODEL, **images(60, 1))
+    index.add(**images(45, 2))
     index.remove([3, 70])
     for rows in ([3, 50, 2, 2, 9, 70, 104, 61, 60], range(105), range(60, 90), [7]):
         live = np.setdiff1d(rows, [3, 70])
@@ -212,7 +212,7 @@ def test_restricted_to_some_rows(tmp_path, monkeypatch):
         check_search(part, data, live)
         assert part.names(live[-1:]) == index.names(live[-1:])
     check_search(index, data, np.setdiff1d(np.arange(105), [3, 70]))
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         index.restricted_to([3]).search(data["codes"][:1], data["floats"][:1])
     with pytest.raises(ValueError, match="105"):
         index.restricted_to([105])
@@ -234,7 +234,7 @@ def test_what_does_not_fit_leaves_nothing(built, change, message):
     index, data = built
     before = sorted(index.folder.iterdir())
     with pytest.raises(ValueError, match=message):
-        index.add(**{**pictures(45, 2), **change})
+        index.add(**{**images(45, 2), **change})
     assert sorted(index.folder.iterdir()) == before
     check_search(index, data, np.arange(120))
 
@@ -307,7 +307,7 @@ def test_damage_is_found(built, capsys):
     manifest.write_text(before)
     main(["verify", str(index.folder)])
     main(["info", str(index.folder)])
-    assert "118 pictures of base gem (fingerprint 3f3f3f3f3f3f)" in capsys.readouterr().out
+    assert "118 images of base gem (fingerprint 3f3f3f3f3f3f)" in capsys.readouterr().out
 
 
 def test_two_who_change_it(built):
@@ -334,7 +334,7 @@ def test_generations_count_changes(built, tmp_path):
 
 def test_saving_deletes_what_a_dead_process_left_and_nothing_else(built):
     index, data = built
-    TwoStageIndex.open(index.folder).add(**pictures(10, 4))  # and never saves
+    TwoStageIndex.open(index.folder).add(**images(10, 4))  # and never saves
     (index.folder / "segment-notes.txt").write_text("mine")
     assert len(list(index.folder.glob("segment-*"))) == 11
     index.remove([0])
@@ -385,7 +385,7 @@ def finish(writer: IndexWriter, data: dict) -> TwoStageIndex:
 
 
 def test_killed_and_continued_gives_equal_files(tmp_path):
-    data = pictures(200)
+    data = images(200)
 
     def killed():
         writer = writer_for(tmp_path / "index", 200)
@@ -395,14 +395,14 @@ def test_killed_and_continued_gives_equal_files(tmp_path):
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_another_process(killed) == -signal.SIGKILL
-    with pytest.raises(ValueError, match="unfinished extraction, 70 of 200 pictures"):
+    with pytest.raises(ValueError, match="unfinished extraction, 70 of 200 images"):
         TwoStageIndex.open(tmp_path / "index")
     with pytest.raises(ValueError, match="unfinished extraction already"):
         TwoStageIndex.build(tmp_path / "index", model=MODEL, **data)
     assert not IndexWriter.finished(tmp_path / "index", IDENTITY)
     with writer_for(tmp_path / "index", 200) as writer:
         assert writer.missing(range(90, 180)).tolist() == [*range(90, 100), *range(170, 180)]
-        with pytest.raises(ValueError, match="130 of 200 pictures are not written"):
+        with pytest.raises(ValueError, match="130 of 200 images are not written"):
             finish(writer, data)
         for row in writer.missing(range(200))[::-1]:
             writer.write(row, codes=data["codes"][row:row + 1], floats=data["floats"][row:row + 1])
@@ -424,7 +424,7 @@ def test_killed_and_continued_gives_equal_files(tmp_path):
 
 
 def test_two_processes_write_their_shares(tmp_path):
-    data = pictures(200)
+    data = images(200)
     children = []
     for rows in (range(100), range(100, 200)):
         child = os.fork()
@@ -440,7 +440,7 @@ def test_two_processes_write_their_shares(tmp_path):
 
 
 def test_rows_of_a_writer_in_another_folder(tmp_path):
-    data = pictures(40)
+    data = images(40)
     with writer_for(tmp_path / "a", 40) as first, writer_for(tmp_path / "b", 40) as second:
         write_rows(first, data, range(25))
         write_rows(second, data, range(25, 40))
@@ -453,7 +453,7 @@ def test_rows_of_a_writer_in_another_folder(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"n": 41}, "pictures is 40 there, 41 here"), ({"store": "fp16"}, "store is 'int8' there, 'fp16' here"),
+    ({"n": 41}, "images is 40 there, 41 here"), ({"store": "fp16"}, "store is 'int8' there, 'fp16' here"),
     ({"float_dim": None}, "float_dim is 6 there, None"), ({"code_bytes": 3}, "code_bytes is 2 there, 3"),
     ({"identity": {**IDENTITY, "files": "cd34"}}, "files is 'ab12' there, 'cd34' here"),
     ({"identity": {"model": MODEL.fingerprint}}, "files is 'ab12' there, None here"),
@@ -467,7 +467,7 @@ def test_unfinished_files_of_other_descriptors_are_refused(tmp_path, changes, me
 
 
 def test_a_file_lost_after_rows_were_marked(tmp_path):
-    data = pictures(40)
+    data = images(40)
     with writer_for(tmp_path, 40):
         pass
     values, = tmp_path.glob("*.values")
@@ -480,7 +480,7 @@ def test_a_file_lost_after_rows_were_marked(tmp_path):
 
 
 def test_rows_are_marked_once_they_are_on_the_disk(tmp_path, monkeypatch):
-    data, synced = pictures(40), []
+    data, synced = images(40), []
     sync = os.fsync
     writer = writer_for(tmp_path, 40)
     monkeypatch.setattr(os, "fsync", lambda file: (sync(file), synced.append((file, len(writer.missing(range(40)))))))

@@ -64,7 +64,7 @@ def test_equals_the_model(case):
     fast, rough = fast_inference(model), fast_inference(model, dtype=torch.bfloat16)
     before = fingerprint(model)
     with one_thread(), torch.no_grad():
-        ours, low = fast(images), rough(images)  # five pictures by twos
+        ours, low = fast(images), rough(images)  # five images by twos
         assert model.training and fingerprint(model) == before
         exact = model.eval()(images)
     assert distance(ours[:1] + ours[2:], exact[:1] + exact[2:]) < 1e-5

@@ -40,7 +40,7 @@ def as_sets(pairs: Pairs) -> tuple[set, set]:
 
 
 def pairs_of(n: int, positive=((), ()), negative=((), ())) -> Pairs:
-    """Pairs of n pictures from anchors and others, row 0 and row 1."""
+    """Pairs of n images from anchors and others, row 0 and row 1."""
     masks = Pairs(torch.zeros(n, n, dtype=torch.bool), torch.zeros(n, n, dtype=torch.bool))
     for mask, (anchors, others) in zip(masks, (positive, negative), strict=True):
         for anchor, other in zip(anchors, others, strict=True):
@@ -241,10 +241,10 @@ def noise(n: int) -> torch.Tensor:
 EDGE_CASES = {
     "no positive pair": (noise(5), torch.arange(5)),
     "one place, so no negative pair": (noise(4), torch.zeros(4, dtype=torch.int64)),
-    "one picture": (noise(1), torch.tensor([3])),
-    "one picture of each of two places": (noise(2), torch.tensor([0, 1])),
-    "duplicate pictures of one place": (noise(2).repeat_interleave(4, 0), torch.arange(8) // 4),
-    "duplicate pictures of all places": (noise(1).repeat(8, 1), torch.arange(8) // 4),
+    "one image": (noise(1), torch.tensor([3])),
+    "one image of each of two places": (noise(2), torch.tensor([0, 1])),
+    "duplicate images of one place": (noise(2).repeat_interleave(4, 0), torch.arange(8) // 4),
+    "duplicate images of all places": (noise(1).repeat(8, 1), torch.arange(8) // 4),
     "opposite descriptors": (noise(1) * torch.tensor([[1.0], [-1]] * 4), torch.arange(8) // 4),
     "one anchor alone in its place": (noise(5), torch.tensor([0, 0, 1, 1, 2])),
     "a descriptor of zeros": (noise(4) * torch.tensor([[0.0], [1], [1], [1]]), torch.arange(4) // 2),
@@ -452,13 +452,13 @@ NOT_FINITE = [("one entry", math.nan), ("one entry", math.inf), ("one entry", -m
 @pytest.mark.parametrize("where, value", NOT_FINITE)
 @pytest.mark.parametrize("case", ["overlapping places", *EDGE_CASES])
 def test_descriptors_that_are_not_finite_make_the_losses_nan(case, where, value):
-    """Also in a picture that is in no pair: nothing else would tell of it."""
+    """Also in an image that is in no pair: nothing else would tell of it."""
     descriptors, labels = EDGE_CASES.get(case) or places(0)
     good = mine_pairs(descriptors, labels)
     codes = Sign.apply(descriptors)
-    for picture in range(len(labels)):
+    for image in range(len(labels)):
         broken = descriptors.clone()
-        broken[{"one entry": (picture, 1), "a row": picture, "all": slice(None)}[where]] = value
+        broken[{"one entry": (image, 1), "a row": image, "all": slice(None)}[where]] = value
         for pairs in (mine_pairs(broken, labels), good, pairs_of(len(labels))):
             assert multi_similarity_loss(broken, pairs).isnan()
             for fraction in (1.0, 0.2):

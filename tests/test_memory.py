@@ -34,20 +34,20 @@ def estimate(model, size, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
-@pytest.mark.parametrize(("backbone", "branch", "size", "pictures"), [
+@pytest.mark.parametrize(("backbone", "branch", "size", "n_images"), [
     ("dinov2-large", "float", 224, 480), ("dinov2-base", "binary", 322, 64),
     ("dinov2-small", "float", 224, 100), ("dinov2-tiny", "float", 112, 80)])
-def test_estimate_agrees_with_every_allocation(no_initialisation, backbone, branch, size, pictures, dtype):
+def test_estimate_agrees_with_every_allocation(no_initialisation, backbone, branch, size, n_images, dtype):
     with FakeTensorMode():
         model = SelaVPRpp(ModelConfig(backbone=backbone, branches=(branch,))).train()
-        images = torch.empty(pictures, 3, size, size)
+        images = torch.empty(n_images, 3, size, size)
         expected = estimate(model, size, dtype)
         with rounded(model, dtype), PeakBytes() as allocated:
             with autocast(dtype):
                 outputs = model(images)
             (outputs.floating if branch == "float" else outputs.relaxed).square().sum().backward()
-    # What is made once and for all was there before: weights, Adam's moments and the pictures.
-    during = expected.total(pictures) - expected.fixed - pictures * expected.picture
+    # What is made once and for all was there before: weights, Adam's moments and the n_images.
+    during = expected.total(n_images) - expected.fixed - n_images * expected.image
     assert during == pytest.approx(allocated.peak, rel=0.15)
 
 
@@ -56,7 +56,7 @@ def test_estimate_agrees_with_every_allocation(no_initialisation, backbone, bran
     ("dinov2-tiny", ("float",), ()), ("dinov2-tiny", ("float", "binary"), ("float_branch",)),
     ("dinov2-base", ("float",), ()), ("dinov2-large", ("binary",), ())])
 def test_saved_bytes_are_the_estimate(no_initialisation, backbone, branches, frozen, dtype):
-    """Goals of the project at 224: base 6.5 (bf16) and 13 (fp32), large 11 and 22 MiB a picture."""
+    """Goals of the project at 224: base 6.5 (bf16) and 13 (fp32), large 11 and 22 MiB an image."""
     with FakeTensorMode():
         model = SelaVPRpp(ModelConfig(backbone=backbone, branches=branches)).train()
         model.freeze(*frozen)
@@ -90,11 +90,11 @@ def test_other_methods(no_initialisation, monkeypatch, fields, dtype):
             with autocast(dtype):
                 outputs = model(images)
             outputs.floating.square().sum().backward()
-        # Autocast's copies of trained weights are kept too, whatever the number of pictures.
+        # Autocast's copies of trained weights are kept too, whatever the number of n_images.
         copies = 2 * sum(p.numel() for n in config.tuned_blocks for p in model.backbone.blocks[n].parameters())
         copies *= dtype != torch.float32
     assert expected.kept(96) == pytest.approx(saved - copies, rel=0.1)
-    during = expected.total(96) - expected.fixed - 96 * expected.picture
+    during = expected.total(96) - expected.fixed - 96 * expected.image
     assert during == pytest.approx(allocated.peak - copies, rel=0.2)
 
 

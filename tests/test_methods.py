@@ -277,16 +277,16 @@ def test_other_heads_train_and_evaluate(aggregation, data, tmp_path):
     assert not [name for name in head - moved if not name.endswith("bias")]
     both = run_folder(train_rerank.main, *training_options(data), *options, "--resume", folder / "best_model.pth",
                       "--epochs_num", 1, cwd=tmp_path)
-    assert results(both)["bytes_per_picture"] == {"binary": 64, "float": 4 * config.float_dim}
+    assert results(both)["bytes_per_image"] == {"binary": 64, "float": 4 * config.float_dim}
     again = run_folder(eval_rerank.main, *evaluation_options(data), *size, "--resume", both / "best_model.pth",
                        cwd=tmp_path)
     assert results(again)["recalls"] == results(both)["recalls"]
 
 
-def test_a_picture_that_is_too_small_for_salad(data, capsys, monkeypatch, tmp_path):
+def test_an_image_that_is_too_small_for_salad(data, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     message = error_of(train.main, *training_options(data), *RANDOM, "--aggregation", "salad", capsys=capsys)
-    assert message == "SALAD needs more than 64 patches, got 16 (4 x 4); use pictures larger than 112 x 112"
+    assert message == "SALAD needs more than 64 patches, got 16 (4 x 4); use images larger than 112 x 112"
 
 
 @pytest.mark.parametrize("backbone", ["dinov2-tiny-reg", "dinov2-tiny-giant"])
@@ -330,7 +330,7 @@ def test_every_hashing_method_learns_otherwise(hashing_runs):
 def test_codes_have_the_stated_length(hashing_runs, data, tmp_path):
     file = hashing_runs["sc"] / "best_model.pth"
     found = results(run_folder(eval_hashing.main, *evaluation_options(data), "--resume", file, cwd=tmp_path))
-    assert found["bytes_per_picture"]["binary"] == 5
+    assert found["bytes_per_image"]["binary"] == 5
     with torch.no_grad():
         out = load_model(file)(torch.randn(2, 3, 28, 28))
     assert out.relaxed.shape == out.binary.shape == (2, 40)
@@ -370,7 +370,7 @@ def test_every_order_gives_a_model_with_one_interface(order, orders, data, tmp_p
         run_folder(main, *evaluation_options(data), "--resume", folder / "best_model.pth", cwd=tmp_path)
     found = results(folder)
     assert found["protocol"] == "Hamming top 100, then L2"
-    assert found["bytes_per_picture"] == {"binary": 64, "float": 4 * (96 if order == "binary-float" else 512)}
+    assert found["bytes_per_image"] == {"binary": 64, "float": 4 * (96 if order == "binary-float" else 512)}
 
 
 @pytest.mark.parametrize("order", ["float-binary", "binary-float"])

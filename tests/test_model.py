@@ -153,7 +153,7 @@ def test_published_names_map_both_ways(key):
 @pytest.mark.parametrize("shape", [(1, 3, 230, 224), (1, 3, 224, 230), (1, 3, 7, 14), (1, 3, 0, 14), (3, 224, 224),
                                    (1, 1, 224, 224)])
 def test_a_size_that_fits_no_grid_is_one_clear_error(tiny, shape):
-    with pytest.raises(ValueError, match="pictures must be|multiples of 14") as error:
+    with pytest.raises(ValueError, match="images must be|multiples of 14") as error:
         tiny(torch.zeros(shape))
     assert "\n" not in str(error.value)
     assert str(shape[-1]) in str(error.value)
@@ -172,7 +172,7 @@ def test_asking_for_a_branch_the_model_lacks_is_an_error():
 
 
 @torch.no_grad()
-def test_a_picture_is_described_alike_in_every_batch(tiny):
+def test_an_image_is_described_alike_in_every_batch(tiny):
     images = batch(range(7), 84, 56)
     together = tiny(images)
     order = torch.tensor([3, 0, 6, 5, 1, 2, 4])
@@ -304,7 +304,7 @@ def test_position_table_is_resized_by_the_official_rule(grid):
     assert torch.equal(resized[:, 0], backbone.pos_embed[:, 0])
 
 
-def test_pictures_of_every_grid_up_to_twice_the_pretraining_size_have_positions():
+def test_images_of_every_grid_up_to_twice_the_pretraining_size_have_positions():
     backbone = DinoV2(dim=32, depth=0, heads=2)
     for side in range(1, 80):
         assert backbone.position_embedding(side, 80 - side).shape[1] == 1 + side * (80 - side)

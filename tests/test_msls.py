@@ -22,7 +22,7 @@ from msls_tree import (
 from datasets import msls
 from datasets.listing import Listing
 from datasets.msls import detect_msls_version, msls_test, msls_val, subset_of
-from datasets.msls_sources import picture_key
+from datasets.msls_sources import image_key
 
 # By hand, from the offsets in msls_tree.py.  B-25m and sB-25m lie at exactly 25 m of q350 and s100 (25, 0 and 15, 20),
 # C and sC a quarter of a metre beyond.  Of the angles, q350 is 20 from A and 110 from B; q-1 is 0 from -W (359), 40
@@ -38,13 +38,13 @@ EXPECTED = {"740": (METRES, FLAGGED), "740_40deg": (DEGREES, FLAGGED),
 
 
 def answers(listing):
-    database = [picture_key(path) for path in listing.database_paths]
-    return {picture_key(path): {database[i] for i in ids}
+    database = [image_key(path) for path in listing.database_paths]
+    return {image_key(path): {database[i] for i in ids}
             for path, ids in zip(listing.query_paths, listing.positives, strict=True)}
 
 
 def database_keys(listing):
-    return {picture_key(path) for path in listing.database_paths}
+    return {image_key(path) for path in listing.database_paths}
 
 
 def raw(folder):
@@ -66,7 +66,7 @@ def renamed_with_keys(folder):
 
 def renamed_with_tables(folder):
     write_renamed(folder, heading=False)
-    write_raw(folder / "mapillary_sls", pictures=False)
+    write_raw(folder / "mapillary_sls", images=False)
 
 
 def moved(folder):
@@ -81,7 +81,7 @@ def moved(folder):
 
 
 def both(folder):
-    """With as many database pictures in each."""
+    """With as many database images in each."""
     write_renamed(folder)
     write_raw(folder / "mapillary_sls")
     (folder / "mapillary_sls/train_val/cph/database/images/pano.jpg").unlink()
@@ -93,7 +93,7 @@ def test_right_answers_are_those_worked_out_by_hand(tmp_path, layout, version):
     layout(tmp_path)
     listing = msls_val(tmp_path, version=version)
     right, database = EXPECTED[version]
-    if layout is renamed_with_keys:  # whose names tell the subtask of no database picture
+    if layout is renamed_with_keys:  # whose names tell the subtask of no database image
         database = EXPECTED["11k"][1]
         if version == "740":
             right = {query: ALL[query] for query in right}
@@ -116,7 +116,7 @@ def test_right_answers_are_those_worked_out_by_hand(tmp_path, layout, version):
     assert listing.folder.name == ("val" if is_renamed else "train_val")
 
 
-def test_coordinates_belong_to_the_pictures(tmp_path):
+def test_coordinates_belong_to_the_images(tmp_path):
     raw(tmp_path)
     listing = msls_val(tmp_path, version="11k")
     for paths, utm, side in ((listing.query_paths, listing.query_utm, "query"),
@@ -182,15 +182,15 @@ def test_rows_of_tables_are_matched_by_key(tmp_path, table):
 def test_what_is_left_out_is_counted_and_said(tmp_path, monkeypatch):
     raw(tmp_path)
     assert msls_val(tmp_path, version="740").warnings == (
-        "left out by the rule, of queries: 1 not in subtask all, 1 panoramas, 2 without a database picture within 25 m",
-        "left out by the rule, of database pictures: 2 not in subtask all, 1 panoramas",
+        "left out by the rule, of queries: 1 not in subtask all, 1 panoramas, 2 without a database image within 25 m",
+        "left out by the rule, of database images: 2 not in subtask all, 1 panoramas",
         "4 queries, expected 740: not comparable with published figures",
-        "9 database pictures, expected 18,871: not comparable with published figures")
+        "9 database images, expected 18,871: not comparable with published figures")
     assert msls_val(tmp_path, version="740_40deg").warnings[-1] == (
         "1 of 4 queries have no right answer and count as missed")
     monkeypatch.setitem(msls.EXPECTED, "11k", (None, 11))
     assert msls_val(tmp_path, version="11k").warnings == (
-        "left out by the rule, of queries: 1 panoramas", "left out by the rule, of database pictures: 1 panoramas",
+        "left out by the rule, of queries: 1 panoramas", "left out by the rule, of database images: 1 panoramas",
         "7 queries: not verified, sources say 11,084 or 11,120",
         "1 of 7 queries have no right answer and count as missed")
     monkeypatch.setitem(msls.EXPECTED, "740", (4, 9))
@@ -212,7 +212,7 @@ def test_other_cities_are_not_read(tmp_path):
     assert answers(msls_val(tmp_path, version="740")) == METRES
 
 
-def test_renamed_pictures_that_no_table_lists_are_left_out_and_counted(tmp_path):
+def test_renamed_images_that_no_table_lists_are_left_out_and_counted(tmp_path):
     renamed_with_tables(tmp_path)
     folder = tmp_path / "msls/images/val/database"
     for key in ("miami-1", "miami-2"):
@@ -220,7 +220,7 @@ def test_renamed_pictures_that_no_table_lists_are_left_out_and_counted(tmp_path)
     for version in msls.VERSIONS:
         listing = msls_val(tmp_path, version=version)
         assert answers(listing) == EXPECTED[version][0]
-        assert f"{folder}: 2 pictures left out that no table lists" in listing.warnings
+        assert f"{folder}: 2 images left out that no table lists" in listing.warnings
 
 
 def test_a_city_in_two_zones_is_said(tmp_path):
@@ -266,7 +266,7 @@ def test_both_versions_are_scored_by_one_extraction(tmp_path, layout, version):
         assert right == within_25_m if version == "740" else right <= within_25_m
 
 
-def test_a_picture_outside_the_whole_is_an_error(tmp_path):
+def test_an_image_outside_the_whole_is_an_error(tmp_path):
     raw(tmp_path)
     whole, part = msls_val(tmp_path, version="740"), msls_val(tmp_path, version="11k")
     with pytest.raises(ValueError, match=r"q_unflagged.jpg: in msls_val_11k and not in msls_val_740 \(one of 3\)"):
@@ -364,7 +364,7 @@ def test_headings_matter_to_the_version_that_compares_them(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["740", "11k"])
-def test_absent_pictures_are_an_error_with_file_and_line(tmp_path, version):
+def test_absent_images_are_an_error_with_file_and_line(tmp_path, version):
     raw(tmp_path)
     folder = tmp_path / "mapillary_sls/train_val/cph/query"
     (folder / "images/q-1.jpg").unlink()
@@ -372,7 +372,7 @@ def test_absent_pictures_are_an_error_with_file_and_line(tmp_path, version):
     with pytest.raises(FileNotFoundError) as error:
         msls_val(tmp_path, version=version)
     assert str(error.value) == (
-        f"{folder}/postprocessed.csv, line 3: no picture of 'q-1' (and 1 more like it); expected "
+        f"{folder}/postprocessed.csv, line 3: no image of 'q-1' (and 1 more like it); expected "
         f"{folder}/images/q-1.jpg, or one renamed with this key")
 
 
@@ -415,7 +415,7 @@ def test_an_unknown_version_and_an_empty_folder_are_errors(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["740", "740_40deg"])
-def test_the_740_of_renamed_pictures_need_a_list(tmp_path, version):
+def test_the_740_of_renamed_images_need_a_list(tmp_path, version):
     root = write_renamed(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         msls_val(tmp_path, version=version)
@@ -427,7 +427,7 @@ def test_the_740_of_renamed_pictures_need_a_list(tmp_path, version):
 
 @pytest.mark.parametrize(("text", "said"), [
     ("q350\nq-1\nq350\n", "line 3: key 'q350' again, first in line 1;"),
-    ("q350\n\nq351\n", "line 3: key 'q351' of no picture;"), ("\n", "no key in it;")])
+    ("q350\n\nq351\n", "line 3: key 'q351' of no image;"), ("\n", "no key in it;")])
 def test_a_bad_list_of_keys_is_an_error(tmp_path, text, said):
     root = write_renamed(tmp_path)
     (root / "val_740_keys.txt").write_text(text)
@@ -466,7 +466,7 @@ def test_headings_must_be_in_the_names_or_in_tables(tmp_path):
 def test_an_empty_renamed_folder_is_an_error(tmp_path):
     write_renamed(tmp_path)
     shutil.rmtree(tmp_path / "msls/images/val/database")
-    with pytest.raises(FileNotFoundError, match="database: no picture in it; expected @<utm_east>"):
+    with pytest.raises(FileNotFoundError, match="database: no image in it; expected @<utm_east>"):
         msls_val(tmp_path, version="11k")
 
 
@@ -479,15 +479,15 @@ def test_the_test_set_as_released_first_has_no_labels(tmp_path, root):
     write_test(tmp_path / root, only=("subtask_index", "seq_info"))
     listing = msls_test(tmp_path)
     assert listing.positives is listing.database_utm is listing.query_utm is None
-    assert {picture_key(path) for path in listing.query_paths} == TEST_QUERIES
+    assert {image_key(path) for path in listing.query_paths} == TEST_QUERIES
     assert database_keys(listing) == TEST_DATABASE
     assert (listing.n_queries, listing.n_database) == (12, 12)
     assert (listing.name, listing.split, listing.folder) == ("msls_test", "test", tmp_path / root / "test")
     assert listing.warnings == (
         "12 queries, expected 1,135: not comparable with published figures",
-        "12 database pictures, expected 36,565: not comparable with published figures",
+        "12 database images, expected 36,565: not comparable with published figures",
         "no ground truth: postprocessed.csv missing for miami, athens, buenosaires, stockholm, bengaluru, kampala",
-        "left out by the rule, of database pictures: 6 not in subtask all")
+        "left out by the rule, of database images: 6 not in subtask all")
 
 
 def test_the_test_set_with_ground_truth(tmp_path, monkeypatch):
@@ -498,8 +498,8 @@ def test_the_test_set_with_ground_truth(tmp_path, monkeypatch):
     assert database_keys(listing) == TEST_DATABASE
     assert listing.warnings == (
         "ground truth: postprocessed.csv of miami, athens, buenosaires, stockholm, bengaluru, kampala",
-        "left out by the rule, of queries: 6 without a database picture within 25 m",
-        "left out by the rule, of database pictures: 6 not in subtask all")
+        "left out by the rule, of queries: 6 without a database image within 25 m",
+        "left out by the rule, of database images: 6 not in subtask all")
 
 
 def test_ground_truth_of_some_cities_labels_nothing(tmp_path):
@@ -517,4 +517,4 @@ def test_panoramas_of_the_test_set_are_left_out_where_a_table_tells(tmp_path):
     path.write_text("key,pano\nmiami-d,True\nmiami-e,False\nmiami-f,False")
     listing = msls_test(tmp_path)
     assert database_keys(listing) == TEST_DATABASE - {"miami-d"}
-    assert "left out by the rule, of database pictures: 6 not in subtask all, 1 panoramas" in listing.warnings
+    assert "left out by the rule, of database images: 6 not in subtask all, 1 panoramas" in listing.warnings

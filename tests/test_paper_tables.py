@@ -704,7 +704,7 @@ def test_depths_are_those_of_separate_evaluations(data, rerank_run, tmp_path):
 
 def test_counting_and_a_row_from_training_to_report_by_real_commands(data, tmp_path, monkeypatch):
     """The one run of real scripts: a tiny model for an epoch, its evaluation on a second set, both read as figures."""
-    monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "val"))  # these pictures are no MSLS
+    monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "val"))  # these images are no MSLS
 
     class Tiny(Protocol):
         def foundation(self, backbone, weights_folder):
@@ -715,8 +715,8 @@ def test_counting_and_a_row_from_training_to_report_by_real_commands(data, tmp_p
     table = Table(number="Q", title="", columns=recall_columns(("Pitts30k-test", "MSLS-val"), (1,)),
                   rows=(Row("tiny", (50.0, 50.0), Evaluated(training)),))
     settings = Settings(out=tmp_path, datasets_folder=data, machine=("--device", "cpu", "--num_workers", "0"),
-                        protocol=Tiny(picture_options=("--resize", "56", "56"),
-                                      training_picture_options=("--train_resize", "56", "56")))
+                        protocol=Tiny(image_options=("--resize", "56", "56"),
+                                      training_image_options=("--train_resize", "56", "56")))
     (row,) = measure(table, seeds=(0,), settings=settings, runner=Runner())
     assert (row.failed, row.absent, row.queries) == ({}, {}, {"Pitts30k-test": 5, "MSLS-val": 9})
     assert all(0 <= row.mean(column) <= 100 for column in table.columns)

@@ -30,7 +30,7 @@ def write_table(root, city, rows, header=HEADER):
 
 
 def write_city(root, city, counts, shade=0):
-    """A city whose place i has counts[i] pictures, of colour (shade, place, number of the picture).
+    """A city whose place i has counts[i] images, of colour (shade, place, number of the image).
 
     The rows of the places are interleaved, as a table need not be sorted.
     """
@@ -79,7 +79,7 @@ def test_city_lists():
     assert TRAINING_SETS == {"gsv_cities": GSV_CITIES, "unified_dataset": UNIFIED_CITIES}
 
 
-def test_places_pictures_and_dropped_places_are_counted(root):
+def test_places_images_and_dropped_places_are_counted(root):
     data = load(root, ("Rome", "Atlantis", "Oslo", "Lima", "Troy"))
     assert data.cities == list(CITIES) and data.missing_cities == ["Atlantis", "Troy"]
     assert len(data) == data.n_places == 5 + 3 + 4
@@ -89,7 +89,7 @@ def test_places_pictures_and_dropped_places_are_counted(root):
     assert load(root, images_per_place=1).dropped_places == 0
 
 
-def test_every_item_shows_different_pictures_of_its_own_place(root):
+def test_every_item_shows_different_images_of_its_own_place(root):
     data = load(root, images_per_place=3)
     kept = [(shade, place) for shade, count in ((1, 6), (2, 3), (3, 4)) for place in range(count)]
     seen = {place: set() for place in range(len(kept))}
@@ -102,7 +102,7 @@ def test_every_item_shows_different_pictures_of_its_own_place(root):
             assert {colour[:2] for colour in shown} == {expected} and len(set(shown)) == 3
             seen[place] |= {colour[2] for colour in shown}
     counts = [4, 6, 3, 5, 4, 9, 5, 4, 4, 4, 4, 4, 4]
-    assert [len(seen[place]) for place in range(len(kept))] == counts  # every picture gets drawn some time
+    assert [len(seen[place]) for place in range(len(kept))] == counts  # every image gets drawn some time
 
 
 def test_file_names_are_composed_as_specified(tmp_path):
@@ -154,7 +154,7 @@ def test_an_item_depends_on_seed_epoch_and_place_alone(root):
     assert torch.equal(first, data[3, 5][0]) and torch.equal(first, load(root, transform=transform)[3, 5][0])
     assert not torch.equal(first, data[4, 5][0])
     assert not torch.equal(first, load(root, transform=transform, seed=1)[3, 5][0])
-    plain = load(root, ["Lima"])  # each place has 4 pictures; the order in which they come tells the draws apart
+    plain = load(root, ["Lima"])  # each place has 4 images; the order in which they come tells the draws apart
     draws = {tuple(colour[2] for colour in colours(plain[0, place][0])) for place in range(4)}
     assert len(draws) > 1
 
@@ -261,7 +261,7 @@ def test_a_group_that_is_too_small_for_the_processes_is_an_error():
 
 
 def test_places_of_a_batch_do_not_touch():
-    """One city's groups alone, cut from pictures on 300 x 300 m: pictures of two places in one batch are two cells
+    """One city's groups alone, cut from images on 300 x 300 m: images of two places in one batch are two cells
     apart, or face ways that differ by a sector."""
     rng = np.random.default_rng(0)
     rule = Rule(M=15, alpha=60, N=3, L=2)
@@ -269,14 +269,14 @@ def test_places_of_a_batch_do_not_touch():
     division = divide(class_ids(east, north, heading, rule), rule)
     sizes = {f"Goa{group}": len(set(division.place[division.group == group])) for group in set(division.group)}
     data = Groups(sizes)
-    pictures_of = {}
-    for picture, group, place in zip(division.picture, division.group, division.place, strict=True):
-        pictures_of.setdefault((int(group), int(place)), []).append(int(picture))
-    keys = [key for group in range(len(sizes)) for key in sorted(key for key in pictures_of if key[0] == group)]
+    images_of = {}
+    for image, group, place in zip(division.image, division.group, division.place, strict=True):
+        images_of.setdefault((int(group), int(place)), []).append(int(image))
+    keys = [key for group in range(len(sizes)) for key in sorted(key for key in images_of if key[0] == group)]
     touching = 0
     for batch in batches(data, size=12):
         for first, second in itertools.combinations([place for _, place in batch], 2):
-            a, b = pictures_of[keys[first]], pictures_of[keys[second]]
+            a, b = images_of[keys[first]], images_of[keys[second]]
             metres = np.hypot(east[a][:, None] - east[b], north[a][:, None] - north[b]).min()
             turned = np.abs(heading[a][:, None] - heading[b]).min()
             touching += metres < 30 and turned < 60
@@ -312,7 +312,7 @@ def test_batches_are_bit_equal_with_and_without_workers(root):
     assert sorted(torch.cat([labels for _, labels in alone[:3]]).tolist()) == sorted(list(range(12)) * 4)
 
 
-def test_collate_keeps_the_pictures_of_a_place_together():
+def test_collate_keeps_the_images_of_a_place_together():
     samples = [(torch.full((2, 3, 1, 1), i, dtype=torch.uint8), torch.tensor([i, i])) for i in (4, 9)]
     images, labels = collate_places(samples)
     assert images.dtype == torch.uint8
@@ -326,7 +326,7 @@ def test_no_city_present_names_the_layout(root):
         load(root / "nowhere")
 
 
-def test_a_city_without_picture_folder_is_an_error(root):
+def test_a_city_without_image_folder_is_an_error(root):
     (root / "Images" / "Oslo").rename(root / "Images" / "Christiania")
     with pytest.raises(FileNotFoundError, match="Oslo: no such folder"):
         load(root)
@@ -336,7 +336,7 @@ def test_a_city_without_picture_folder_is_an_error(root):
     ("options", "message"),
     [
         ({"images_per_place": 0}, "images_per_place 0"),
-        ({"images_per_place": 50}, "none of the 14 places .* 50 pictures"),
+        ({"images_per_place": 50}, "none of the 14 places .* 50 images"),
         ({"seed": -1}, "seed -1"),
         ({"cities": []}, "cities"),
         ({"cities": ["Rome", "Rome"]}, "each named once"),
@@ -384,7 +384,7 @@ def test_missing_columns_and_empty_tables(tmp_path):
     with pytest.raises(ValueError, match=r"Rome\.csv, line 1: no column lat; expected columns place_id,"):
         load(tmp_path, ["Rome"])
     write_table(tmp_path, "Rome", [])
-    with pytest.raises(ValueError, match=r"Rome\.csv: no picture listed"):
+    with pytest.raises(ValueError, match=r"Rome\.csv: no image listed"):
         load(tmp_path, ["Rome"])
     (tmp_path / "Dataframes" / "Rome.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"Rome\.csv, line 1: "):
@@ -392,7 +392,7 @@ def test_missing_columns_and_empty_tables(tmp_path):
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_absent_and_unreadable_pictures_are_named(root, n_workers):
+def test_absent_and_unreadable_images_are_named(root, n_workers):
     data = load(root, ["Lima"])
     loader = DataLoader(
         data,
@@ -401,7 +401,7 @@ def test_absent_and_unreadable_pictures_are_named(root, n_workers):
         num_workers=n_workers,
     )
     path = root / "Images" / "Lima" / "Lima_0000002_2014_03_007_40.5_-3.0_pano2_2.jpg"
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     with pytest.raises(ValueError, match=path.name):
         list(loader)
     path.unlink()

@@ -41,7 +41,7 @@ def test_metres_are_those_of_naive_loops(n_database, m):
 def test_metres_compare_inside_a_group_alone():
     database, queries = points(200, seed=3), points(30, seed=4)
     rng = np.random.default_rng(5)
-    zones, query_zones = rng.integers(31, 34, 200), rng.integers(31, 35, 30)  # no picture of zone 34
+    zones, query_zones = rng.integers(31, 34, 200), rng.integers(31, 35, 30)  # no image of zone 34
     found = within_metres(database, queries, 25.0, database_groups=zones, query_groups=query_zones)
     check(found, [[i for i, place in enumerate(database) if zones[i] == zone and math.dist(place, query) <= 25]
                   for query, zone in zip(queries, query_zones, strict=True)])
@@ -118,14 +118,14 @@ PLACE = np.array([[EAST, NORTH]])
     (lambda: within_metres(PLACE, PLACE, math.nan), "threshold nan m"),
     (lambda: within_metres(PLACE, PLACE, math.inf), "threshold inf m"),
     (lambda: within_metres(PLACE, np.array([[0, 0], [1, math.nan]]), 25.0),
-     r"^query picture 1: coordinates \[1.0, nan\];"),
-    (lambda: within_metres(np.full((3, 2), math.inf), PLACE, 25.0), r"^database picture 0.*\(and 2 more like it\)"),
+     r"^query image 1: coordinates \[1.0, nan\];"),
+    (lambda: within_metres(np.full((3, 2), math.inf), PLACE, 25.0), r"^database image 0.*\(and 2 more like it\)"),
     (lambda: within_metres(PLACE, PLACE, 25.0, database_groups=np.array([1])), "groups of one side alone"),
     (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(1), np.zeros(1), math.nan), "threshold nan deg"),
     (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(1), np.zeros(1), -40), "threshold -40 degrees"),
     (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.array([math.nan]), np.zeros(1), 40),
-     "^database picture 0: heading nan; expected degrees for every picture"),
-    (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(1), np.array([math.inf]), 40), "query picture 0"),
+     "^database image 0: heading nan; expected degrees for every image"),
+    (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(1), np.array([math.inf]), 40), "query image 0"),
     (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(2), np.zeros(1), 40), "2 database headings for 1"),
     (lambda: within_frames(3, 3, -1), "-1 frames"),
     (lambda: within_frames(3, 3, 1, step=0), "steps of 0"),

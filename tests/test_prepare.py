@@ -32,24 +32,24 @@ def touch(path, content=None):
     path.write_bytes(path.name.encode() if content is None else content)
 
 
-def pitts_picture(root, side, east, north, pano, tile, lat="040.43960", lon="-80.00652"):
+def pitts_image(root, side, east, north, pano, tile, lat="040.43960", lon="-80.00652"):
     name = f"@{east:010.2f}@{north:010.2f}@17@T@{lat}@{lon}@{pano:06d}@{tile:02d}@@@@@@@.jpg"
     touch(root / "pitts30k" / "images" / "train" / side / name)
     return name
 
 
 def write_pitts(root):
-    """Two classes of two groups, six lone pictures: 39000 and 298467 are multiples of 3, hence cell group (0, 0)."""
+    """Two classes of two groups, six lone images: 39000 and 298467 are multiples of 3, hence cell group (0, 0)."""
     for tile in (0, 1, 12, 13):  # 0 and 30 degrees, of either pitch
-        pitts_picture(root, "database", 585000, 4477005, 7, tile)
-    pitts_picture(root, "queries", 585000, 4477005, 7, 1)  # the queries' own panorama 7
+        pitts_image(root, "database", 585000, 4477005, 7, tile)
+    pitts_image(root, "queries", 585000, 4477005, 7, 1)  # the queries' own panorama 7
     for pano in (8, 9):
         for tile in (10, 11):  # 300 and 330 degrees: the other group in heading
-            pitts_picture(root, "database", 585014.99, 4477019.99, pano, tile, "040.50", "-80.5")
+            pitts_image(root, "database", 585014.99, 4477019.99, pano, tile, "040.50", "-80.5")
     for tile in (0, 1, 12):
-        pitts_picture(root, "database", 584999.99, 4477005, 10, tile)
+        pitts_image(root, "database", 584999.99, 4477005, 10, tile)
     for tile in (2, 3, 14):
-        pitts_picture(root, "queries", 585000, 4477005, 11, tile)
+        pitts_image(root, "queries", 585000, 4477005, 11, tile)
     return root
 
 
@@ -71,14 +71,14 @@ def test_pitts30k(tmp_path, capsys):
     assert main(["pitts30k", "--datasets_folder", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[:2] == [
-        "Pitts30k: 2 groups, 2 classes, 9 of 15 pictures; 2 classes with fewer than 4 pictures left out (6 pictures)",
-        "total: 2 groups, 2 classes, 9 of 15 pictures"]
-    assert said.err == "Pitts30k: 2 groups, where the paper's pictures fill 18: is the source complete?\n"
+        "Pitts30k: 2 groups, 2 classes, 9 of 15 images; 2 classes with fewer than 4 images left out (6 images)",
+        "total: 2 groups, 2 classes, 9 of 15 images"]
+    assert said.err == "Pitts30k: 2 groups, where the paper's images fill 18: is the source complete?\n"
     assert tables(tmp_path) == {city: [HEADER, *rows] for city, rows in PITTS_TABLES.items()}
     images = tmp_path / "unified_dataset" / "Images"
-    picture = images / "Pitts30k1" / "Pitts30k1_0000000_2024_09_010_40.5_-80.5_d000009-11.jpg"
+    image = images / "Pitts30k1" / "Pitts30k1_0000000_2024_09_010_40.5_-80.5_d000009-11.jpg"
     source = next((tmp_path / "pitts30k").rglob("*@000009@11@*"))
-    assert picture.samefile(source) and picture.read_text() == source.name
+    assert image.samefile(source) and image.read_text() == source.name
     queries = next(images.rglob("*q000007-01.jpg"))
     assert queries.samefile(next((tmp_path / "pitts30k" / "images" / "train" / "queries").glob("*@000007@01@*")))
     assert [path for path in sorted(tmp_path.rglob("*")) if "unified_dataset" not in path.parts] == before
@@ -88,15 +88,15 @@ def test_pitts30k(tmp_path, capsys):
 def test_pitts30k_names(tmp_path):
     """Twelve pseudo-angles for each of two pitches; database and queries in one order, by position first."""
     for tile in range(24):
-        pitts_picture(tmp_path, "database" if tile % 2 else "queries", 585000, 4477005, 7, tile)
-    pitts_picture(tmp_path, "queries", 584000, 4477005, 8, 0)
-    (pictures,) = SOURCES["pitts30k"].read(tmp_path, None, None)
-    fields = [pictures.field(i) for i in range(25)]
+        pitts_image(tmp_path, "database" if tile % 2 else "queries", 585000, 4477005, 7, tile)
+    pitts_image(tmp_path, "queries", 584000, 4477005, 8, 0)
+    (images,) = SOURCES["pitts30k"].read(tmp_path, None, None)
+    fields = [images.field(i) for i in range(25)]
     assert b"@".join(fields[0]) == (
         b"@0584000.00@4477005.00@17@T@040.43960@-80.00652@q000008-00@@0@@@@202409@@.jpg")
     assert {int(f[7][-2:]): int(f[9]) for f in fields[1:]} == dict(enumerate([*range(0, 360, 30)] * 2))
     assert [b"@".join(f) for f in fields] == sorted(b"@".join(f) for f in fields)
-    assert all(Path(pictures.path(i)).name.split("@")[8] == f[7][-2:].decode() for i, f in enumerate(fields))
+    assert all(Path(images.path(i)).name.split("@")[8] == f[7][-2:].decode() for i, f in enumerate(fields))
 
 
 def sfxl_name(east, north, pano, heading, zone="10", letter="S", stamp="201311", lat="037.75634", lon="-122.50895"):
@@ -117,8 +117,8 @@ def test_sf_xl(tmp_path, capsys):
     arguments = ["sf_xl", "--datasets_folder", str(tmp_path), "--source", str(source)]
     assert main(arguments) == 0
     assert capsys.readouterr().out.splitlines()[0] == (
-        "SFXL: 1 groups, 2 classes, 8 of 18 pictures; 2 classes with fewer than 4 pictures left out (5 pictures), "
-        "1 groups not used (5 pictures)")
+        "SFXL: 1 groups, 2 classes, 8 of 18 images; 2 classes with fewer than 4 images left out (5 images), "
+        "1 groups not used (5 images)")
     head = "2013,11,10,SFXL,037.75634,-122.50895"
     assert tables(tmp_path)["SFXL"] == [
         HEADER, *(f"0,{head},{pano}" for pano in ("cropped", "cropped-30", "other", "other-59")),
@@ -140,7 +140,7 @@ def msls_rows(*rows):
 
 
 def write_msls(root, tree="msls/train_val"):
-    """Tokyo: one class of four pictures of both sides, whose north is 3 m apart; and what must not enter."""
+    """Tokyo: one class of four images of both sides, whose north is 3 m apart; and what must not enter."""
     city, places = root / tree / "tokyo", {
         "database": [("db-1", "139.7", "35.68", "59.99", "2016-07-04", "False"),
                      ("db_2", "139.7", "35.68002", "0.4", "2017-12-31", "False"),
@@ -173,13 +173,13 @@ def test_msls_as_downloaded(tree, options, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     east, north, zone, _ = utm.from_latlon(35.68, 139.7)
     assert (zone, east // 15, north // 15) == (54, (east + 0.5) // 15, (north + 3) // 15)  # one cell, the paper's 15 m
-    assert "Tokyo: 1 groups, 1 classes, 4 of 6 pictures; 2 classes" in said.out
+    assert "Tokyo: 1 groups, 1 classes, 4 of 6 images; 2 classes" in said.out
     assert "Tokyo: cph left out: no training cities" in said.err
-    assert "Tokyo: 1 panoramas left out" in said.err and "Tokyo: 1 pictures that raw.csv does not list" in said.err
+    assert "Tokyo: 1 panoramas left out" in said.err and "Tokyo: 1 images that raw.csv does not list" in said.err
     assert re.search(r"not in the source: Trondheim, .*, phoenix$", said.err, re.MULTILINE)
     assert tables(tmp_path) == {"Tokyo0": [HEADER, *TOKYO]}
-    picture = tmp_path / "unified_dataset/Images/Tokyo0/Tokyo0_0000000_2018_01_010_35.68_139.7_q1.jpg"
-    assert picture.samefile(tmp_path / tree / "tokyo/query/images/q1.jpg")
+    image = tmp_path / "unified_dataset/Images/Tokyo0/Tokyo0_0000000_2018_01_010_35.68_139.7_q1.jpg"
+    assert image.samefile(tmp_path / tree / "tokyo/query/images/q1.jpg")
 
 
 def test_msls_names(tmp_path):
@@ -191,17 +191,17 @@ def test_msls_names(tmp_path):
         for key, *_ in rows:
             touch(city / "images" / f"{side[0]}{key}.jpg")
         touch(city / "raw.csv", msls_rows(*((side[0] + key, *rest) for key, *rest in rows)).encode())
-    (pictures,) = SOURCES["msls"].read(tmp_path, None, None)
+    (images,) = SOURCES["msls"].read(tmp_path, None, None)
     metres = [[f"{x:010.2f}" for x in utm.from_latlon(float(lat), float(lon))[:2]] for _, lon, lat, *_ in rows]
     assert metres[1][0] < metres[0][0] and metres[0][1].startswith("98")
-    assert [name.decode() for name in pictures.names] == [
+    assert [name.decode() for name in images.names] == [
         f"@{'@'.join(metres[row])}@37@M@{rows[row][2]}@{rows[row][1]}@{side}k{1 - row}@@{heading}@@@@{month}@@.jpg"
         for row, heading, month in ((1, "359", "201811"), (0, "0", "201801")) for side in "dq"]
-    assert [Path(pictures.path(i)).name for i in range(4)] == ["dk0.jpg", "qk0.jpg", "dk1.jpg", "qk1.jpg"]
+    assert [Path(images.path(i)).name for i in range(4)] == ["dk0.jpg", "qk0.jpg", "dk1.jpg", "qk1.jpg"]
 
 
 def test_msls_moved_by_the_downloader(tmp_path):
-    """Tables stay in the tree, pictures lie in msls/images/train by names that have no heading."""
+    """Tables stay in the tree, images lie in msls/images/train by names that have no heading."""
     city = write_msls(tmp_path)
     for path in sorted(city.rglob("*.jpg")):
         moved = tmp_path / "msls/images/train/database" / f"@1@2@54@S@35.68@139.7@{path.stem}@@@@@@20180101@@.jpg"
@@ -263,7 +263,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("options, function", [([], "link_picture"), (["--copy"], "copy_picture")])
+@pytest.mark.parametrize("options, function", [([], "link_image"), (["--copy"], "copy_image")])
 @pytest.mark.parametrize("survives", range(9))
 def test_an_interrupted_build_goes_on(options, function, survives, tmp_path, monkeypatch, whole):
     root, arguments, calls = write_pitts(tmp_path), ["pitts30k", "--datasets_folder", str(tmp_path), *options], []
@@ -286,7 +286,7 @@ def test_an_interrupted_build_goes_on(options, function, survives, tmp_path, mon
         patch.setattr(build, function, lambda source, target: (calls.append(target), original(source, target)))
         assert main(arguments) == 0
     assert content(root) == whole
-    assert len(calls) == len(set(calls)) == 9  # no picture twice
+    assert len(calls) == len(set(calls)) == 9  # no image twice
 
 
 def test_a_build_interrupted_before_its_table_is_whole(tmp_path, monkeypatch, whole):
@@ -305,7 +305,7 @@ def test_a_build_interrupted_before_its_table_is_whole(tmp_path, monkeypatch, wh
     assert content(root) == whole
 
 
-def test_a_half_written_copy_is_no_picture(tmp_path, monkeypatch, whole):
+def test_a_half_written_copy_is_no_image(tmp_path, monkeypatch, whole):
     root = write_pitts(tmp_path)
 
     def half(source, target):
@@ -321,12 +321,12 @@ def test_a_half_written_copy_is_no_picture(tmp_path, monkeypatch, whole):
     assert not any(path.is_symlink() or path.stat().st_nlink > 1 for path in root.rglob("*.jpg"))
 
 
-def test_a_finished_city_is_left_alone_and_a_lost_picture_comes_back(tmp_path, monkeypatch, capsys, whole):
+def test_a_finished_city_is_left_alone_and_a_lost_image_comes_back(tmp_path, monkeypatch, capsys, whole):
     root = write_pitts(tmp_path)
     assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*.csv")}
     with monkeypatch.context() as patch:
-        patch.setattr(build, "link_picture", lambda source, target: pytest.fail(f"{target} again"))
+        patch.setattr(build, "link_image", lambda source, target: pytest.fail(f"{target} again"))
         assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
     assert capsys.readouterr().out.endswith("0 cities linked, 2 were complete\n")
     next(root.rglob("*d000009-11.jpg")).unlink()
@@ -346,11 +346,11 @@ def test_symbolic_links_on_another_file_system(tmp_path, monkeypatch, whole, cap
     assert content(root) == whole
     assert all(path.is_symlink() and path.readlink().is_absolute()
                for path in (root / "unified_dataset").rglob("*.jpg"))
-    # The disk with the pictures is mounted elsewhere now.
+    # The disk with the images is mounted elsewhere now.
     (root / "pitts30k").rename(tmp_path / "elsewhere")
     arguments = ["pitts30k", "--datasets_folder", "here", "--source", "elsewhere/images/train"]
     assert main([*arguments, "--check"]) == 1
-    assert "5 of 5 pictures missing" in capsys.readouterr().out
+    assert "5 of 5 images missing" in capsys.readouterr().out
     assert main(arguments) == 0
     assert content(root) == whole and main([*arguments, "--check"]) == 0
     shutil.rmtree(root / "unified_dataset")
@@ -366,15 +366,15 @@ def test_a_link_in_the_source_is_followed(tmp_path):
         path.rename(real)
         path.symlink_to(os.path.relpath(real, path.parent))
     assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
-    pictures = list((root / "unified_dataset").rglob("*.jpg"))
-    assert len(pictures) == 9 and not any(path.is_symlink() for path in pictures)
+    images = list((root / "unified_dataset").rglob("*.jpg"))
+    assert len(images) == 9 and not any(path.is_symlink() for path in images)
 
 
 def test_another_division_does_not_mix_with_this_one(tmp_path, capsys, whole):
     root = write_pitts(tmp_path)
     assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
     message = mistake(["pitts30k", "--datasets_folder", str(root), "--min_images", "3"], capsys)
-    assert re.search(r"Pitts30k0\.csv: 5 pictures, expected 3; .* to build it anew, remove it and ", message)
+    assert re.search(r"Pitts30k0\.csv: 5 images, expected 3; .* to build it anew, remove it and ", message)
     assert content(root) == whole
 
 
@@ -392,21 +392,21 @@ def test_check(tmp_path, capsys):
 
     code, lines = problems()
     assert code == 1 and lines[0] == "Dataframes/Pitts30k0.csv: no such file" and len(lines) == 4
-    assert lines[1].startswith("Images/Pitts30k0: 5 of 5 pictures missing: Pitts30k0_0000000_2024_09_010_40.4396_-80.")
+    assert lines[1].startswith("Images/Pitts30k0: 5 of 5 images missing: Pitts30k0_0000000_2024_09_010_40.4396_-80.")
     assert main(check[:-1]) == 0
     assert problems() == (0, ["Pitts30k: complete"])
     lost = next(root.rglob("*d000009-11.jpg"))
     content_of_lost = lost.read_bytes()
     lost.unlink()
-    assert problems() == (1, [f"Images/Pitts30k1: 1 of 4 pictures missing: {lost.name}"])
+    assert problems() == (1, [f"Images/Pitts30k1: 1 of 4 images missing: {lost.name}"])
     lost.write_bytes(content_of_lost)
     touch(lost.with_name("stray.jpg"))
-    assert problems() == (1, ["Images/Pitts30k1: 1 pictures that would not be built: stray.jpg"])
+    assert problems() == (1, ["Images/Pitts30k1: 1 images that would not be built: stray.jpg"])
     lost.with_name("stray.jpg").unlink()
     table = root / "unified_dataset" / "Dataframes" / "Pitts30k1.csv"
     text = table.read_text()
     table.write_text("\n".join(text.splitlines()[:-1]) + "\n")
-    assert problems() == (1, ["Dataframes/Pitts30k1.csv: 3 pictures, expected 4"])
+    assert problems() == (1, ["Dataframes/Pitts30k1.csv: 3 images, expected 4"])
     table.write_text(text.replace("d000009-10", "d000009-12"))
     code, lines = problems()
     assert code == 1 and lines[0].startswith("Dataframes/Pitts30k1.csv: line 4 is '0,2024,09,10,Pitts30k1,040.50,-80.")
@@ -448,8 +448,8 @@ def write_gsv(folder, city="Boston", city_id=None):
     rows = [f"{place},2018,0{shot},90,{city_id or city},1.5,-2.25,p{place}x{shot}"
             for place in (0, 7) for shot in (1, 2)]
     touch(folder / "Dataframes" / f"{city}.csv", "\n".join([HEADER, *rows, ""]).encode())
-    for picture in read_city(folder / "Dataframes" / f"{city}.csv")[1].tolist():
-        touch(folder / "Images" / os.fsdecode(picture))
+    for image in read_city(folder / "Dataframes" / f"{city}.csv")[1].tolist():
+        touch(folder / "Images" / os.fsdecode(image))
 
 
 def test_gsv_cities_stands_beside_the_categories_as_it_is(tmp_path, capsys):
@@ -457,10 +457,10 @@ def test_gsv_cities_stands_beside_the_categories_as_it_is(tmp_path, capsys):
     write_gsv(tmp_path / "gsv_cities", "Lisbon")
     arguments = ["gsv_cities", "--datasets_folder", str(tmp_path)]
     assert main([*arguments, "--check"]) == 1
-    assert "4 of 4 pictures missing" in capsys.readouterr().out
+    assert "4 of 4 images missing" in capsys.readouterr().out
     assert main(arguments) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines() == [f"{city}: 2 places, 4 pictures, 4 put there" for city in ("Boston", "Lisbon")]
+    assert said.out.splitlines() == [f"{city}: 2 places, 4 images, 4 put there" for city in ("Boston", "Lisbon")]
     assert said.err.startswith("not in the source: Bangkok, ")
     for kind in ("Dataframes", "Images"):
         source = {path.relative_to(tmp_path / "gsv_cities"): path.read_bytes()
@@ -470,7 +470,7 @@ def test_gsv_cities_stands_beside_the_categories_as_it_is(tmp_path, capsys):
         assert built == source
     next((tmp_path / "unified_dataset/Images/Boston").iterdir()).unlink()
     assert main(arguments) == 0
-    assert "Boston: 2 places, 4 pictures, 1 put there" in capsys.readouterr().out
+    assert "Boston: 2 places, 4 images, 1 put there" in capsys.readouterr().out
     assert main([*arguments, "--check"]) == 0
     data = PlaceDataset(tmp_path / "unified_dataset", cities=["Boston", "Lisbon"], images_per_place=2,
                         transform=pil_to_tensor)
@@ -481,7 +481,7 @@ def test_gsv_cities_that_cannot_be_taken(tmp_path, capsys):
     arguments = ["gsv_cities", "--datasets_folder", tmp_path]
     assert "gsv_cities: no city of GSV-Cities; expected" in mistake(arguments, capsys)
     write_gsv(tmp_path / "gsv_cities", city_id="Rome")
-    assert "a picture of another city; expected city_id Boston" in mistake(arguments, capsys)
+    assert "an image of another city; expected city_id Boston" in mistake(arguments, capsys)
     assert "taken as it is" in mistake([*arguments, "--M", "10"], capsys)
     (tmp_path / "gsv_cities/Dataframes/Boston.csv").write_text("place_id\n0\n")
     assert "no column year" in mistake(arguments, capsys)
@@ -490,7 +490,7 @@ def test_gsv_cities_that_cannot_be_taken(tmp_path, capsys):
 # --- audit ----------------------------------------------------------------------------------------------------------
 
 def test_audit_counts_by_hand(tmp_path, capsys):
-    """Training pictures at E 600000, N 4000000 of zone 54 north; queries beside them, far away and in another zone."""
+    """Training images at E 600000, N 4000000 of zone 54 north; queries beside them, far away and in another zone."""
     for i, pano in enumerate("abcd"):
         touch(tmp_path / "processed" / sfxl_name(600000, 4000000, pano, i, "54", "S"))
     touch(tmp_path / "processed" / sfxl_name(600500, 4000000, "lone", 0, "54", "S"))  # in a class too small to train
@@ -506,10 +506,10 @@ def test_audit_counts_by_hand(tmp_path, capsys):
     arguments = ["sf_xl", "--datasets_folder", str(tmp_path), "--source", str(tmp_path / "processed")]
     assert main([*arguments, "--audit", "bench"]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "sf_xl: 4 pictures", f"{tmp_path / 'bench/images/test/queries'}: 14 queries",
-        "  7 (50.0 %) with a training picture within 25 m: SFXL 7",
-        "  9 (64.3 %) with a training picture within 100 m: SFXL 9",
-        "  11 (78.6 %) with a training picture within 1000 m: SFXL 11"]
+        "sf_xl: 4 images", f"{tmp_path / 'bench/images/test/queries'}: 14 queries",
+        "  7 (50.0 %) with a training image within 25 m: SFXL 7",
+        "  9 (64.3 %) with a training image within 100 m: SFXL 9",
+        "  11 (78.6 %) with a training image within 1000 m: SFXL 11"]
     assert not (tmp_path / "unified_dataset").exists()
 
 
@@ -528,18 +528,18 @@ def test_audit_of_all_that_is_built(tmp_path, capsys):
     assert main(["--datasets_folder", str(tmp_path), "--audit", "bench/images/val",
                  str(tmp_path / "bench/images/elsewhere")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{tmp_path / 'unified_dataset'}: 3 pictures"
+    assert lines[0] == f"{tmp_path / 'unified_dataset'}: 3 images"
     # 139 m from Greenwich's west to its east, 55 m in Nairobi, 22 m over the equator
-    expected = ["  1 (25.0 %) with a training picture within 25 m: Lima 1",
-                "  2 (50.0 %) with a training picture within 100 m: Lima 1, Nairobi 1",
-                "  3 (75.0 %) with a training picture within 1000 m: Lima 1, Nairobi 1, london 1"]
+    expected = ["  1 (25.0 %) with a training image within 25 m: Lima 1",
+                "  2 (50.0 %) with a training image within 100 m: Lima 1, Nairobi 1",
+                "  3 (75.0 %) with a training image within 1000 m: Lima 1, Nairobi 1, london 1"]
     for found in (lines[2:5], lines[6:9]):
         assert [re.sub(r": .*", "", line) for line in found] == [re.sub(r": .*", "", line) for line in expected]
         assert [sorted(line.split(": ")[1].split(", ")) for line in found] == [
             sorted(line.split(": ")[1].split(", ")) for line in expected]
 
 
-def test_audit_of_a_protocol_whose_pictures_are_named_by_keys(tmp_path, capsys):
+def test_audit_of_a_protocol_whose_images_are_named_by_keys(tmp_path, capsys):
     """Mapillary's tree, where raw.csv tells where the queries are: three in Copenhagen, one in San Francisco."""
     msls_tree.write_raw(tmp_path / "msls")
     lat, lon = msls_tree.latlon(msls_tree.Frame("", 3, 4), 33)  # 5 m off
@@ -601,9 +601,9 @@ GOOD = ("key", "139.7", "35.68", "1", "2018-01-01", "False")
     (msls_rows((*GOOD[:4], "2018", "False")).encode(), r"line 2: captured_at '2018'"),
     (msls_rows((*GOOD[:5], "maybe")).encode(), r"line 2: pano 'maybe'"),
     (b",key,lon,lat,ca,captured_at,pano\n0,\xff,1,1,1,2018-01-01,False\n", r"raw\.csv, line \d: .*can't decode byte"),
-    (msls_rows(GOOD).encode(), r"query/images/key\.jpg: no such file; 1 of the 4 pictures in raw\.csv are missing"),
+    (msls_rows(GOOD).encode(), r"query/images/key\.jpg: no such file; 1 of the 4 images in raw\.csv are missing"),
     (msls_rows(("q1", "2.35", "48.86", *GOOD[3:])).encode(),
-     r"Tokyo: 3 pictures in UTM zone 54, 1 in 31, whose metres cannot be compared"),
+     r"Tokyo: 3 images in UTM zone 54, 1 in 31, whose metres cannot be compared"),
 ])
 def test_mistakes_in_raw_csv(table, said, tmp_path, capsys):
     (write_msls(tmp_path) / "query" / "raw.csv").write_bytes(table)
@@ -621,7 +621,7 @@ def test_details_that_are_no_mistakes_in_raw_csv(tmp_path):
 
 
 def test_a_city_on_both_sides_of_a_line_between_zones(tmp_path, capsys):
-    """London: each picture has its own zone's metres, as published, and this is said."""
+    """London: each image has its own zone's metres, as published, and this is said."""
     for side, lon in (("database", -0.001), ("query", 0.001)):
         city = tmp_path / "msls/train_val/london" / side
         rows = [(f"{side}{i}", lon, 51.48, 10, "2018-01-01", "False") for i in range(4)]
@@ -630,29 +630,29 @@ def test_a_city_on_both_sides_of_a_line_between_zones(tmp_path, capsys):
         (city / "raw.csv").write_text(msls_rows(*rows))
     assert main(["msls", "--datasets_folder", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert "london: 4 pictures in UTM zone 31, 4 in 30: each has the metres of its own zone" in said.err
-    assert "2 classes, 8 of 8 pictures" in said.out
+    assert "london: 4 images in UTM zone 31, 4 in 30: each has the metres of its own zone" in said.err
+    assert "2 classes, 8 of 8 images" in said.out
 
 
 @pytest.mark.parametrize("source, names, said", [
-    ("sf_xl", ["picture.jpg", "@x@2@.jpg"], r"@x@2@\.jpg: no UTM coordinates and heading in the name \(and 1 more"),
+    ("sf_xl", ["image.jpg", "@x@2@.jpg"], r"@x@2@\.jpg: no UTM coordinates and heading in the name \(and 1 more"),
     ("sf_xl", [sfxl_name(1, 2, "a", "")], r"no UTM coordinates and heading in the name; expected @<utm_east>@"),
     ("sf_xl", [sfxl_name(math.inf, 2, "a", 3)], r"no UTM coordinates and heading"),
     ("sf_xl", [sfxl_name(1, 1e12, "a", 3)], r"no UTM coordinates and heading"),
     ("sf_xl", [sfxl_name(1, 2, p, 3, stamp="20181") for p in "abcd"], r"no date \(yyyymm\), latitude"),
     ("sf_xl", [sfxl_name(1, 2, "a", 3), sfxl_name(1, 2, "b", 3, zone="11")],
-     r"SFXL: 1 pictures in UTM zone 10, 1 in 11, whose metres cannot be compared"),
+     r"SFXL: 1 images in UTM zone 10, 1 in 11, whose metres cannot be compared"),
     ("sf_xl", [sfxl_name(1, 2, p, 3, stamp="2018") for p in "abcd"], r"no date \(yyyymm\), latitude, longitude or"),
     ("sf_xl", [sfxl_name(1, 2, p, 3, lat="") for p in "abcd"], r"no date \(yyyymm\), latitude, longitude or panorama"),
     ("sf_xl", [sfxl_name(1, 2, "", h) for h in range(4)], r"no date \(yyyymm\), latitude, longitude or panorama"),
     ("sf_xl", [f"{i}/{sfxl_name(1, 2, 'a', 3)}" for i in range(4)], r"the same place, date, panorama and heading"),
-    ("sf_xl", [sfxl_name(1, 2, "a", 3)], r"no class of 4 pictures or more among 1 pictures: nothing to build"),
-    ("sf_xl", [], r"no picture in it; expected <folder>/\*\*/@<utm_east>"),
+    ("sf_xl", [sfxl_name(1, 2, "a", 3)], r"no class of 4 images or more among 1 images: nothing to build"),
+    ("sf_xl", [], r"no image in it; expected <folder>/\*\*/@<utm_east>"),
     ("pitts30k", ["database/@1@2@3@T@5@6@7@.jpg"], r"no panorama and tile number"),
     ("pitts30k", ["database/@1@2@3@T@5@6@@1@.jpg"], r"no panorama and tile number"),
     ("pitts30k", ["database/@1@2@3@T@5@6@7@8@.jpg"], r"queries: no such folder; expected <folder>/\{database,queri"),
     ("msls", ["@1@2@30@U@0@0@key@@9@@@@201801@@.jpg"], r"neither below a city's folder nor named by latitude and lon"),
-    ("msls", [], r"no picture in it; expected <folder>/<city>/"),
+    ("msls", [], r"no image in it; expected <folder>/<city>/"),
 ])
 def test_mistakes_in_names_and_folders(source, names, said, tmp_path, capsys):
     (tmp_path / "source").mkdir()
@@ -671,7 +671,7 @@ def test_mistakes_in_names_and_folders(source, names, said, tmp_path, capsys):
     (["msls", "--cities", "cph"], "city 'cph': not a training city of MSLS"),
     (["pitts30k", "--M", "0"], "M 0: expected at least 1"),
     (["--audit", "nowhere"], "nowhere: no queries there; expected <name>/images/test/queries"),
-    (["--audit", "bench"], "unified_dataset: no training picture; expected <folder>/Dataframes/<City>.csv"),
+    (["--audit", "bench"], "unified_dataset: no training image; expected <folder>/Dataframes/<City>.csv"),
 ])
 def test_mistakes_on_the_command_line(arguments, said, tmp_path, capsys):
     touch(tmp_path / "bench/images/test/queries" / sfxl_name(1, 2, "a", 3))
@@ -696,8 +696,8 @@ def test_audit_of_an_unreadable_table(content, said, tmp_path, capsys):
 
 def test_audit_of_queries_without_coordinates(tmp_path, capsys):
     touch(tmp_path / "empty/queries/note.txt")
-    assert "no picture in it" in mistake(["--datasets_folder", tmp_path, "--audit", "empty"], capsys)
-    for name in ("picture.jpg", "@1@2@61@S@x@1@.jpg", "@1@2@30@I@91@1@.jpg"):
+    assert "no image in it" in mistake(["--datasets_folder", tmp_path, "--audit", "empty"], capsys)
+    for name in ("image.jpg", "@1@2@61@S@x@1@.jpg", "@1@2@30@I@91@1@.jpg"):
         touch(tmp_path / name / "queries" / name)
         assert "neither UTM coordinates" in mistake(["--datasets_folder", tmp_path, "--audit", name], capsys)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datasets import msls, protocols
-from datasets.folders import LAYOUT, find_pictures, read_folder, zones
+from datasets.folders import LAYOUT, find_images, read_folder, zones
 from datasets.protocols import PROTOCOLS, as_protocol, choices_text, open_protocol, resolve
 
 PAGE = Path(protocols.__file__).with_name("README.md")
@@ -33,13 +33,13 @@ def answers(listing):
 
 
 def expect(monkeypatch, name, n_database, n_queries):
-    """The protocol, as if it had so many pictures."""
+    """The protocol, as if it had so many images."""
     small = dataclasses.replace(PROTOCOLS[name], n_database=n_database, n_queries=n_queries)
     monkeypatch.setitem(PROTOCOLS, name, small)
 
 
 def street(split):
-    """Four database pictures, 20 m apart, and three queries: within 25 m of two, of one at exactly 25 m, of none."""
+    """Four database images, 20 m apart, and three queries: within 25 m of two, of one at exactly 25 m, of none."""
     put(split / "database", *(at(20 * i) for i in range(4)))
     put(split / "queries", at(10), at(85), at(500))
 
@@ -100,20 +100,20 @@ def test_svox_conditions_share_a_database(tmp_path, monkeypatch, condition):
 def test_wrong_counts_are_told_with_their_source(tmp_path):
     street(tmp_path / "pitts30k" / "images" / "test")
     assert open_protocol(tmp_path, "pitts30k").warnings == (
-        "expected 10,000 database pictures (paper, Table I), found 4: not comparable with published figures",
+        "expected 10,000 database images (paper, Table I), found 4: not comparable with published figures",
         "expected 6,816 queries (paper, Table I), found 3: not comparable with published figures")
 
 
 def test_one_wrong_count(tmp_path, monkeypatch):
     street(tmp_path / "pitts30k" / "images" / "test")
     expect(monkeypatch, "pitts30k", 5, 3)
-    assert [said[:28] for said in open_protocol(tmp_path, "pitts30k").warnings] == ["expected 5 database pictures"]
+    assert [said[:26] for said in open_protocol(tmp_path, "pitts30k").warnings] == ["expected 5 database images"]
 
 
 def test_unverified_counts_are_told(tmp_path):
     street(tmp_path / "eynsham" / "images" / "test")
     assert open_protocol(tmp_path, "eynsham").warnings == (
-        "counts unverified: no source states them; found 4 database pictures and 3 queries",)
+        "counts unverified: no source states them; found 4 database images and 3 queries",)
 
 
 def test_no_count_without_a_source():
@@ -184,7 +184,7 @@ def test_nordland_whose_frames_and_coordinates_disagree(tmp_path, monkeypatch):
 def test_frames_need_as_many_on_both_sides(tmp_path):
     nordland(tmp_path / "nordland" / "images" / "test", (made_up(i, "s") for i in range(30)),
              (made_up(i, "w") for i in range(29)))
-    refused(lambda: open_protocol(tmp_path, "nordland_27592_w2s_10f"), ValueError, "database: 30 pictures, and 29 in",
+    refused(lambda: open_protocol(tmp_path, "nordland_27592_w2s_10f"), ValueError, "database: 30 images, and 29 in",
             "expected the same number in both")
 
 
@@ -231,7 +231,7 @@ def test_msls_counts_are_those_of_its_reader():
 
 @pytest.mark.parametrize(("found", "name", "said"), [
     ("740", "msls (740)", "found the version 740"), ("11k", "msls (11k)", "found the version 11k"),
-    ("other", "msls", "3 queries and 4 database pictures are neither version of MSLS-val"),
+    ("other", "msls", "3 queries and 4 database images are neither version of MSLS-val"),
 ])  # fmt: skip
 def test_a_bare_msls_tells_its_version(tmp_path, monkeypatch, found, name, said):
     street(tmp_path / "msls" / "images" / "val")
@@ -346,7 +346,7 @@ def test_half_a_set(tmp_path):
 def test_empty_folders(tmp_path, name):
     for side in PROTOCOLS[name].sides[0]:
         put(tmp_path / side, "readme.txt")
-    refused(lambda: open_protocol(tmp_path, name), FileNotFoundError, "database: no picture in it; expected "
+    refused(lambda: open_protocol(tmp_path, name), FileNotFoundError, "database: no image in it; expected "
             f"<datasets_folder>/{PROTOCOLS[name].where}/")
 
 
@@ -369,7 +369,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", locked)
-    refused(lambda: find_pictures(tmp_path / "set"), ValueError, f"{tmp_path / 'set' / 'locked'}",
+    refused(lambda: find_images(tmp_path / "set"), ValueError, f"{tmp_path / 'set' / 'locked'}",
             "this folder cannot be listed (Permission denied)")
 
 
@@ -391,7 +391,7 @@ def test_zones_far_apart_are_kept_apart(tmp_path):
 
 
 def neighbours(split, metres):
-    """Database pictures on the border, in zone 31, and `metres` east of it, in zone 32; a query 4 m west of it."""
+    """Database images on the border, in zone 31, and `metres` east of it, in zone 32; a query 4 m west of it."""
     put(split / "database", "@0744533.02@4765182.93@31@T@.jpg", f"@{255466.98 + metres:010.2f}@4765182.93@32@T@.jpg")
     put(split / "queries", "@0744529.02@4765182.93@31@T@.jpg")
 
@@ -406,7 +406,7 @@ def test_zones_that_touch_are_an_error(tmp_path, metres):
 @pytest.mark.parametrize("metres", [21.5, 1000])
 def test_zones_that_do_not_touch_are_read(tmp_path, metres):
     neighbours(tmp_path / "border" / "images" / "test", metres)
-    assert answers(resolve(tmp_path, "border")) == [[1]]  # sorted by name, the picture of zone 32 comes first
+    assert answers(resolve(tmp_path, "border")) == [[1]]  # sorted by name, the image of zone 32 comes first
 
 
 def test_the_equator_is_a_border(tmp_path):

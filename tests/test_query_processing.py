@@ -31,19 +31,19 @@ def drawn(height: int, width: int) -> Image.Image:
     return Image.fromarray(values).resize((width, height), Image.BICUBIC)
 
 
-def normalised(picture: Image.Image) -> np.ndarray:
-    return ((np.asarray(picture, np.float64) / 255 - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)
+def normalised(image: Image.Image) -> np.ndarray:
+    return ((np.asarray(image, np.float64) / 255 - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)
 
 
 # --- central crop
 
 def test_central_crop_golden():
-    """The published crop of one 360x480 picture: its values [:, 100:108, 150:166], and figures of all of them."""
+    """The published crop of one 360x480 image: its values [:, 100:108, 150:166], and figures of all of them."""
     coarse = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    picture = Image.fromarray(coarse).resize((480, 360), Image.BICUBIC)
+    image = Image.fromarray(coarse).resize((480, 360), Image.BICUBIC)
     known = np.load(Path(__file__).parent / "data" / "golden_transform.npz")["image"]  # black where nothing was needed
-    assert np.array_equal(np.asarray(picture)[known.any(axis=2)], known[known.any(axis=2)])
-    crop = query_transform("central_crop", (322, 322))(picture)
+    assert np.array_equal(np.asarray(image)[known.any(axis=2)], known[known.any(axis=2)])
+    crop = query_transform("central_crop", (322, 322))(image)
     assert (crop.shape, crop.dtype) == ((3, 322, 322), torch.float32)
     crop = crop.double()
     golden = np.load(Path(__file__).parent / "data" / "golden_central_crop.npz")
@@ -118,38 +118,38 @@ def test_aspect_size_is_the_nearest_to_the_exact_ratio(shorter):
 @pytest.mark.parametrize("sides", SIZES)
 @pytest.mark.parametrize("size", [SIZE, (70, 28)])
 def test_single_query_is_pillows_resize_of_each_normalised_channel(sides, size):
-    picture = drawn(*sides)
-    image = query_transform("single_query", size)(picture)
+    image = drawn(*sides)
+    tensor = query_transform("single_query", size)(image)
     height, width = aspect_size(sides, min(size))
     expected = [np.asarray(Image.fromarray(channel.astype(np.float32)).resize((width, height), Image.BILINEAR))
-                for channel in normalised(picture)]
-    assert (image.shape, image.dtype) == ((3, height, width), torch.float32)
-    np.testing.assert_allclose(image, np.stack(expected), rtol=0, atol=1e-4)
+                for channel in normalised(image)]
+    assert (tensor.shape, tensor.dtype) == ((3, height, width), torch.float32)
+    np.testing.assert_allclose(tensor, np.stack(expected), rtol=0, atol=1e-4)
 
 
 # --- what they have in common
 
 @pytest.mark.parametrize("method", TEST_METHODS)
-def test_every_method_leaves_a_picture_of_the_right_size_alone_and_can_be_sent_to_a_worker(method):
+def test_every_method_leaves_an_image_of_the_right_size_alone_and_can_be_sent_to_a_worker(method):
     transform = query_transform(method, SIZE)
-    picture = drawn(*SIZE)
-    np.testing.assert_allclose(transform(picture), normalised(picture), rtol=0, atol=1e-6)
+    image = drawn(*SIZE)
+    np.testing.assert_allclose(transform(image), normalised(image), rtol=0, atol=1e-6)
     larger = drawn(90, 101)
     assert torch.equal(pickle.loads(pickle.dumps(transform))(larger), transform(larger))
 
 
 def test_methods_differ_and_hard_resize_is_the_databases():
-    picture = drawn(61, 97)
-    images = {method: query_transform(method, SIZE)(picture) for method in TEST_METHODS}
-    assert torch.equal(images["hard_resize"], evaluation_transform(SIZE)(picture))
-    assert {method: tuple(image.shape) for method, image in images.items()} == {
+    image = drawn(61, 97)
+    tensors = {method: query_transform(method, SIZE)(image) for method in TEST_METHODS}
+    assert torch.equal(tensors["hard_resize"], evaluation_transform(SIZE)(image))
+    assert {method: tuple(tensor.shape) for method, tensor in tensors.items()} == {
         "hard_resize": (3, 42, 56), "central_crop": (3, 42, 56), "single_query": (3, 42, 70)}
-    assert not torch.allclose(images["hard_resize"], images["central_crop"], atol=0.1)
+    assert not torch.allclose(tensors["hard_resize"], tensors["central_crop"], atol=0.1)
     with pytest.raises(ValueError, match="'five_crops': expected one of hard_resize, central_crop, single_query$"):
         query_transform("five_crops", SIZE)
 
 
-# --- a set with pictures of several sizes
+# --- a set with images of several sizes
 
 QUERIES = [(97, 61), (61, 97), (42, 56), (5, 9), (97, 61)]
 DATABASE = [(50, 60), (97, 61), (42, 56), (20, 90), (30, 30), (60, 40), (90, 120)]
@@ -221,7 +221,7 @@ def shapes_of_batches(monkeypatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(("method", "num_workers"), [("central_crop", 0), ("single_query", 0), ("single_query", 1)])
-def test_every_picture_is_described_as_if_alone(mixed, model, method, num_workers, monkeypatch, tmp_path):
+def test_every_image_is_described_as_if_alone(mixed, model, method, num_workers, monkeypatch, tmp_path):
     dataset = read(mixed, method)
     with one_thread():
         expected = [model.eval()(dataset[i][0][None]) for i in range(len(dataset))]
@@ -232,11 +232,11 @@ def test_every_picture_is_described_as_if_alone(mixed, model, method, num_worker
         clear = alone.relaxed[0].abs() > 1e-5
         assert torch.equal(torch.from_numpy(bits)[clear], (alone.binary[0] > 0)[clear].byte())
     if method == "single_query":
-        assert shapes == [*((pictures, 3, 42, 56) for pictures in (3, 3, 1)),
+        assert shapes == [*((images, 3, 42, 56) for images in (3, 3, 1)),
                           *((1, 3, *aspect_size(sides, 42)) for sides in QUERIES)]
         assert len({shape[2:] for shape in shapes}) == 3
     else:
-        assert shapes == [(pictures, 3, 42, 56) for pictures in (3, 3, 1, 3, 2)]
+        assert shapes == [(images, 3, 42, 56) for images in (3, 3, 1, 3, 2)]
 
 
 # --- the training set's folder and cities

@@ -366,7 +366,7 @@ def test_reranking_matches_a_naive_loop(depth, block_bytes, kind, monkeypatch):
 
 
 def test_reranking_keeps_the_order_of_equal_distances():
-    """Rows 0 to 299 are one picture, nearer than rows 300 to 399, another."""
+    """Rows 0 to 299 are one image, nearer than rows 300 to 399, another."""
     database = np.repeat(np.float32([[1, 0], [0, 1]]), [300, 100], axis=0)
     candidates = np.stack([np.random.default_rng(seed).permutation(400) for seed in range(6)])
     queries = np.tile(np.float32([[0.8, 0.6]]), (6, 1))

@@ -31,7 +31,7 @@ def test_rows_of_searching(monkeypatch):
     monkeypatch.setattr(search, "SINGLE", 3)
     report = Report()
     with one_thread():
-        search.rows(report, pictures=120, queries=20, repeats=1)
+        search.rows(report, images=120, queries=20, repeats=1)
     rows = {row["what"]: row for row in report.rows}
     assert rows["20 x 120, search + re-rank 4096-d + recall, recalls"]["met"] is True
     assert sum(row["met"] is not None for row in report.rows) == 2 * 2 + 3
@@ -42,9 +42,9 @@ def test_rows_from_files_to_an_index(monkeypatch):
     monkeypatch.setattr(to_disk, "SIZE", 28)
     report = Report()
     with one_thread():
-        to_disk.rows(report, device=torch.device("cpu"), backbone="dinov2-tiny", pictures=96)
+        to_disk.rows(report, device=torch.device("cpu"), backbone="dinov2-tiny", images=96)
     first, *told = report.rows
-    assert first["measured"].endswith("pictures/s")
+    assert first["measured"].endswith("images/s")
     assert [row["goal"] for row in told] == ["within 25 %"] * 3
     assert told[1]["met"] and told[2]["met"]  # memory and disk; so short a run's time is anybody's guess
 
@@ -54,14 +54,14 @@ def test_the_command_writes_its_page(tmp_path, monkeypatch, capsys):
         def rows(report, *, name=module.__name__, **options):
             report.add(name, ">= 1", "2", ", ".join(options), True)
         monkeypatch.setattr(module, "rows", rows)
-    retrieval.main(["--pictures", "10000", "--out", str(tmp_path)])
+    retrieval.main(["--images", "10000", "--out", str(tmp_path)])
     (stored,) = json.loads((tmp_path / "retrieval.json").read_text()).values()
     assert [row["what"].partition(".")[2] for row in stored["rows"]] == ["to_disk", "extraction", "search", "scale"]
     assert (tmp_path / "retrieval.md").read_text().count("| met |") == 4
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        retrieval.main(["--pictures", "9999"])
-    assert "--pictures 9999: expected at least 10000" in capsys.readouterr().err
+        retrieval.main(["--images", "9999"])
+    assert "--images 9999: expected at least 10000" in capsys.readouterr().err
 
 
 def test_what_precision_and_store_change(data, rerank_run, tmp_path, monkeypatch, capsys):
@@ -83,7 +83,7 @@ def test_what_precision_and_store_change(data, rerank_run, tmp_path, monkeypatch
 
 
 def test_changes_are_counted_in_queries():
-    """Four queries; the second finds its picture later, the third sooner, the fourth another one that is right too."""
+    """Four queries; the second finds its image later, the third sooner, the fourth another one that is right too."""
     class Found:
         def __init__(self, final, rounding=None):
             self.first = self.final = np.array(final)
@@ -92,7 +92,7 @@ def test_changes_are_counted_in_queries():
 
     others = list(range(10, 20))
     exact = Found([[0, *others], [1, *others], [*others, 2], [3, *others]])
-    other = Found([[0, *others], [9, 8, 1, *others[:8]], [*others[:9], 2, 9], [4, *others]], {"pictures": 8})
+    other = Found([[0, *others], [9, 8, 1, *others[:8]], [*others[:9], 2, 9], [4, *others]], {"images": 8})
     found = precision.change(exact, other)
     assert found["final"] == {"net": -1, "queries": 2, "other_answer_percent": 50.0}
-    assert found["rounding"] == {"pictures": 8}
+    assert found["rounding"] == {"images": 8}

@@ -28,7 +28,7 @@ def hamming(a, b):
     return np.unpackbits(a ^ b, axis=-1).sum(axis=-1)
 
 
-def test_blocks_of_any_size_give_the_same_pictures(city, database):
+def test_blocks_of_any_size_give_the_same_images(city, database):
     for rows in (777, PER_STREET, 10 * N):
         codes, floats = zip(*city.blocks(rows), strict=True)
         assert {len(block) for block in codes[:-1]} <= {rows}
@@ -56,7 +56,7 @@ def test_the_seed_decides(city, database):
         assert abs(hamming(mine, other).mean() - 256) < 20
 
 
-def test_positives_are_the_pictures_within_25_metres(city):
+def test_positives_are_the_images_within_25_metres(city):
     assert all(np.array_equal(p, np.arange(p[0], p[-1] + 1)) and p[-1] < N for p in city.positives)
     places = np.array([sorted({*p // PER_PLACE})[:1] for p in city.positives]).ravel()
     assert np.all(np.diff(places) >= 0) and places[-1] > 0.98 * (N // PER_PLACE) - REACH
@@ -65,7 +65,7 @@ def test_positives_are_the_pictures_within_25_metres(city):
 
 
 def test_neighbours_are_near_as_in_a_real_set(city, database):
-    """The statistics that scale.md states: what a picture's own place, a near one and a random one look like."""
+    """The statistics that scale.md states: what an image's own place, a near one and a random one look like."""
     codes, floats = database
     nearest = np.array([hamming(codes[p], q).min() for p, q in zip(city.positives, city.query_codes, strict=True)])
     random = hamming(codes[np.random.default_rng(0).integers(N, size=(300, 20))], city.query_codes[:, None])
@@ -105,8 +105,8 @@ def size(n: int) -> dict:
               "open warm", "open cold")
     ms = dict.fromkeys(linear, 2e-6 * n) | dict.fromkeys(("ivf one", "ivf batched"), 3e-4 * n ** 0.5)
     held = {"own": 10 * n, "mapped": 64 * n}
-    return {"pictures": n, "float_dim": 2048 if n < 1_000_000 else 256, "store": "fp16", "lists": 9, "probes": 3,
-            "probes_for_same_pictures": 5, "same_pictures": 97.0, "write_s": 1.0, "build_s": 1.0,
+    return {"images": n, "float_dim": 2048 if n < 1_000_000 else 256, "store": "fp16", "lists": 9, "probes": 3,
+            "probes_for_same_images": 5, "same_images": 97.0, "write_s": 1.0, "build_s": 1.0,
             "ms": ms, "recall": {"exact": recall, "ivf": recall},
             "ram": dict.fromkeys(("opened", "exact", "ivf", "rerank"), held),
             "disk": {"index": (64 + 60 + (4096 if n < 1_000_000 else 512)) * n, "ivf": 72 * n}}
@@ -134,10 +134,10 @@ def test_the_page_gets_its_tables_and_larger_sizes_stay(tmp_path, monkeypatch):
     scale_page.write([size(n) for n in (10_000, 100_000)], tmp_path)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
-    assert "| pictures | 10,000 | 100,000 | 1,000,000 |" in text and "| exact, one query | n^1.00 |" in text
+    assert "| images | 10,000 | 100,000 | 1,000,000 |" in text and "| exact, one query | n^1.00 |" in text
     assert "| 0.020 / 0.020 | 0.200 / 0.200 | 2.000 / 2.000 |" in text
     # Computed from what was measured with 256-d: 2048-d and 4096-d, two bytes a value.
     assert "| 0.04 / 0.08 | 0.42 / 0.83 | 4.22 / 8.32 |" in text
-    assert [s["pictures"] for s in json.loads((tmp_path / "scale.json").read_text())["sizes"]] == [
+    assert [s["images"] for s in json.loads((tmp_path / "scale.json").read_text())["sizes"]] == [
         10_000, 100_000, 1_000_000]
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")

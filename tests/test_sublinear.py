@@ -86,7 +86,7 @@ def test_the_chosen_probes_are_the_fewest_that_reach_the_goal(city, index):
 def test_with_positives_the_goal_is_a_share_of_the_exact_recall(city, index):
     codes, queries = city
     exact_ids = search_hamming(codes, queries, 50)[1]
-    # Of three queries in four the right picture is the exact search's last; the others have none to be found.
+    # Of three queries in four the right image is the exact search's last; the others have none to be found.
     nowhere = np.array([len(codes)])
     positives = [exact_ids[i, -1:] if i % 4 else nowhere for i in range(len(queries))]
 

@@ -30,8 +30,8 @@ from utils.baselines import BASELINES
 from utils.metrics import recall_at_k
 from utils.retrieval import search_l2
 
-SMALL = {"train_places": 9, "train_pictures": 4, "val_places": 2, "test_places": 4, "database_pictures": 2,
-         "query_pictures": 1}
+SMALL = {"train_places": 9, "train_images": 4, "val_places": 2, "test_places": 4, "database_images": 2,
+         "query_images": 1}
 SIZE = (28, 42)
 
 
@@ -54,7 +54,7 @@ def training_lines(folder: Path) -> list[dict[str, str]]:
     return lines
 
 
-def test_every_picture_is_counted_and_readable(city):
+def test_every_image_is_counted_and_readable(city):
     manifest = json.loads((city / "TOY_CITY.json").read_text())
     assert manifest["parameters"] == {"seed": 0, **SMALL}
     assert "not photographs" in manifest["note"]
@@ -63,9 +63,9 @@ def test_every_picture_is_counted_and_readable(city):
     assert {**found, "gsv_cities/Images": sum(training.values())} == manifest["counts"]
     assert sum(manifest["counts"].values()) == 9 * 4 + 2 * (2 + 4) * 3
     for path in city.rglob("*.jpg"):
-        with Image.open(path) as picture:
-            picture.load()
-            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (168, 126))
+        with Image.open(path) as image:
+            image.load()
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (168, 126))
 
 
 def test_training_table_and_files_agree(city):
@@ -98,7 +98,7 @@ def test_benchmark_names_parse_back(city):
 
 
 @pytest.mark.parametrize(("name", "split"), BENCHMARKS)
-def test_positives_are_the_pictures_of_the_same_place(city, name, split):
+def test_positives_are_the_images_of_the_same_place(city, name, split):
     dataset = BenchmarkDataset(read_folder(city, name, split=split), transform=evaluation_transform(SIZE))
     assert dataset.listing.name == f"toy_city/{name}"
     assert [len(found) for found in dataset.listing.positives] == [2] * dataset.n_queries
@@ -111,10 +111,10 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(city, tmp_path)
     assert contents(again) == contents(city)
 
 
-def test_another_seed_gives_other_pictures(city, tmp_path):
+def test_another_seed_gives_other_images(city, tmp_path):
     other = build_toy_city(tmp_path / "other", **SMALL, seed=1, workers=1)
-    pictures = [{path.read_bytes() for path in folder.rglob("*.jpg")} for folder in (city, other)]
-    assert len(pictures[0]) == len(pictures[1]) == 72 and not pictures[0] & pictures[1]
+    images = [{path.read_bytes() for path in folder.rglob("*.jpg")} for folder in (city, other)]
+    assert len(images[0]) == len(images[1]) == 72 and not images[0] & images[1]
 
 
 def test_no_facade_of_training_occurs_in_val_or_test():
@@ -134,9 +134,9 @@ def test_no_facade_of_training_occurs_in_val_or_test():
 def test_conditions_and_viewpoints_vary():
     parameters = Parameters(0, 1, 4, 1, 40, 3, 1)
     drawn = [draw_set_place(parameters, "test", 2, number)[1] for number in range(40)]
-    queries = Counter(pictures[-1].view.condition for pictures in drawn)
+    queries = Counter(images[-1].view.condition for images in drawn)
     assert queries == dict.fromkeys(CONDITIONS, 10)
-    along, across = np.array([(p.view.along, p.view.across) for pictures in drawn for p in pictures]).T
+    along, across = np.array([(p.view.along, p.view.across) for images in drawn for p in images]).T
     assert np.ptp(along) > 3 and np.ptp(across) > 2.5
     assert {p.view.condition for p in draw_set_place(parameters, "train", 0, 0)[1]} == set(CONDITIONS)
 
@@ -177,10 +177,10 @@ def test_the_same_parameters_reuse_and_others_are_an_error(city, monkeypatch):
     assert contents(city) == before
 
 
-def test_a_city_with_a_lost_picture_is_an_error(tmp_path):
+def test_a_city_with_a_lost_image_is_an_error(tmp_path):
     folder = build_toy_city(tmp_path / "city", **SMALL, workers=1)
     next((folder / "msls" / "images" / "test" / "queries").iterdir()).unlink()
-    with pytest.raises(ValueError, match="queries holds 3 pictures, expected 4"):
+    with pytest.raises(ValueError, match="queries holds 3 images, expected 4"):
         build_toy_city(folder, **SMALL)
 
 
@@ -199,7 +199,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value", "least"), [
-    ("seed", -1, 0), ("train_places", 3, 4), ("train_pictures", 3, 4), ("val_places", 0, 1), ("query_pictures", 0, 1)])
+    ("seed", -1, 0), ("train_places", 3, 4), ("train_images", 3, 4), ("val_places", 0, 1), ("query_images", 0, 1)])
 def test_a_count_too_small_is_an_error(tmp_path, name, value, least):
     with pytest.raises(ValueError, match=f"{name} is {value}, expected at least {least}"):
         build_toy_city(tmp_path / "city", **{**SMALL, name: value})
@@ -241,11 +241,11 @@ def test_the_test_split_is_hard_for_descriptors_without_learning(tmp_path):
     # The test split of the default city: grey under 40 %, the others under 50 % R@1, and all of them above chance.
     parameters, paths, places = Parameters(0, 600, 4, 100, 120, 3, 1), {"database": [], "queries": []}, []
     for number in range(parameters.test_places):
-        place, pictures = draw_set_place(parameters, "test", 1 + BENCHMARKS.index(("pitts30k", "test")), number)
+        place, images = draw_set_place(parameters, "test", 1 + BENCHMARKS.index(("pitts30k", "test")), number)
         scene = Scene(place)
-        for index, picture in enumerate(pictures):
+        for index, image in enumerate(images):
             paths["database" if index < 3 else "queries"].append(tmp_path / f"{number:03d}_{index}.jpg")
-            (tmp_path / f"{number:03d}_{index}.jpg").write_bytes(render(scene, picture.view))
+            (tmp_path / f"{number:03d}_{index}.jpg").write_bytes(render(scene, image.view))
         places.append(np.arange(3 * number, 3 * number + 3))
     for name, describe in BASELINES.items():
         _, ids = search_l2(describe(paths["database"]), describe(paths["queries"]), 1)

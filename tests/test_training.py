@@ -87,7 +87,7 @@ def test_going_on_equals_never_stopping(main, precision, data, float_run, tmp_pa
         assert_close(two["training"]["optimiser"]["state"][slot], state)
     assert torch.equal(two["training"]["random"]["cpu"], one["training"]["random"]["cpu"])
 
-    timing = {"pictures_per_second", "peak_memory_mib", "seconds"}
+    timing = {"images_per_second", "peak_memory_mib", "seconds"}
     records = [[{key: value for key, value in record.items() if key not in timing} for record in metrics(folder)]
                for folder in (straight, again)]
     assert [record["epoch"] for record in records[1]] == [1, 2, 3, 4]
@@ -257,14 +257,14 @@ def test_an_epoch_is_recorded(float_run, rerank_run):
         for k, record in enumerate(metrics(folder), start=1):
             assert record["epoch"] == k
             assert record["lr"] == 4e-4
-            assert min(record["loss"], record["pictures_per_second"], record["peak_memory_mib"], record["seconds"]) > 0
+            assert min(record["loss"], record["images_per_second"], record["peak_memory_mib"], record["seconds"]) > 0
             recalls = record["recalls"]["msls"]
             assert {stage for stage, values in recalls.items() if values} == stages
             assert record["score"] == pytest.approx(recalls["final"]["1"] + recalls["final"]["5"])
         assert len(metrics(folder)) == 2
         log = (folder / "info.log").read_text()
         assert "epoch 2/2: loss " in log
-        assert all(word in log for word in ("pictures/s", "peak memory", "lr 4.0e-04", "device cpu, precision fp32"))
+        assert all(word in log for word in ("images/s", "peak memory", "lr 4.0e-04", "device cpu, precision fp32"))
     assert {"metric", "quantisation"} <= metrics(rerank_run)[0].keys()
 
 
@@ -506,7 +506,7 @@ def test_a_machine_that_cannot_compile_is_told_so(data, tmp_path, monkeypatch):
 def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
     options = [*training_options(data), *RANDOM, "--epochs_num", 1]
     text = (run_folder(train.main, *options, cwd=tmp_path) / "info.log").read_text()
-    assert re.search(r"memory: a step of \d+ pictures takes about \d+ MB, \d+ MB of them kept", text)
+    assert re.search(r"memory: a step of \d+ images takes about \d+ MB, \d+ MB of them kept", text)
     assert re.search(r"memory: [\d.]+ GB are free, enough for --train_batch_size \d+\n", text)
     monkeypatch.setattr("utils.memory.free_memory", lambda device: 145 * 10**5)
     folder = run_folder(train.main, *options, cwd=tmp_path)

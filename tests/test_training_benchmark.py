@@ -85,7 +85,7 @@ def test_the_rows_of_a_gpu(tmp_path, monkeypatch):
     with one_thread():
         training.on_gpu(report, "dinov2-tiny", {"fp32": 1e11, "bf16": 4e11}, torch.device("cpu"))
     assert [row["what"] for row in report.rows if row["measured"] == "does not fit"] == [
-        f"{script}.py, dinov2-tiny, 16 pictures, plain fp32" for script in ("train", "train_rerank")]
+        f"{script}.py, dinov2-tiny, 16 images, plain fp32" for script in ("train", "train_rerank")]
     assert len(report.rows) == 2 * 2 * 2 * len(training.KINDS)
 
 

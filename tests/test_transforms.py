@@ -16,27 +16,27 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from datasets import evaluation_transform, nearest_multiple, normalise, training_transform
 from datasets.augment import RandAugment, operation
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_picture, resize, to_uint8_tensor
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image, resize, to_uint8_tensor
 
-# The published transforms' output [:, 100:108, 150:166] for one 360x480 picture.  The picture is stored black
+# The published transforms' output [:, 100:108, 150:166] for one 360x480 image.  The image is stored black
 # outside the region that those values depend on.
 GOLDEN = np.load(Path(__file__).parent / "data" / "golden_transform.npz")
 WINDOW = np.s_[:, 100:108, 150:166]
 
 
-def normalised(picture: Image.Image) -> np.ndarray:
-    values = np.asarray(picture, np.float64) / 255
+def normalised(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image, np.float64) / 255
     return ((values - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)
 
 
 @pytest.fixture
-def picture():
+def image():
     values = np.random.default_rng(5).integers(0, 256, (9, 13, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((130, 90), Image.BICUBIC)
 
 
-def levels(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture).astype(int)
+def levels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
 
 
 def without_randaugment(transform):
@@ -58,47 +58,47 @@ def test_training_golden():
 
 
 @pytest.mark.parametrize("size", [(42, 56), (98, 140), (14, 210)])
-def test_evaluation_is_pillows_resize_of_each_normalised_channel(picture, size):
+def test_evaluation_is_pillows_resize_of_each_normalised_channel(image, size):
     height, width = size
     expected = [
         np.asarray(Image.fromarray(channel.astype(np.float32)).resize((width, height), Image.BILINEAR))
-        for channel in normalised(picture)
+        for channel in normalised(image)
     ]
-    np.testing.assert_allclose(evaluation_transform(size)(picture), np.stack(expected), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(evaluation_transform(size)(image), np.stack(expected), rtol=0, atol=1e-4)
 
 
 def test_normalise_is_to_tensor_and_normalize():
-    pictures = np.random.default_rng(1).integers(0, 256, (4, 5, 7, 3), dtype=np.uint8)
+    values = np.random.default_rng(1).integers(0, 256, (4, 5, 7, 3), dtype=np.uint8)
     prepare = transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
-    images = normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    images = normalise(torch.from_numpy(values).permute(0, 3, 1, 2))
     assert images.dtype == torch.float32
-    assert torch.equal(images, torch.stack([prepare(picture) for picture in pictures]))
+    assert torch.equal(images, torch.stack([prepare(value) for value in values]))
     with pytest.raises(ValueError, match="torch.float32; expected torch.uint8"):
         normalise(images)
 
 
 @pytest.mark.parametrize("size", [(28, 42), (45, 60), (112, 140), (91, 131), (126, 14)])
-def test_training_resize_is_pillows_but_for_rounding(picture, size):
+def test_training_resize_is_pillows_but_for_rounding(image, size):
     height, width = size
-    expected = levels(picture.resize((width, height), Image.BILINEAR))
-    resized = levels(resize(picture, size))
+    expected = levels(image.resize((width, height), Image.BILINEAR))
+    resized = levels(resize(image, size))
     assert resized.shape == expected.shape
     difference = resized - expected
     assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 0.03 and abs(difference.mean()) < 0.01
 
 
-def test_planes_are_those_of_torchvision(picture):
-    image = to_uint8_tensor(picture)
-    assert image.dtype == torch.uint8 and image.is_contiguous() and torch.equal(image, pil_to_tensor(picture))
-    image.zero_()  # its own memory
-    assert np.asarray(picture).any()
+def test_planes_are_those_of_torchvision(image):
+    tensor = to_uint8_tensor(image)
+    assert tensor.dtype == torch.uint8 and tensor.is_contiguous() and torch.equal(tensor, pil_to_tensor(image))
+    tensor.zero_()  # its own memory
+    assert np.asarray(image).any()
 
 
 SIZES = [(42, 56), (56, 56)]  # H, W
 
 
-def torchvisions(picture: Image.Image, name: str, magnitude: float) -> np.ndarray:
-    return levels(autoaugment._apply_op(picture, name, magnitude, InterpolationMode.BILINEAR, None))
+def torchvisions(image: Image.Image, name: str, magnitude: float) -> np.ndarray:
+    return levels(autoaugment._apply_op(image, name, magnitude, InterpolationMode.BILINEAR, None))
 
 
 def assert_equal_but_for_fused_arithmetic(ours: Image.Image, expected: np.ndarray) -> None:
@@ -108,31 +108,31 @@ def assert_equal_but_for_fused_arithmetic(ours: Image.Image, expected: np.ndarra
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_operation_is_torchvisions(picture, size):
-    picture = picture.resize(size[::-1])
+def test_every_operation_is_torchvisions(image, size):
+    image = image.resize(size[::-1])
     space = transforms.RandAugment()._augmentation_space(31, size)
     augment = RandAugment(size, num_ops=3)
     assert len(space) == len(augment.operations) == 14
     for (name, (magnitudes, signed)), ours in zip(space.items(), augment.operations, strict=True):
         magnitude = float(magnitudes[9]) if magnitudes.ndim else 0.0
         for value, ours_signed in zip([magnitude, -magnitude] if signed else [magnitude], ours, strict=True):
-            expected = torchvisions(picture, name, value)
-            assert_equal_but_for_fused_arithmetic(ours_signed(picture), expected)
-            changed = np.abs(expected - levels(picture)).max()
+            expected = torchvisions(image, name, value)
+            assert_equal_but_for_fused_arithmetic(ours_signed(image), expected)
+            changed = np.abs(expected - levels(image)).max()
             assert changed > 1 or name in ("Identity", "Posterize", "AutoContrast")
 
 
 @pytest.mark.parametrize("at_once", [1, 1000])
 @pytest.mark.parametrize(("name", "magnitude"), [("Rotate", 30), ("ShearX", -0.3), ("ShearY", 0.3), ("TranslateY", -9)])
-def test_other_magnitudes_and_strips_too(picture, name, magnitude, at_once, monkeypatch):
+def test_other_magnitudes_and_strips_too(image, name, magnitude, at_once, monkeypatch):
     monkeypatch.setattr("datasets.augment.PIXELS_AT_ONCE", at_once)
-    moved = operation(name, magnitude, (picture.height, picture.width))(picture)
-    assert_equal_but_for_fused_arithmetic(moved, torchvisions(picture, name, magnitude))
+    moved = operation(name, magnitude, (image.height, image.width))(image)
+    assert_equal_but_for_fused_arithmetic(moved, torchvisions(image, name, magnitude))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_same_draws_give_torchvisions_pictures(picture, size):
-    resized = resize(picture, size)
+def test_the_same_draws_give_torchvisions_images(image, size):
+    resized = resize(image, size)
     published = transforms.RandAugment(num_ops=3, interpolation=InterpolationMode.BILINEAR)
     augment, transform = RandAugment(size, num_ops=3), training_transform(size)
     outputs = set()
@@ -145,36 +145,36 @@ def test_the_same_draws_give_torchvisions_pictures(picture, size):
         # 0 on x86; of the one level elsewhere a later Equalize or Solarize can make more.
         assert np.abs(levels(ours) - expected).mean() < 0.05
         torch.manual_seed(seed)
-        assert torch.equal(transform(picture), to_uint8_tensor(ours))
+        assert torch.equal(transform(image), to_uint8_tensor(ours))
         outputs.add(ours.tobytes())
     assert len(outputs) > 50
 
 
-def test_the_training_transform_reaches_workers_that_are_not_forked(picture):
+def test_the_training_transform_reaches_workers_that_are_not_forked(image):
     transform = training_transform((28, 42))
     copy = pickle.loads(pickle.dumps(transform))
     for seed in range(5):
         images = []
         for made in (transform, copy):
             torch.manual_seed(seed)
-            images.append(made(picture))
+            images.append(made(image))
         assert torch.equal(*images)
 
 
 def test_operations_and_signs_are_drawn_as_often_as_torchvisions(monkeypatch):
     """Chi-square over (operation, sign) of independent draws: the law, where the test above fixes the seed."""
     size, drawn = (14, 14), []
-    picture = Image.new("RGB", size)
+    image = Image.new("RGB", size)
 
-    def record(picture, name, magnitude, *_, **__):
+    def record(image, name, magnitude, *_, **__):
         drawn.append((name, magnitude))
-        return picture
+        return image
 
     def counted(augment, seed):
         drawn.clear()
         torch.manual_seed(seed)
         for _ in range(1500):
-            augment(picture)
+            augment(image)
         return Counter(drawn)
 
     def p_value(first, second):
@@ -215,13 +215,13 @@ def test_nearest_multiple():
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
-def test_every_mode_is_read_as_rgb(tmp_path, picture, mode):
-    converted = picture.convert(mode)
+def test_every_mode_is_read_as_rgb(tmp_path, image, mode):
+    converted = image.convert(mode)
     converted.save(tmp_path / "a.png")
-    read = read_picture(tmp_path / "a.png")
-    assert read.mode == "RGB" and read.size == picture.size
+    read = read_image(tmp_path / "a.png")
+    assert read.mode == "RGB" and read.size == image.size
     if mode in ("RGB", "RGBA"):
-        expected = np.asarray(picture)
+        expected = np.asarray(image)
     elif mode == "P":
         palette = np.array(converted.getpalette()).reshape(-1, 3)
         expected = palette[np.asarray(converted)]
@@ -233,27 +233,27 @@ def test_every_mode_is_read_as_rgb(tmp_path, picture, mode):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_jpegs_are_read_as_pillow_converts_them(tmp_path, picture, mode):
+def test_jpegs_are_read_as_pillow_converts_them(tmp_path, image, mode):
     path = tmp_path / "a.jpg"
-    picture.convert(mode).save(path, progressive=True)
+    image.convert(mode).save(path, progressive=True)
     with Image.open(path) as file:
         expected = np.asarray(file.convert("RGB"))
-    read = read_picture(path)
+    read = read_image(path)
     path.unlink()
     assert read.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(read), expected)
 
 
-def test_unreadable_pictures_are_named(tmp_path, picture):
-    with pytest.raises(FileNotFoundError, match=r"absent\.jpg: no such picture"):
-        read_picture(tmp_path / "absent.jpg")
-    (tmp_path / "text.jpg").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"text\.jpg: not a readable picture"):
-        read_picture(tmp_path / "text.jpg")
-    picture.save(tmp_path / "cut.jpg")
+def test_unreadable_images_are_named(tmp_path, image):
+    with pytest.raises(FileNotFoundError, match=r"absent\.jpg: no such image"):
+        read_image(tmp_path / "absent.jpg")
+    (tmp_path / "text.jpg").write_text("not an image")
+    with pytest.raises(ValueError, match=r"text\.jpg: not a readable image"):
+        read_image(tmp_path / "text.jpg")
+    image.save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-500])
-    with pytest.raises(ValueError, match=r"cut\.jpg: not a readable picture"):
-        read_picture(tmp_path / "cut.jpg")
+    with pytest.raises(ValueError, match=r"cut\.jpg: not a readable image"):
+        read_image(tmp_path / "cut.jpg")
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep\.png: .*8 bits"):
-        read_picture(tmp_path / "deep.png")
+        read_image(tmp_path / "deep.png")

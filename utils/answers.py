@@ -18,14 +18,14 @@ ANSWER = {True: "right", False: "wrong", None: "unlabelled"}
 
 def write_answers(folder: Path, listing: Listing, ids: np.ndarray, distances: np.ndarray, *, k: int,
                   kind: str) -> tuple[Path, Path]:
-    """Writes the first `k` database pictures of each query, and returns the paths of answers.csv and answers.json.
+    """Writes the first `k` database images of each query, and returns the paths of answers.csv and answers.json.
 
     ids        (queries, depth) integers, best first; of `k` ranks no more than these are written
     distances  (queries, at most depth): what the search compared; re-ranking gives none behind the re-ranked ones
     kind       what the distances are, in words: "L2", "Hamming distance in bits"
 
     answers.csv has COLUMNS and a row for each query and rank: names as Listing.names gives them, east and north in
-    metres, how many metres both pictures are apart, and a word of ANSWER; what is not known is empty.
+    metres, how many metres both images are apart, and a word of ANSWER; what is not known is empty.
     answers.json says the same, {dataset, rule, distance: kind, k, queries: [{query, east, north, positives: how many
     right answers there are, answers: [{rank, database, distance, east, north, metres, right: true or false}]}]}, a line
     for each query; what is not known is null.
@@ -58,7 +58,7 @@ def _check(listing: Listing, ids: np.ndarray, distances: np.ndarray, k: int) -> 
                          "for each query")
     if ids.size and not 0 <= ids.min() <= ids.max() < listing.n_database:
         raise ValueError(f"ids range from {ids.min()} to {ids.max()}; expected indices of the {listing.n_database} "
-                         "database pictures")
+                         "database images")
     if distances.ndim != 2 or len(distances) != len(ids) or distances.shape[1] > ids.shape[1]:
         raise ValueError(f"distances have shape {distances.shape}, ids {ids.shape}; expected a row for each query, no "
                          "longer than its ids")
@@ -73,11 +73,11 @@ def _queries(listing: Listing, ids: np.ndarray, distances: np.ndarray) -> Iterat
         here = _place(listing.query_utm, query)
         right = None if listing.positives is None else np.isin(found, listing.positives[query]).tolist()
         answers = []
-        for rank, picture in enumerate(found.tolist()):
-            there = _place(listing.database_utm, picture)
+        for rank, image in enumerate(found.tolist()):
+            there = _place(listing.database_utm, image)
             known = here is not None and there is not None
             answers.append({
-                "rank": rank + 1, "database": names[picture],
+                "rank": rank + 1, "database": names[image],
                 "distance": _plain(distances[query, rank]) if rank < distances.shape[1] else None,
                 **_east_north(there),
                 "metres": round(float(np.hypot(*(there - here))), 2) if known else None,

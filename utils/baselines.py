@@ -1,7 +1,7 @@
 """Descriptors without learning, the yardstick beside which every trained figure stands.
 
-Each function takes picture paths and returns (n, d) float32 descriptors of unit length, to be compared by exhaustive L2
-search.  Raises ValueError for no path at all and what `datasets.transforms.read_picture` raises for a bad one.
+Each function takes image paths and returns (n, d) float32 descriptors of unit length, to be compared by exhaustive L2
+search.  Raises ValueError for no path at all and what `datasets.transforms.read_image` raises for a bad one.
 """
 
 import tempfile
@@ -12,17 +12,17 @@ import numpy as np
 from PIL import Image
 
 from datasets import BenchmarkDataset
-from datasets.transforms import read_picture
+from datasets.transforms import read_image
 
 from .evaluation import Described, Evaluation, search
 from .index import ModelIdentity, TwoStageIndex
 
 
 def _describe(paths, describe) -> np.ndarray:
-    """`describe` (path -> (d,)) of every path: -> (n, d), unit rows; a row of zeros (a picture of one colour) stays."""
+    """`describe` (path -> (d,)) of every path: -> (n, d), unit rows; a row of zeros (an image of one colour) stays."""
     rows = [describe(path) for path in paths]
     if not rows:
-        raise ValueError("no picture to describe: give at least one path")
+        raise ValueError("no image to describe: give at least one path")
     rows = np.stack(rows).astype(np.float32)
     return _unit(rows)
 
@@ -33,7 +33,7 @@ def _unit(vectors):
 
 def _thumbnail(path, mode, side):
     """-> (side, side[, 3]) float64 pixels 0..255 in the mode, resized without keeping the ratio, with antialiasing."""
-    return np.asarray(read_picture(path).convert(mode).resize((side, side), Image.BILINEAR), dtype=np.float64)
+    return np.asarray(read_image(path).convert(mode).resize((side, side), Image.BILINEAR), dtype=np.float64)
 
 
 def grey_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
@@ -47,7 +47,7 @@ def grey_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
 
 
 def colour_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
-    """Histogram, over 8 x 8 x 8 RGB bins, of the mean colours of a picture's 32 x 32 cells: -> (n, 512)."""
+    """Histogram, over 8 x 8 x 8 RGB bins, of the mean colours of an image's 32 x 32 cells: -> (n, 512)."""
 
     def describe(path):
         red, green, blue = (_thumbnail(path, "RGB", 32) // 32).astype(np.int64).reshape(-1, 3).T
@@ -61,7 +61,7 @@ def hog_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
 
     128 x 128 grey, cells of 16 pixels, 9 unsigned orientations, blocks of 2 x 2 cells at a stride of one cell, each
     L2-normalised, clipped at 0.2 and normalised again.  A pixel votes with the magnitude of its central differences
-    (zero at the picture's border), shared between the two nearest orientations.
+    (zero at the image's border), shared between the two nearest orientations.
     """
     row = np.arange(128) // 16
     cell = row[:, None] * 8 + row  # (128, 128): the cell of each pixel, row by row
@@ -87,7 +87,7 @@ def hog_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
 
 def search_baseline(describe: Callable[[Iterable[str | Path]], np.ndarray], dataset: BenchmarkDataset, *,
                     recall_values: Sequence[int]) -> Evaluation:
-    """Describes a set's pictures without learning and searches them by flat L2."""
+    """Describes a set's images without learning and searches them by flat L2."""
     listing = dataset.listing
     database, queries = (np.ascontiguousarray(describe(paths), np.float32)
                          for paths in (listing.database_paths, listing.query_paths))

@@ -44,7 +44,7 @@ def training_parser(description: str, *, mode: str) -> argparse.ArgumentParser:
     data.add_argument("--training_dataset", default="gsv_cities", metavar="NAME",
                       help=f"{' or '.join(TRAINING_SETS)}, in --datasets_folder; or a folder in that layout")
     data.add_argument("--cities", nargs="+", metavar="CITY", help="default: all of the training set's")
-    data.add_argument("--images_per_place", type=_positive, default=4, help="pictures drawn of each place")
+    data.add_argument("--images_per_place", type=_positive, default=4, help="images drawn of each place")
     data.add_argument("--train_resize", type=_positive, nargs=2, default=[224, 224], metavar=("H", "W"), help="pixels")
     data.add_argument("--train_batch_size", type=_positive, default=120, help="places a batch, of all processes")
     data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
@@ -73,16 +73,16 @@ def evaluation_parser(description: str, *, mode: str) -> argparse.ArgumentParser
     parser = _parser(description, mode)
     parser.add_argument("--split", choices=("train", "val", "test"), help="of a folder; default: test")
     parser.add_argument("--file_lists", type=Path, metavar="DIR",
-                        help="evaluate by the .npy lists in DIR, of pictures in <datasets_folder>/<dataset_name>")
+                        help="evaluate by the .npy lists in DIR, of images in <datasets_folder>/<dataset_name>")
     speed = parser.add_argument_group("speed and size; what the defaults give is exact")
     speed.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of describing; bf16, fp16 round")
     speed.add_argument("--compile", action="store_true", help="the backbone, by torch.compile")
     speed.add_argument("--store", choices=STORES, default="fp32", help="how the database's float descriptors are kept")
     speed.add_argument("--index", type=Path, metavar="FOLDER",
                        help="keep the descriptors there: an interrupted run goes on, a finished one is only searched")
-    own = parser.add_argument_group("pictures of your own, instead of a data set; answers in answers.csv and .json")
-    own.add_argument("--database_folder", type=Path, help="pictures of known places")
-    own.add_argument("--queries_folder", type=Path, help="pictures to be found among them")
+    own = parser.add_argument_group("images of your own, instead of a data set; answers in answers.csv and .json")
+    own.add_argument("--database_folder", type=Path, help="images of known places")
+    own.add_argument("--queries_folder", type=Path, help="images to be found among them")
     own.add_argument("--coordinates", type=Path, metavar="CSV",
                      help="path,lat,lon[,heading] or path,utm_east,utm_north; default: from names or EXIF")
     own.add_argument("--answers", type=_positive, default=10, metavar="K", help="written for each query")
@@ -109,7 +109,7 @@ def _parser(description: str, mode: str) -> argparse.ArgumentParser:
     evaluation.add_argument("--resize", type=_positive, nargs=2, default=[322, 322], metavar=("H", "W"), help="pixels")
     evaluation.add_argument("--test_method", choices=TEST_METHODS, default="hard_resize",
                             help="how queries are brought to --resize; the database is always resized to it")
-    evaluation.add_argument("--infer_batch_size", type=_positive, default=16, help="pictures a batch")
+    evaluation.add_argument("--infer_batch_size", type=_positive, default=16, help="images a batch")
     evaluation.add_argument("--val_positive_dist_threshold", type=_positive_float, metavar="METRES",
                             help="of right answers; default: the protocol's, 25 for a folder")
     evaluation.add_argument("--recall_values", type=_positive, nargs="+", default=[1, 5, 10, 20, 100], metavar="K",

@@ -60,7 +60,7 @@ class Comparison:
 
 
 class Predictions(NamedTuple):
-    """One stage of a run: names (m,) and (n,) text, and which of the first k pictures are right, (m, k) bool."""
+    """One stage of a run: names (m,) and (n,) text, and which of the first k images are right, (m, k) bool."""
 
     path: Path
     query_names: np.ndarray
@@ -113,7 +113,7 @@ def compare_predictions(run_a: Path | str, run_b: Path | str, *, stage: str = "f
 
 def recall_difference(k: int, found_a: np.ndarray, found_b: np.ndarray, *, seed: int,
                       resamples: int) -> RecallDifference:
-    """One line of the comparison; found_a and found_b (m,) bool tell which queries have a right picture by rank k."""
+    """One line of the comparison; found_a and found_b (m,) bool tell which queries have a right image by rank k."""
     only_a, only_b, n = int((found_a & ~found_b).sum()), int((found_b & ~found_a).sum()), len(found_a)
     p = mcnemar(only_a, only_b)
     return RecallDifference(
@@ -192,7 +192,7 @@ def _check_same_set(a: Predictions, b: Predictions) -> None:
             absent = others[~np.isin(others, names)]
             if len(absent):
                 raise ValueError(
-                    f"{a.path} has {len(names_a)} {side} pictures, {b.path} {len(names_b)}; {run.path} lacks "
+                    f"{a.path} has {len(names_a)} {side} images, {b.path} {len(names_b)}; {run.path} lacks "
                     f"{len(absent)} of the other's, first {str(absent[0])!r}; expected two runs on one data set")
 
 

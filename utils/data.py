@@ -1,4 +1,4 @@
-"""Picture sizes, training batches and benchmark sets as the scripts ask for them."""
+"""Image sizes, training batches and benchmark sets as the scripts ask for them."""
 
 import functools
 import logging
@@ -20,7 +20,7 @@ from datasets import (
     collate_places,
     evaluation_transform,
     nearest_multiple,
-    own_pictures,
+    own_images,
     query_transform,
     read_file_lists,
     resolve,
@@ -68,7 +68,7 @@ def training_set(training_dataset: str, datasets_folder: Path) -> tuple[Path, Se
 def training_loader(*, training_dataset: str, datasets_folder: Path, cities: Sequence[str] | None,
                     images_per_place: int, size: Sequence[int], places_per_batch: int, seed: int, num_workers: int,
                     device: torch.device) -> DataLoader:
-    """Batches (pictures (P*K, 3, H, W) uint8, labels (P*K,)) of P places with K pictures each, mostly of one city.
+    """Batches (images (P*K, 3, H, W) uint8, labels (P*K,)) of P places with K images each, mostly of one city.
 
     P is this process's share of `places_per_batch`.  `training_dataset` is that of `training_set`, `cities` a choice
     among its cities.
@@ -79,7 +79,7 @@ def training_loader(*, training_dataset: str, datasets_folder: Path, cities: Seq
     if dataset.missing_cities:
         log.warning("training goes on without %d absent cities: %s", len(dataset.missing_cities),
                     " ".join(dataset.missing_cities))
-    log.info("training on %s: %d places, %d pictures, %d cities; %d places with fewer than %d pictures left out",
+    log.info("training on %s: %d places, %d images, %d cities; %d places with fewer than %d images left out",
              dataset.folder, dataset.n_places, dataset.n_images, len(dataset.cities), dataset.dropped_places,
              images_per_place)
     sampler = CityBatchSampler(dataset, places_per_batch=places_per_batch, seed=seed, process=rank(),
@@ -92,18 +92,18 @@ def training_loader(*, training_dataset: str, datasets_folder: Path, cities: Seq
 
 
 def benchmark_set(name: str, *, datasets_folder: Path, split: str | None, threshold_m: float | None,
-                  file_lists: Path | None = None, **pictures) -> BenchmarkDataset:
+                  file_lists: Path | None = None, **images) -> BenchmarkDataset:
     """A protocol, one split of a folder's set, or what the lists in the folder `file_lists` say of that folder.
 
     split, threshold_m   None: the protocol's, and "test" within 25 m for a folder
-    pictures             as in `as_dataset`
+    images             as in `as_dataset`
     """
     if file_lists is None:
         listing = resolve(datasets_folder, name, split=split, threshold_m=threshold_m)
-        return as_dataset(listing, parts=_parts(listing, datasets_folder), **pictures)
+        return as_dataset(listing, parts=_parts(listing, datasets_folder), **images)
     root = datasets_folder / name
     listing = read_file_lists(file_lists, root if root.is_dir() else datasets_folder, name=name)
-    return as_dataset(as_protocol(listing, name) if name in PROTOCOLS else listing, **pictures)
+    return as_dataset(as_protocol(listing, name) if name in PROTOCOLS else listing, **images)
 
 
 def _parts(listing: Listing, datasets_folder: Path) -> list[Listing]:
@@ -118,24 +118,24 @@ def _parts(listing: Listing, datasets_folder: Path) -> list[Listing]:
 
 
 def own_set(database_folder: Path, queries_folder: Path, *, coordinates: Path | None, threshold_m: float | None,
-            labels: bool, **pictures) -> BenchmarkDataset:
-    """Two folders of pictures of one's own; arguments as in `own_pictures` and `as_dataset`."""
+            labels: bool, **images) -> BenchmarkDataset:
+    """Two folders of images of one's own; arguments as in `own_images` and `as_dataset`."""
     options = {} if threshold_m is None else {"threshold_m": threshold_m}
-    return as_dataset(own_pictures(database_folder, queries_folder, coordinates=coordinates, labels=labels, **options),
-                      **pictures)
+    return as_dataset(own_images(database_folder, queries_folder, coordinates=coordinates, labels=labels, **options),
+                      **images)
 
 
 def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = "hard_resize",
                parts: Sequence[Listing] = ()) -> BenchmarkDataset:
-    """The pictures of a listing, which is logged: counts, what is right, and what its reader should know.
+    """The images of a listing, which is logged: counts, what is right, and what its reader should know.
 
-    Database pictures are resized to `size`, queries become what `test_method`, one of TEST_METHODS, makes of them.
+    Database images are resized to `size`, queries become what `test_method`, one of TEST_METHODS, makes of them.
     """
     size = patch_size(size, "--resize")
     found = listing.rule
     if listing.positives is not None:
         found = f"{listing.n_unanswerable} of them without a right answer ({listing.rule})"
-    log.info("%s: %d database pictures, %d queries, %s; file list %s", listing.label, listing.n_database,
+    log.info("%s: %d database images, %d queries, %s; file list %s", listing.label, listing.n_database,
              listing.n_queries, found, listing.fingerprint()[:16])
     for warning in listing.warnings:
         log.warning("%s: %s", listing.label, warning)
@@ -146,12 +146,12 @@ def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = "har
 
 
 def evaluated_set(*, name: str, own: dict | None, datasets_folder: Path | None, split: str | None,
-                  threshold_m: float | None, file_lists: Path | None, **pictures) -> BenchmarkDataset:
+                  threshold_m: float | None, file_lists: Path | None, **images) -> BenchmarkDataset:
     """What an evaluation is of: a benchmark, or the folders `own` (keywords of `own_set`)."""
     if own:
-        return own_set(**own, threshold_m=threshold_m, **pictures)
+        return own_set(**own, threshold_m=threshold_m, **images)
     return benchmark_set(name, datasets_folder=datasets_folder, split=split, threshold_m=threshold_m,
-                         file_lists=file_lists, **pictures)
+                         file_lists=file_lists, **images)
 
 
 def validation_and_test_sets(validation: Sequence[str], test: str, *, datasets_folder: Path, **options) -> tuple[

@@ -1,4 +1,4 @@
-"""The main job on drawn pictures, in minutes on a CPU: `python -m utils.demo [FOLDER]` (what `make demo` runs).
+"""The main job on drawn images, in minutes on a CPU: `python -m utils.demo [FOLDER]` (what `make demo` runs).
 
 Builds the toy city, trains the float branch and then the binary branch beside it, evaluates, prints one table and draws
 some queries with what was found for them. Every script is run by the command line that is printed.
@@ -57,10 +57,10 @@ def main(argv: list[str] | None = None) -> None:
     table = format_table(rows, test_set)
     with temporary_path(folder / "table.md") as temporary:
         temporary.write_text(table)
-    picture = folder / "retrievals.png"
-    with temporary_path(picture) as temporary:
+    image = folder / "retrievals.png"
+    with temporary_path(image) as temporary:
         draw_retrievals(reranked.with_name("predictions.npz"), test_set.listing.folder).save(temporary, "png")
-    print(f"\n{table}\n{time.perf_counter() - started:.0f} s in all; queries with their top 5: {picture}")
+    print(f"\n{table}\n{time.perf_counter() - started:.0f} s in all; queries with their top 5: {image}")
 
 
 def run(folder: Path, *command: str) -> Path:
@@ -101,12 +101,12 @@ def untrained(test_set: BenchmarkDataset) -> dict:
 
 
 def float_row(name: str, evaluation: Evaluation) -> dict:
-    return row(name, evaluation.recalls()["final"], evaluation.latency_ms, evaluation.bytes_per_picture["float"])
+    return row(name, evaluation.recalls()["final"], evaluation.latency_ms, evaluation.bytes_per_image["float"])
 
 
 def results_rows(trained_float: dict, reranked: dict) -> list[dict]:
     """The rows of float, binary and re-ranked retrieval from two results.json."""
-    sizes = reranked["bytes_per_picture"]
+    sizes = reranked["bytes_per_image"]
     search_ms = {"search": reranked["latency_ms"]["search"]}
     return [
         row("float, L2", trained_float["recalls"]["final"], trained_float["latency_ms"], sizes["float"]),
@@ -122,7 +122,7 @@ def row(name: str, recalls: dict[str, float], latency_ms: dict[str, float | None
 
 def format_table(rows: list[dict], test_set: BenchmarkDataset) -> str:
     lines = [f"{test_set.listing.label}: {test_set.n_queries} queries, "
-             f"{test_set.n_database} database pictures, drawn", "",
+             f"{test_set.n_database} database images, drawn", "",
              "| descriptor, search            |   R@1 |   R@5 |  R@10 | ms/query | bytes |",
              "|-------------------------------|------:|------:|------:|---------:|------:|"]
     for values in rows:
@@ -131,8 +131,8 @@ def format_table(rows: list[dict], test_set: BenchmarkDataset) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_retrievals(predictions: Path, pictures: Path, *, queries: int = 8, found: int = 5) -> Image.Image:
-    """A sheet: each row a query and its first `found` pictures, framed green where right and red where wrong."""
+def draw_retrievals(predictions: Path, images: Path, *, queries: int = 8, found: int = 5) -> Image.Image:
+    """A sheet: each row a query and its first `found` images, framed green where right and red where wrong."""
     with np.load(predictions) as file:
         ids, correct, first = file["final_ids"], file["final_correct"], file["first_stage_correct"]
         query_names, database_names = file["query_names"], file["database_names"]
@@ -149,8 +149,8 @@ def draw_retrievals(predictions: Path, pictures: Path, *, queries: int = 8, foun
         cells += [(database_names[ids[query, rank]], RIGHT if correct[query, rank] else WRONG) for rank in range(found)]
         for column, (name, colour) in enumerate(cells):
             left = gap + column * (width + gap) + (12 if column else 0)
-            with Image.open(pictures / str(name)) as picture:
-                sheet.paste(picture.convert("RGB").resize((width, height)), (left, top))
+            with Image.open(images / str(name)) as image:
+                sheet.paste(image.convert("RGB").resize((width, height)), (left, top))
             draw.rectangle((left - 4, top - 4, left + width + 3, top + height + 3), outline=colour, width=4)
     return sheet
 

@@ -1,4 +1,4 @@
-"""What one epoch's batches cost and gave: losses, pictures, time, memory."""
+"""What one epoch's batches cost and gave: losses, images, time, memory."""
 
 import time
 from collections import defaultdict
@@ -23,7 +23,7 @@ class EpochMeter:
     def __init__(self, device: torch.device, *, epoch: int, last_good: Path | None):
         self.device, self.epoch, self.last_good = device, epoch, last_good
         self.sums: dict[str, Tensor | float] = defaultdict(float)
-        self.steps = self.pictures = 0
+        self.steps = self.images = 0
         self.seconds = self.memory_mib = None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -38,11 +38,11 @@ class EpochMeter:
             self.check_losses()
 
     def stop(self) -> None:
-        """The pictures become those of all processes, the memory that of the process with the most."""
+        """The images become those of all processes, the memory that of the process with the most."""
         synchronise(self.device)
         self.seconds = time.perf_counter() - self.started
         self.check_losses()
-        self.pictures = distributed.total(self.pictures)
+        self.images = distributed.total(self.images)
         memory_mib = peak_memory_mib(self.device)
         self.memory_mib = memory_mib and distributed.largest(memory_mib)
 

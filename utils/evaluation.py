@@ -34,7 +34,7 @@ class Described:
     floating: np.ndarray | None
 
     def of_part(self, whole: Listing, part: Listing) -> tuple["Described", np.ndarray]:
-        """The descriptors of `part`, whose pictures are among those of `whole`, and the rows that its database has in
+        """The descriptors of `part`, whose images are among those of `whole`, and the rows that its database has in
         that of `whole`."""
         subset = subset_of(whole, part)
         queries = (None if rows is None else rows[subset.query_rows] for rows in (self.codes, self.floating))
@@ -48,7 +48,7 @@ class Evaluation:
     first, first_distances   Hamming distances in bits (None: there is one stage, the final one)
     final, final_distances   L2 distances of the re-ranked part; squared L2 or bits where there is one stage
     latency_ms               per query, of a search for all queries at once
-    parts                    of listings of some of these pictures, from the same descriptors
+    parts                    of listings of some of these images, from the same descriptors
     extraction               what describing cost, and what it rounded (utils/extraction.py); None: not done here
     """
 
@@ -60,7 +60,7 @@ class Evaluation:
     final: np.ndarray
     final_distances: np.ndarray
     latency_ms: dict[str, float | None]
-    bytes_per_picture: dict[str, int | None]
+    bytes_per_image: dict[str, int | None]
     parts: tuple["Evaluation", ...] = ()
     extraction: dict | None = None
 
@@ -78,7 +78,7 @@ class Evaluation:
     def score(self) -> tuple[float, float]:
         """What chooses the best epoch: R@1 + R@5 of the final stage; where that is equal, of the first stage.
 
-        The second decides on sets of hardly more than `rerank_num` pictures, where re-ranking sees them all and the
+        The second decides on sets of hardly more than `rerank_num` images, where re-ranking sees them all and the
         final stage says nothing of the binary codes. It is 0 without a first stage.
         """
         stages = (self.final, self.first)
@@ -97,7 +97,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """How to evaluate: called with a model and a set it describes the pictures, searches and logs the recalls.
+    """How to evaluate: called with a model and a set it describes the images, searches and logs the recalls.
 
     mode       "float": flat L2; "hashing": Hamming; "rerank": Hamming, then L2 of the first `rerank_num`
     precision, store, compiled   as in utils.extraction.extract
@@ -200,4 +200,4 @@ def search(described: Described, listing: Listing, *, mode: str, recall_values: 
         ids, first = of_row[ids], None if first is None else of_row[first]
     latency = {"search": 1000 * (searched - started) / listing.n_queries, "rerank": rerank_ms}
     return Evaluation(listing, protocol(mode, rerank_num), tuple(recall_values), first, first_distances, ids, distances,
-                      latency, database.bytes_per_picture)
+                      latency, database.bytes_per_image)

@@ -44,9 +44,9 @@ def export(index: TwoStageIndex, target: str, *, part: tuple[int, int] = (0, 1))
         raise ValueError("the index holds one branch alone; expected codes and float descriptors")
     start, stop = (len(index) * edge // parts for edge in (number, number + 1))
     if start == stop:
-        raise ValueError(f"part {number}/{parts} of {len(index)} pictures is empty; expected fewer parts")
+        raise ValueError(f"part {number}/{parts} of {len(index)} images is empty; expected fewer parts")
     about = {"model": index.model._asdict(), "row": index.shape._asdict(), "generation": index.generation,
-             "pictures": len(index), "part": [number, parts], "sample": _sample(index)}
+             "images": len(index), "part": [number, parts], "sample": _sample(index)}
     schema = _schema(index, about)
     with reaching(target):
         database = lancedb.connect(target)
@@ -60,7 +60,7 @@ def export(index: TwoStageIndex, target: str, *, part: tuple[int, int] = (0, 1))
             raise ValueError(f"{target} holds this export already, complete; delete it to write it again")
         done = table.count_rows()
         blocks = _ids(index, start + done, stop)
-        with progress([], "exporting", total=stop - start, initial=done, unit=" pictures") as bar:
+        with progress([], "exporting", total=stop - start, initial=done, unit=" images") as bar:
             for first in blocks:
                 commit = chain([first], islice(blocks, _COMMIT_BLOCKS - 1))
                 table.add(_reader(index, schema, commit, bar.update))
@@ -80,7 +80,7 @@ def _sample(index: TwoStageIndex) -> str:
 
 
 def _ids(index: TwoStageIndex, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Ids of the start-th to stop-th picture that can be found, some at a time."""
+    """Ids of the start-th to stop-th image that can be found, some at a time."""
     rows = max(1, _BLOCK_BYTES // (4 * index.shape.float_dim))
     passed = 0
     for ids in index.live_ids():
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     number, parts = map(int, given.part.split("/"))
     wrote = export(TwoStageIndex.open(given.index), given.target, part=(number, parts))
     seconds = time.perf_counter() - started
-    print(f"{given.target}: complete; {wrote} pictures written in {seconds:.1f} s, {wrote / seconds:.0f} a second")
+    print(f"{given.target}: complete; {wrote} images written in {seconds:.1f} s, {wrote / seconds:.0f} a second")
 
 
 if __name__ == "__main__":

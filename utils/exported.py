@@ -1,6 +1,6 @@
 """Searching an index that was exported to LanceDB, in the same two stages and with the same order of equal distances.
 
-LanceDB is imported when something is opened. Its table `pictures` holds a row for each picture, in order of id:
+LanceDB is imported when something is opened. Its table `images` holds a row for each image, in order of id:
 
     id                  row of the index, int64
     name                text; bytes that are no UTF-8 as \\xNN
@@ -20,7 +20,7 @@ from .index import ModelIdentity
 from .retrieval import rerank_l2
 from .stores import StoredRows
 
-TABLE, COMPLETE = "pictures", "complete"
+TABLE, COMPLETE = "images", "complete"
 ABOUT = b"selavprpp"  # in the schema's metadata: which part of which index
 
 
@@ -38,7 +38,7 @@ class Candidates(NamedTuple):
     coordinates: np.ndarray
 
 
-class FoundPictures(NamedTuple):
+class FoundImages(NamedTuple):
     """The k best of each query, by L2 distance: parts (m, k) int64, the number of the table that holds it, else as in
     `Candidates`."""
 
@@ -73,12 +73,12 @@ class Exported:
         return sum(table.count_rows() for table in self._tables)
 
     def search(self, codes: np.ndarray, floats: np.ndarray, *, k: int = 10, depth: int = 100,
-               where: str | None = None) -> FoundPictures:
+               where: str | None = None) -> FoundImages:
         """The k best of each query by L2, among the `depth` nearest codes of all parts together.
 
         Args:
             codes: (m, bytes) uint8 from `pack_codes`. floats: (m, D) float32.
-            where: a condition in SQL, e.g. "utm_east between 4e5 and 5e5", that pictures have to meet.
+            where: a condition in SQL, e.g. "utm_east between 4e5 and 5e5", that images have to meet.
         Equal Hamming distances go by part and id, equal L2 distances keep that order, as in `TwoStageIndex.search`.
         Fewer come back where there are fewer. Raises ValueError for shapes and types that do not fit.
         """
@@ -99,7 +99,7 @@ class Exported:
                           for code, query in zip(codes, floats, strict=True)]) for table in self._tables]
 
 
-def merged(parts: Sequence[Candidates], *, k: int = 10, depth: int = 100) -> FoundPictures:
+def merged(parts: Sequence[Candidates], *, k: int = 10, depth: int = 100) -> FoundImages:
     """What a search of all parts as one finds: their `depth` best by Hamming distance, and of these the k best by L2.
 
     parts  of the same queries, in the order in which equal distances shall be kept; each to that depth
@@ -112,7 +112,7 @@ def merged(parts: Sequence[Candidates], *, k: int = 10, depth: int = 100) -> Fou
     by_l2 = np.argsort(np.take_along_axis(joined.distances, first, axis=1), axis=1, kind="stable")[:, :k]
     chosen = np.take_along_axis(first, by_l2, axis=1)
     queries = np.arange(len(chosen))[:, None]
-    return FoundPictures(numbers[chosen], *(array[queries, chosen] for name, array in joined._asdict().items()
+    return FoundImages(numbers[chosen], *(array[queries, chosen] for name, array in joined._asdict().items()
                                             if name != "bits"))
 
 
@@ -179,7 +179,7 @@ def described(table: Any) -> str:
 
 def name_of(about: dict) -> str:
     number, parts = about["part"]
-    return (f"part {number}/{parts} of {about['pictures']} pictures of {ModelIdentity(**about['model'])}, "
+    return (f"part {number}/{parts} of {about['images']} images of {ModelIdentity(**about['model'])}, "
             f"generation {about['generation']}")
 
 

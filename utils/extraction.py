@@ -1,4 +1,4 @@
-"""Describing a set's pictures into indexes on disk: in blocks, on from where a run stopped, by several processes."""
+"""Describing a set's images into indexes on disk: in blocks, on from where a run stopped, by several processes."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from .stores import store_rows
 
 log = logging.getLogger("selavprpp")
 COST = "extraction.json"  # in the queries' folder
-SAMPLE = 8  # pictures that are described in fp32 too, where something is rounded
+SAMPLE = 8  # images that are described in fp32 too, where something is rounded
 
 Describe = Callable[..., Descriptors]
 
@@ -49,14 +49,14 @@ class Extraction(NamedTuple):
 @torch.inference_mode()
 def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], batch_size: int,
             num_workers: int, precision: str = "fp32", store: str = "fp32", compiled: bool = False) -> Extraction:
-    """Runs the model, in eval mode, over a set's pictures with one pass of the backbone for all branches.
+    """Runs the model, in eval mode, over a set's images with one pass of the backbone for all branches.
 
-    folder     gets an index "database" and one for these queries; what lies there of the same pictures, described in
+    folder     gets an index "database" and one for these queries; what lies there of the same images, described in
                the same way, is not done again
     precision  a key of PRECISIONS: what the network computes in; descriptors are fp32 all the same
     store      how the float descriptors of the database are kept, one of STORES; those of queries stay fp32
 
-    Queries that vary in size go one a batch, all other pictures `batch_size`. Each process describes its share, into
+    Queries that vary in size go one a batch, all other images `batch_size`. Each process describes its share, into
     the same files or, where it does not see the first one's folder, into files of its own, from which the first then
     receives the rows. Raises ValueError where the folder holds something else, or its disk has no room for the rest.
     """
@@ -93,7 +93,7 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Side:
-    """One of the two indexes. first: its first picture's number in the data set; alone: its pictures vary in size."""
+    """One of the two indexes. first: its first image's number in the data set; alone: its images vary in size."""
 
     folder: Path
     first: int
@@ -115,7 +115,7 @@ class _Side:
         return max(0, len(self.names) * self.row.bytes_of() - there)
 
     def batches(self, writer: IndexWriter, batch_size: int) -> Iterator[range]:
-        """The numbers of this process's pictures that are not described yet, without gaps in a batch."""
+        """The numbers of this process's images that are not described yet, without gaps in a batch."""
         rows = writer.missing(own_share(len(self.names)))
         size = 1 if self.alone else batch_size
         for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
@@ -166,7 +166,7 @@ def _describe(network: Describe, dataset: BenchmarkDataset, writers: dict[_Side,
     disk = sum(len(side.names) * side.row.bytes_of() for side in writers)
     forecast = Forecast(to_do, disk, device)
     pending = None
-    with progress([], f"describing {dataset.listing.label}", total=to_do, unit=" pictures") as bar:
+    with progress([], f"describing {dataset.listing.label}", total=to_do, unit=" images") as bar:
         asked = time.perf_counter()
         for images, numbers in loader:
             waited = time.perf_counter() - asked
@@ -186,11 +186,11 @@ def _describe(network: Describe, dataset: BenchmarkDataset, writers: dict[_Side,
     for writer in writers.values():
         writer.flush()
     cost = forecast.end()
-    cost["pictures"] = int(total(forecast.done))
-    cost["pictures_per_second"] = cost["pictures"] / cost["measured"]["seconds"]
-    if cost["pictures"]:
-        log.info("described %d pictures, %.1f a second; %.0f %% of the time was spent waiting for pictures",
-                 cost["pictures"], cost["pictures_per_second"], 100 * cost["waiting_share"])
+    cost["images"] = int(total(forecast.done))
+    cost["images_per_second"] = cost["images"] / cost["measured"]["seconds"]
+    if cost["images"]:
+        log.info("described %d images, %.1f a second; %.0f %% of the time was spent waiting for images",
+                 cost["images"], cost["images_per_second"], 100 * cost["waiting_share"])
     return cost
 
 
@@ -220,20 +220,20 @@ def _rows(binary: Tensor | None, floating: Tensor | None) -> tuple[np.ndarray | 
 
 def _rounding(model: SelaVPRpp, network: Describe, dataset: BenchmarkDataset, *, branches: Sequence[str],
               store: str) -> dict:
-    """What `precision` and `store` change, on the first pictures of the database, described exactly beside it."""
+    """What `precision` and `store` change, on the first images of the database, described exactly beside it."""
     device = next(model.parameters()).device
     images = torch.stack([dataset[number][0] for number in range(min(SAMPLE, dataset.n_database))]).to(device)
     (code, floating), (exact_code, exact) = (
         _rows(*(None if rows is None else rows.cpu() for rows in (out.binary, out.floating)))
         for out in (network(images, branches=branches), fast_inference(model)(images, branches=branches)))
-    found = {"pictures": len(images), "least_cosine": None, "bits_changed_percent": None}
+    found = {"images": len(images), "least_cosine": None, "bits_changed_percent": None}
     if floating is not None:
         held = store_rows(floating, store).read(slice(None)).astype(np.float64)
         norms = np.linalg.norm(held, axis=1) * np.linalg.norm(exact, axis=1)
         found["least_cosine"] = float(((held * exact).sum(axis=1) / norms).min())
     if code is not None:
         found["bits_changed_percent"] = 100 * float(np.unpackbits(code ^ exact_code).mean())
-    log.info("rounding, on %d pictures: %s", len(images),
+    log.info("rounding, on %d images: %s", len(images),
              ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in found.items()
-                       if name != "pictures" and value is not None))
+                       if name != "images" and value is not None))
     return found

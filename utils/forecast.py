@@ -12,7 +12,7 @@ from .memory import shown
 
 log = logging.getLogger("selavprpp")
 SECONDS = 10  # of watching, or until
-SHARE = 0.1  # of the pictures are described; and at least
+SHARE = 0.1  # of the images are described; and at least
 BATCHES = 3
 
 
@@ -28,38 +28,38 @@ def check_disk(folder: Path, needed: int) -> None:
 class Forecast:
     """Watches an extraction batch by batch, predicts its end once, and tells in the end what came of it.
 
-    pictures    that this process describes
+    images    that this process describes
     disk_bytes  that all processes will have written
     device      where the model runs; its memory is told beside the process's
     """
 
-    def __init__(self, pictures: int, disk_bytes: int, device: torch.device):
-        self.pictures, self.disk_bytes, self.device = pictures, disk_bytes, device
+    def __init__(self, images: int, disk_bytes: int, device: torch.device):
+        self.images, self.disk_bytes, self.device = images, disk_bytes, device
         self.predicted: dict[str, float | None] | None = None
         self.done = self.batches = 0
-        self.waited = 0.0  # for pictures
+        self.waited = 0.0  # for images
         self.started = time.perf_counter()
 
-    def add(self, pictures: int, *, waited: float) -> None:
-        """A batch is described; its pictures had been waited for so many seconds."""
+    def add(self, images: int, *, waited: float) -> None:
+        """A batch is described; its images had been waited for so many seconds."""
         now = time.perf_counter()
-        self.done += pictures
+        self.done += images
         self.batches += 1
         self.waited += waited
         if self.batches == 1:  # libraries start, and so do the loader's workers: no measure of what comes
             self.first_done, self.first_end = self.done, now
         elif self.predicted is None and self.batches > BATCHES and (
-                now - self.first_end >= SECONDS or self.done >= SHARE * self.pictures):
+                now - self.first_end >= SECONDS or self.done >= SHARE * self.images):
             pace = (now - self.first_end) / (self.done - self.first_done)
-            self._predict(now - self.started + pace * (self.pictures - self.done))
+            self._predict(now - self.started + pace * (self.images - self.done))
 
     def _predict(self, seconds: float) -> None:
         self.predicted = {"seconds": seconds, **self._memory(), "disk_bytes": self.disk_bytes}
         if seconds >= 2 * SECONDS:
             memory = ", ".join(f"{value:.0f} MiB of {name.removesuffix('_mib').replace('_', ' ')}"
                                for name, value in self._memory().items() if value)
-            log.info("this will take %s in all (%.1f pictures/s), %s, and %s of disk", _duration(seconds),
-                     self.pictures / seconds, memory, shown(self.disk_bytes))
+            log.info("this will take %s in all (%.1f images/s), %s, and %s of disk", _duration(seconds),
+                     self.images / seconds, memory, shown(self.disk_bytes))
 
     def _memory(self) -> dict[str, float | None]:
         memory = {"memory_mib": peak_memory_mib(torch.device("cpu"))}
@@ -68,7 +68,7 @@ class Forecast:
         return memory
 
     def end(self) -> dict:
-        """The share of the time that was spent waiting for pictures; seconds, memory and disk, as predicted (None: too
+        """The share of the time that was spent waiting for images; seconds, memory and disk, as predicted (None: too
         few batches) and as measured."""
         seconds = time.perf_counter() - self.started
         return {"waiting_share": self.waited / seconds,

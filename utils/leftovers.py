@@ -23,7 +23,7 @@ LEFTOVERS = {
     **_not_built("--optim", hint="Adam is the optimiser"),
     **_not_built("--lr_crn_net", hint="there is no such network; learning rate: --lr"),
     **_not_built("--brightness", "--contrast", "--saturation", "--hue", "--rand_perspective", "--random_resized_crop",
-                 "--random_rotation", "--horizontal_flip", hint="RandAugment augments the training pictures"),
+                 "--random_rotation", "--horizontal_flip", hint="RandAugment augments the training images"),
     "--quantization_weight": "now --set quantization_weight=VALUE",
     "--pair_fraction": "now --set pair_fraction=VALUE",
     "--train_folder": "now --training_dataset FOLDER",

@@ -33,26 +33,26 @@ class StepMemory:
     """Bytes that one process's training step takes on its device.
 
     fixed        weights, gradients, Adam's two moments
-    per_picture  what is kept for the gradient, and the picture itself
-    working      (a, b): at the peak a * pictures + b * min(pictures, PICTURES_AT_ONCE) more; the largest pair counts
+    per_image  what is kept for the gradient, and the image itself
+    working      (a, b): at the peak a * images + b * min(images, PICTURES_AT_ONCE) more; the largest pair counts
     """
 
     fixed: int
-    kept_per_picture: int
-    picture: int
+    kept_per_image: int
+    image: int
     working: tuple[tuple[float, float], ...]
 
-    def kept(self, pictures: int) -> int:
+    def kept(self, images: int) -> int:
         """Saved for the backward pass."""
-        return pictures * self.kept_per_picture
+        return images * self.kept_per_image
 
-    def total(self, pictures: int) -> int:
-        part = min(pictures, PICTURES_AT_ONCE)
-        peak = max(all_of_them * pictures + some * part for all_of_them, some in self.working)
-        return int(self.fixed + pictures * (self.kept_per_picture + self.picture) + peak)
+    def total(self, images: int) -> int:
+        part = min(images, PICTURES_AT_ONCE)
+        peak = max(all_of_them * images + some * part for all_of_them, some in self.working)
+        return int(self.fixed + images * (self.kept_per_image + self.image) + peak)
 
     def largest_batch(self, available: int) -> int:
-        """The most pictures whose step fits into so many bytes; 0 where none does."""
+        """The most images whose step fits into so many bytes; 0 where none does."""
         low, high = 0, 1
         while self.total(high) <= available:
             low, high = high, 2 * high
@@ -63,7 +63,7 @@ class StepMemory:
 
 
 def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> StepMemory:
-    """Of pictures of `size` (H, W) pixels, in `dtype` (the frozen backbone's weights too), for what is not frozen."""
+    """Of images of `size` (H, W) pixels, in `dtype` (the frozen backbone's weights too), for what is not frozen."""
     vit = model.config.vit
     tuned = model.config.tuned_blocks
     tokens = 1 + vit.registers + (size[0] // PATCH) * (size[1] // PATCH)
@@ -87,8 +87,8 @@ def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, 
     working = [(ADAPTER * unit - not_yet, 0.0), (LEVELS * unit - not_yet, BLOCK * unit), (LEVELS * unit, in_head)]
     if device.type == "cpu" and dtype != torch.float32:  # attention by products holds its scores twice
         working.append((LEVELS * unit - not_yet, 7 * unit + 2 * vit.heads * tokens**2 * dtype.itemsize))
-    return StepMemory(fixed=frozen + 4 * trained, kept_per_picture=int(kept),
-                      picture=3 * size[0] * size[1] * torch.float32.itemsize, working=tuple(working))
+    return StepMemory(fixed=frozen + 4 * trained, kept_per_image=int(kept),
+                      image=3 * size[0] * size[1] * torch.float32.itemsize, working=tuple(working))
 
 
 def report_step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device,
@@ -96,10 +96,10 @@ def report_step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.
     """Logs what a step takes, what is free and the largest batch that would fit; changes nothing, for the batch is part
     of the recipe. Of several processes each takes its share of the places."""
     memory, free = step_memory(model, size=size, dtype=dtype, device=device), free_memory(device)
-    pictures = images_per_place * math.ceil(places_per_batch / processes())
-    needed = memory.total(pictures)
-    log.info("memory: a step of %d pictures takes about %s, %s of them kept for the gradient", pictures, shown(needed),
-             shown(memory.kept(pictures)))
+    images = images_per_place * math.ceil(places_per_batch / processes())
+    needed = memory.total(images)
+    log.info("memory: a step of %d images takes about %s, %s of them kept for the gradient", images, shown(needed),
+             shown(memory.kept(images)))
     if free is None:
         return
     if device.type == "cpu":

@@ -52,7 +52,7 @@ def recall_at_k(
     *,
     answerable_only: bool = False,
 ) -> dict[int, float] | None:
-    """Percentage of queries with a right picture among their first N predictions, for N in recall_values.
+    """Percentage of queries with a right image among their first N predictions, for N in recall_values.
 
     As the field does, all queries count, those without positives as missed; `answerable_only` leaves these
     out, and gives None where no query is left. An N beyond the k predictions counts those k: search at least

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import check_predictions, picture_key, write_predictions
+from datasets import check_predictions, image_key, write_predictions
 from model import SelaVPRpp, fingerprint
 
 from .answers import write_answers
@@ -54,7 +54,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pret
                                       "n_database": part.listing.n_database, "recalls": part.recalls()}
                   for part in evaluation.parts},
         "latency_ms": evaluation.latency_ms,
-        "bytes_per_picture": evaluation.bytes_per_picture,
+        "bytes_per_image": evaluation.bytes_per_image,
         "extraction": evaluation.extraction,
         "model": {"backbone": model.config.backbone, "pretrained": pretrained, "checkpoint": str(checkpoint),
                   "selected_by": selected_by,
@@ -72,7 +72,7 @@ def _write_official(evaluation: Evaluation, path: Path) -> None:
         log.warning("no %s: %d predictions of a query, and its format asks for %d; the database is too small",
                     path.name, evaluation.final.shape[1], OFFICIAL_DEPTH)
         return
-    queries, database = ([picture_key(path) for path in paths] for paths in (
+    queries, database = ([image_key(path) for path in paths] for paths in (
         listing.query_paths, listing.database_paths))
     write_predictions(path, queries,
                       [[database[i] for i in row] for row in evaluation.final[:, :OFFICIAL_DEPTH]])

@@ -23,7 +23,7 @@ _SPARE = 28  # ranks searched beyond the k wanted: most often all codes that are
 class BinaryIVF:
     """Database codes in lists, each around one of `lists` centres; a search reads those of the nearest centres.
 
-    It holds a copy of the codes and 8 bytes a picture, in RAM after `build`, by memory map after `open`.
+    It holds a copy of the codes and 8 bytes an image, in RAM after `build`, by memory map after `open`.
 
     probes  how many lists a search reads where it is not told otherwise
     """
@@ -118,7 +118,7 @@ class BinaryIVF:
         return high
 
     def save(self, path: str | Path) -> None:
-        """Writes one file, with `probes`: 72 bytes a picture for codes of 512 bits."""
+        """Writes one file, with `probes`: 72 bytes an image for codes of 512 bits."""
         self._index.nprobe = self.probes
         with temporary_path(path) as temporary:
             faiss.write_index_binary(self._index, str(temporary))

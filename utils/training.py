@@ -37,7 +37,7 @@ class Training:
     so far.
 
     network  what a training step calls instead of the model: of several processes, each has a share of a batch's
-             pictures, and all take the same step
+             images, and all take the same step
     """
 
     def __init__(self, model: SelaVPRpp, *, run: Run, script: str, device: torch.device, precision: str,
@@ -119,7 +119,7 @@ class Training:
         with self.model.backbone.rounded(dtype, compiled=self.compiled):
             for images, labels in progress(loader, f"epoch {self.epoch + 1}/{self.epochs}"):
                 images = normalise(images.to(self.device, non_blocking=True))
-                self.meter.pictures += len(images)
+                self.meter.images += len(images)
                 if self.compiled and not self.warm:
                     self._warm_up(images)
                 yield images, labels.to(self.device, non_blocking=True)
@@ -148,7 +148,7 @@ class Training:
         self.meter.add({"loss": loss, **parts})
 
     def end_training_pass(self) -> None:
-        """Notes the time, pictures and memory of the epoch's batches; to be called before validation."""
+        """Notes the time, images and memory of the epoch's batches; to be called before validation."""
         self.meter.stop()
 
     def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
@@ -163,16 +163,16 @@ class Training:
         self.epoch += 1
         losses, seconds, memory_mib = self.meter.losses(), self.meter.seconds, self.meter.memory_mib
         shown_memory = "unknown" if memory_mib is None else f"{memory_mib:.0f} MiB"
-        record = {"epoch": self.epoch, **losses, "lr": lr, "pictures_per_second": self.meter.pictures / seconds,
+        record = {"epoch": self.epoch, **losses, "lr": lr, "images_per_second": self.meter.images / seconds,
                   "peak_memory_mib": memory_mib, "seconds": seconds,
                   "recalls": {evaluation.listing.name: evaluation.recalls() for evaluation in evaluations},
                   "score": score[0], "best_score": self.best_score[0], "first_stage_score": score[1]}
         if is_first():
             self.run.add_metrics(record)
             self._save(better)
-        log.info("epoch %d/%d: %s, lr %.1e, %.1f pictures/s, peak memory %s, %s R@1+R@5 %.1f (%s)", self.epoch,
+        log.info("epoch %d/%d: %s, lr %.1e, %.1f images/s, peak memory %s, %s R@1+R@5 %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["pictures_per_second"], shown_memory, self.selected_by, score[0],
+                 record["images_per_second"], shown_memory, self.selected_by, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def _save(self, better: bool) -> None:

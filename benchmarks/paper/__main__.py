@@ -88,7 +88,7 @@ def one_table(args: argparse.Namespace, runner: Runner) -> bool:
     table, out = find(args.number), args.out.resolve()
     if args.toy:
         if args.datasets_folder:
-            say("--toy: --datasets_folder is not read, the pictures are drawn")
+            say("--toy: --datasets_folder is not read, the images are drawn")
         table, settings = toy_table(table), toy_settings(out, machine_options(args, MACHINE))
     else:
         if args.weights_folder and not args.weights_folder.is_dir():

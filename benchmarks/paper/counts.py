@@ -1,4 +1,4 @@
-"""Counts the pictures of one split of a benchmark set (Table I): `python -m benchmarks.paper.counts --help`."""
+"""Counts the images of one split of a benchmark set (Table I): `python -m benchmarks.paper.counts --help`."""
 
 import argparse
 from pathlib import Path

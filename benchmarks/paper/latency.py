@@ -1,7 +1,7 @@
 """Times exhaustive search and re-ranking among random descriptors (Table IX): `python -m benchmarks.paper.latency`.
 
 One query at a time on one thread (several wait for each other longer than they work), and all at once on all threads;
-top 100. The index is built beforehand, describing a picture does not count. Each method takes its turn after the
+top 100. The index is built beforehand, describing an image does not count. Each method takes its turn after the
 others, `--repeats` times: medians, and beside them the time of copying the 4096-dimensional database on one thread,
 which tells machines, and hours of one machine, apart.
 """
@@ -34,7 +34,7 @@ METHODS = {  # -> dimension of the float descriptor that is searched, or None; a
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m benchmarks.paper.latency", description=__doc__.splitlines()[0])
-    options.add_argument("--database", type=int, default=10_000, help="pictures; default: Pitts30k's 10,000")
+    options.add_argument("--database", type=int, default=10_000, help="images; default: Pitts30k's 10,000")
     options.add_argument("--queries", type=int, default=100, help="default: 100")
     options.add_argument("--repeats", type=int, default=5, help="default: 5")
     return options
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser()
     args = options.parse_args(argv)
     if min(args.queries, args.repeats) < 1 or args.database < CANDIDATES:
-        options.error(f"expected at least {CANDIDATES} database pictures, one query and one repeat")
+        options.error(f"expected at least {CANDIDATES} database images, one query and one repeat")
     results, machine = Path("results.json"), hardware(torch.device("cpu"))
     found = measure(args.database, args.queries, args.repeats)
     remark = (f"{machine['cpu']}: one thread for one query at a time, {faiss.omp_get_max_threads()} for all "

@@ -46,12 +46,12 @@ class Cell(NamedTuple):
 class Protocol:
     """The paper's settings (section IV-B) as far as rows share them; the toy city has others (toy.py).
 
-    picture_options, training_picture_options  sizes, where they are not the scripts' own
+    image_options, training_image_options  sizes, where they are not the scripts' own
     """
 
     lr: str = "0.0004"
-    picture_options: tuple[str, ...] = ()
-    training_picture_options: tuple[str, ...] = ()
+    image_options: tuple[str, ...] = ()
+    training_image_options: tuple[str, ...] = ()
 
     def model(self, model: Model) -> Model:
         """What stands for a model."""
@@ -102,7 +102,7 @@ def training_step(training: Training, seed: int, settings: Settings) -> Step:
                 "--train_batch_size", str(training.places), "--epochs_num", str(training.epochs), "--patience", "12",
                 "--lr", protocol.lr, "--lr_halving", "3", "--seed", str(seed), "--val_datasets", *training.validation,
                 "--datasets_folder", str(data), "--dataset_name", TEST_SET.name,
-                *protocol.training_picture_options, *protocol.picture_options]
+                *protocol.training_image_options, *protocol.image_options]
     needs = [data / training.dataset / "Dataframes", *_folders(data, TEST_SET)]
     for name in training.validation:
         needs += _folders(data, EvaluationSet(name, "val"))
@@ -123,7 +123,7 @@ def evaluation_step(how: Evaluated, tested: EvaluationSet, seed: int, settings: 
         options = ["--backbone", model.backbone, *(["--resume", str(file)] if file else [])]
         fetched, folder = None if file else model, f"published-{model.backbone}-{model.branches}"
     options += ["--datasets_folder", str(settings.datasets_folder), "--dataset_name", tested.name,
-                "--split", tested.split, *settings.protocol.picture_options]
+                "--split", tested.split, *settings.protocol.image_options]
     command, name = [EVALUATE[model.script if trained else model.branches], *options], f"{tested.name}-{tested.split}"
     if how.depths:
         command = ["-m", "benchmarks.paper.depths", *options, "--depths", *map(str, how.depths)]

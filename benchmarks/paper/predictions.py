@@ -14,7 +14,7 @@ from .rows import SETS, Table
 
 @dataclasses.dataclass(frozen=True)
 class GivenRecalls:
-    """Which of a query's first pictures are right, (queries, k) bool; n_database tells whether k is all of them."""
+    """Which of a query's first images are right, (queries, k) bool; n_database tells whether k is all of them."""
 
     path: Path
     correct: np.ndarray

@@ -108,7 +108,7 @@ class Costs:
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """The pictures of a data set."""
+    """The images of a data set."""
 
     of: str
 
@@ -151,7 +151,7 @@ class Table:
 
     notes      what a reader must know
     toy_seeds  of its rows on the toy city; empty: not there
-    prefix     of the data sets' names in reports: drawn pictures are never called by a real set's name alone
+    prefix     of the data sets' names in reports: drawn images are never called by a real set's name alone
     """
 
     number: str

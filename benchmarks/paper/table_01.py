@@ -1,4 +1,4 @@
-"""Table I: the pictures of the evaluation sets."""
+"""Table I: the images of the evaluation sets."""
 
 from .rows import SETS, Column, Counted, Row, Table, printed
 

@@ -39,5 +39,5 @@ TABLE = Table(
             "94.4 97.5 98.1 98.1 98.7 99.4 94.5 98.0 98.2 84.0 93.7 94.4 97.2 99.0 99.4 93.6 97.4 97.9"),
             released_rerank(LARGE)),
     ),
-    notes=("CricaVPR correlates the pictures of a place across the batch; the paper keeps it out of the comparison on "
+    notes=("CricaVPR correlates the images of a place across the batch; the paper keeps it out of the comparison on "
            "Pitts30k.",))

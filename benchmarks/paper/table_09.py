@@ -11,7 +11,7 @@ def row(name: str, initial: float, rerank: float | None, total: float, *, ours: 
 
 
 TABLE = Table(
-    number="IX", title="The retrieval latency of a query on Pitts30k (10,000 database pictures)",
+    number="IX", title="The retrieval latency of a query on Pitts30k (10,000 database images)",
     columns=COLUMNS,
     rows=(
         row("TransVPR", 1.94, 3096.66, 3098.60, ours=False),
@@ -23,5 +23,5 @@ TABLE = Table(
         row("SelaVPR++ (resource)", 0.26, 0.14, 0.40),
         row("SelaVPR++ (performance)", 0.26, 0.25, 0.51),
     ),
-    notes=("Random descriptors stand for those of pictures: the time of an exhaustive search does not depend on them.",
+    notes=("Random descriptors stand for those of images: the time of an exhaustive search does not depend on them.",
            "The paper's machine is not named: compare ratios, not the differences."))

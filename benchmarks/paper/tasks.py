@@ -35,7 +35,7 @@ def _how(row: Row) -> str:
         case Costs(training=training):
             return f"an epoch of {training.backbone} {training.variant or ''}".strip()
         case Counted():
-            return "its pictures are counted"
+            return "its images are counted"
         case Timed():
             return "timed"
     return "the paper's figures"

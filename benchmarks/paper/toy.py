@@ -21,8 +21,8 @@ class ToyProtocol(Protocol):
     """Small models on seeded random weights, which learn in minutes; they follow the demo's settings."""
 
     lr: str = "0.004"
-    picture_options: tuple[str, ...] = ("--resize", *SIZE)
-    training_picture_options: tuple[str, ...] = ("--train_resize", *SIZE)
+    image_options: tuple[str, ...] = ("--resize", *SIZE)
+    training_image_options: tuple[str, ...] = ("--train_resize", *SIZE)
 
     def model(self, model: Model) -> Training:
         """The training that stands for one of the paper's, or for a published file."""
@@ -45,7 +45,7 @@ def toy_settings(out: Path, machine: tuple[str, ...] = MACHINE) -> Settings:
 
 
 def toy_table(table: Table) -> Table:
-    """The columns that the toy city has, without the paper's figures, which are of other pictures.
+    """The columns that the toy city has, without the paper's figures, which are of other images.
 
     ValueError for a table without them.
     """
@@ -54,6 +54,6 @@ def toy_table(table: Table) -> Table:
     columns = tuple(column for column in table.columns if column.of in (*TEST_SETS, AVERAGE))
     rows = tuple(Row(row.name, (None,) * len(columns), row.how) for row in table.rows)
     return dataclasses.replace(table, title=f"{table.title} (toy city)", columns=columns, rows=rows, prefix="toy ",
-                               notes=("Drawn pictures and small models that start from random weights: paths "
+                               notes=("Drawn images and small models that start from random weights: paths "
                                       "exercised, not a reproduction.",))
 

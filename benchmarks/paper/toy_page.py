@@ -28,7 +28,7 @@ trains and is evaluated, and which differ; they say nothing of photographs or pr
 * GSV-Cities is two of the toy's cities ({", ".join(CITIES[GSV])}), the unified data set all four
   ({", ".join(CITIES[UNIFIED])}); Pitts30k-test and MSLS-val are its drawn sets. MSLS-val also chooses the best
   epoch, as in the paper. Average is over the two.
-* Pictures of {SIZE[0]}x{SIZE[1]}, {PLACES} places a batch, {EPOCHS} epochs ({RERANK_EPOCHS} for a second branch), Adam
+* Images of {SIZE[0]}x{SIZE[1]}, {PLACES} places a batch, {EPOCHS} epochs ({RERANK_EPOCHS} for a second branch), Adam
   at 4e-3 halved every 3.
 * A published file is the toy model that was trained in its place.
 * Order: of the rows, by the mean R@1 of the two sets, here and in the paper (there on the real sets).

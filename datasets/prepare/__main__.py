@@ -34,7 +34,7 @@ RULE_OPTIONS = {  # of equation 17; defaults are the paper's and depend on the s
     "N": "cells between two classes of a group",
     "L": "sectors of heading between two classes of a group",
     "groups": "how many groups to use, 0: all",
-    "min_images": "pictures that a class must have",
+    "min_images": "images that a class must have",
 }
 
 
@@ -46,36 +46,36 @@ def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | 
            cities: Collection[str] | None) -> Iterator[Plan]:
     """The division of one city after the other, each said in a line."""
     totals, seen = np.zeros(4, np.int64), set()
-    for pictures in source.read(datasets_folder, folder, cities):
-        planned = plan(pictures, rule, numbered=source.numbered, progress=_progress(f"{pictures.name}: names"))
+    for images in source.read(datasets_folder, folder, cities):
+        planned = plan(images, rule, numbered=source.numbered, progress=_progress(f"{images.name}: names"))
         for note in planned.notes:
-            print(f"{pictures.name}: {note}", file=sys.stderr)
+            print(f"{images.name}: {note}", file=sys.stderr)
         division = planned.division
-        counts = len(division.groups), division.used_classes, len(division.picture), division.images
+        counts = len(division.groups), division.used_classes, len(division.image), division.images
         totals += counts
-        seen.add(pictures.name)
-        left_out = (f"{division.small_classes} classes with fewer than {rule.min_images} pictures left out "
-                    f"({division.small_class_images} pictures)")
+        seen.add(images.name)
+        left_out = (f"{division.small_classes} classes with fewer than {rule.min_images} images left out "
+                    f"({division.small_class_images} images)")
         if division.unused_groups:
-            left_out += f", {division.unused_groups} groups not used ({division.unused_group_images} pictures)"
-        print(f"{pictures.name}: {_counted(counts)}; {left_out}", flush=True)
-        expected = groups_in_the_paper(pictures.name)
+            left_out += f", {division.unused_groups} groups not used ({division.unused_group_images} images)"
+        print(f"{images.name}: {_counted(counts)}; {left_out}", flush=True)
+        expected = groups_in_the_paper(images.name)
         if rule == dataclasses.replace(source.rule, wrap_headings=rule.wrap_headings) and expected != counts[0]:
-            print(f"{pictures.name}: {counts[0]} groups, where the paper's pictures fill {expected}: is the source "
+            print(f"{images.name}: {counts[0]} groups, where the paper's images fill {expected}: is the source "
                   "complete?", file=sys.stderr)
         yield planned
     absent = [name for name in source.names if name not in seen]
     if absent and cities is None:
         print(f"not in the source: {', '.join(absent)}", file=sys.stderr)
     if not totals[2]:
-        raise ValueError(f"no class of {rule.min_images} pictures or more among {totals[3]} pictures: nothing to "
-                         "build; add pictures or lower --min_images")
+        raise ValueError(f"no class of {rule.min_images} images or more among {totals[3]} images: nothing to "
+                         "build; add images or lower --min_images")
     print(f"total: {_counted(totals)}", flush=True)
 
 
 def _counted(counts: Sequence[int]) -> str:
     groups, classes, kept, images = map(int, counts)
-    return f"{groups} groups, {classes} classes, {kept} of {images} pictures"
+    return f"{groups} groups, {classes} classes, {kept} of {images} images"
 
 
 def _build(plans: Iterable[Plan], folder: Path, *, copy: bool) -> None:
@@ -95,7 +95,7 @@ def _check(plans: Iterable[Plan], folder: Path) -> int:
         names = set(planned.city_names)
         problems = [problem for city in planned.cities() for problem in check_city(city, folder)]
         wrong += len(problems)
-        own = planned.pictures.name
+        own = planned.images.name
         tables = {path.stem for path in (folder / "Dataframes").glob(f"{own}*.csv")}
         others = sorted(stem for stem in tables - names if stem.removeprefix(own).isdigit() or stem == own)
         if others:
@@ -116,7 +116,7 @@ def _gsv_cities(cities: Iterable[City], folder: Path, *, copy: bool, check: bool
             print("\n".join(problems or [f"{city.name}: complete"]), flush=True)
         else:
             put = build_city(city, folder, copy=copy, progress=_progress(city.name))
-            print(f"{city.name}: {city.n_places} places, {len(city.targets)} pictures, {put} put there", flush=True)
+            print(f"{city.name}: {city.n_places} places, {len(city.targets)} images, {put} put there", flush=True)
     absent = [name for name in GSV_CITIES if name not in seen]
     if absent:
         print(f"not in the source: {', '.join(absent)}", file=sys.stderr)
@@ -124,20 +124,20 @@ def _gsv_cities(cities: Iterable[City], folder: Path, *, copy: bool, check: bool
 
 
 def _audit(training: Points, what: str, benchmarks: Mapping[str, Points]) -> None:
-    print(f"{what}: {len(training.zone)} pictures")
+    print(f"{what}: {len(training.zone)} images")
     for name, queries in benchmarks.items():
         total = len(queries.zone)
         print(f"{name}: {total} queries")
         for nearby in count_nearby(queries, training):
             cities = ", ".join(f"{city} {count}" for city, count in nearby.cities.items())
-            print(f"  {nearby.queries} ({100 * nearby.queries / total:.1f} %) with a training picture within "
+            print(f"  {nearby.queries} ({100 * nearby.queries / total:.1f} %) with a training image within "
                   f"{nearby.radius:g} m{': ' if cities else ''}{cities}")
 
 
 def _kept_points(plans: Iterable[Plan]) -> Points:
-    """Where the pictures were taken that the division keeps."""
-    parts = [named_points((planned.pictures.field(row) for row in planned.division.picture.tolist()),
-                          str(planned.pictures.folder), planned.pictures.name) for planned in plans]
+    """Where the images were taken that the division keeps."""
+    parts = [named_points((planned.images.field(row) for row in planned.division.image.tolist()),
+                          str(planned.images.folder), planned.images.name) for planned in plans]
     return Points(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -167,10 +167,10 @@ def _parser() -> argparse.ArgumentParser:
                              "{msls,mapillary_sls} or msls/images/train, sf_xl/processed/train, gsv_cities")
     parser.add_argument("--cities", nargs="+", help="msls: only these, by their folders' names")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--copy", action="store_true", help="copy the pictures; default: link them")
+    what.add_argument("--copy", action="store_true", help="copy the images; default: link them")
     what.add_argument("--check", action="store_true", help="write nothing, say what is missing or differs; exit code 1")
     what.add_argument("--audit", nargs="+", metavar="PROTOCOL",
-                      help="write nothing, count the queries of these sets that have a training picture nearby")
+                      help="write nothing, count the queries of these sets that have a training image nearby")
     parser.add_argument("--wrap_headings", action="store_true",
                         help="headings modulo 360; the published rule gives 360 and negative ones classes of their own")
     for name, meaning in RULE_OPTIONS.items():

@@ -1,4 +1,4 @@
-"""How many queries of a benchmark have a training picture nearby."""
+"""How many queries of a benchmark have a training image nearby."""
 
 import collections
 import csv
@@ -17,14 +17,14 @@ from ..geo import to_utm
 from ..listing import Listing
 from ..msls_table import Table
 from ..places import COLUMNS
-from ..scan import list_pictures
+from ..scan import list_images
 
 _LETTERS = frozenset("CDEFGHJKLMNPQRSTUVWX")  # bands of latitude; N is the first in the north
 RADII = (25.0, 100.0, 1000.0)  # metres
 
 
 class Points(NamedTuple):
-    """Where pictures were taken: metres in a UTM zone, north counted from the equator and negative in the south.
+    """Where images were taken: metres in a UTM zone, north counted from the equator and negative in the south.
 
     east, north   (n,) float64
     zone          (n,) int64
@@ -39,8 +39,8 @@ class Points(NamedTuple):
 
 class Nearby(NamedTuple):
     """radius      metres
-    queries     how many queries have a training picture within it (inclusive)
-    cities      those queries by the city of the nearest training picture
+    queries     how many queries have a training image within it (inclusive)
+    cities      those queries by the city of the nearest training image
     """
 
     radius: float
@@ -49,14 +49,14 @@ class Nearby(NamedTuple):
 
 
 def count_nearby(queries: Points, training: Points, radii: Sequence[float] = RADII) -> list[Nearby]:
-    """For each radius the queries with a training picture within it, in the query's zone or across its border."""
+    """For each radius the queries with a training image within it, in the query's zone or across its border."""
     distance, nearest = np.full(len(queries.zone), np.inf), np.zeros(len(queries.zone), np.int64)
     for zone in np.unique(queries.zone):
         candidates = np.flatnonzero(np.isin((training.zone - zone) % 60, (0, 1, 59)))
         if not len(candidates):
             continue
         rows = queries.zone == zone
-        # The tree computes distances from coordinate differences, so that a picture at exactly the radius counts.
+        # The tree computes distances from coordinate differences, so that an image at exactly the radius counts.
         tree = NearestNeighbors(n_neighbors=1, algorithm="kd_tree").fit(_in_zone(training, candidates, int(zone)))
         found, which = tree.kneighbors(np.stack([queries.east[rows], queries.north[rows]], axis=1))
         distance[rows], nearest[rows] = found[:, 0], candidates[which[:, 0]]
@@ -81,7 +81,7 @@ def _in_zone(points: Points, rows: np.ndarray, zone: int) -> np.ndarray:
 
 
 def named_points(names: Iterable[Sequence[bytes]], where: str, city: str = "") -> Points:
-    """Points of pictures from the fields of their names: metres, zone and letter, else latitude and longitude."""
+    """Points of images from the fields of their names: metres, zone and letter, else latitude and longitude."""
     east, north, zone, degrees = [], [], [], {}
     for row, fields in enumerate(names):
         try:
@@ -96,7 +96,7 @@ def named_points(names: Iterable[Sequence[bytes]], where: str, city: str = "") -
             except (IndexError, ValueError):
                 degrees[row] = math.nan, math.nan
             if not (-80 <= degrees[row][0] <= 84 and -180 <= degrees[row][1] <= 180):
-                raise ValueError(f"{where}, picture {os.fsdecode(b'@'.join(fields))}: neither UTM coordinates with "
+                raise ValueError(f"{where}, image {os.fsdecode(b'@'.join(fields))}: neither UTM coordinates with "
                                  "zone and letter nor latitude and longitude in the name; expected "
                                  "@<utm_east>@<utm_north>@<zone>@<letter>@<lat>@<lon>@...") from None
             values = (0.0, 0.0, 0)
@@ -112,9 +112,9 @@ def named_points(names: Iterable[Sequence[bytes]], where: str, city: str = "") -
 
 def query_points(folder: Path) -> Points:
     """Points of the queries in the folder of a benchmark's split.  Raises FileNotFoundError or ValueError."""
-    names = list_pictures(folder)
+    names = list_images(folder)
     if not names:
-        raise FileNotFoundError(f"{folder}: no picture in it; expected the queries of a benchmark")
+        raise FileNotFoundError(f"{folder}: no image in it; expected the queries of a benchmark")
     return named_points((name.rpartition(b"/")[2].split(b"@") for name in names), str(folder))
 
 
@@ -140,7 +140,7 @@ def listing_points(listing: Listing) -> Points:
 
 
 def training_points(folder: Path) -> Points:
-    """Points of all pictures in the tables of a training set, which have degrees alone; "Tokyo3" is called Tokyo."""
+    """Points of all images in the tables of a training set, which have degrees alone; "Tokyo3" is called Tokyo."""
     lat, lon, city = [], [], []
     tables = sorted((folder / "Dataframes").glob("[!.]*.csv"))
     for table in tables:
@@ -159,6 +159,6 @@ def training_points(folder: Path) -> Points:
         lon += [row[1] for row in rows]
         city += [re.sub(r"\d+$", "", table.stem)] * len(rows)
     if not lat:
-        raise FileNotFoundError(f"{folder}: no training picture; expected <folder>/Dataframes/<City>.csv")
+        raise FileNotFoundError(f"{folder}: no training image; expected <folder>/Dataframes/<City>.csv")
     east, north, zone = to_utm(np.array(lat), np.array(lon))
     return Points(east, north, zone, np.array(city, object))

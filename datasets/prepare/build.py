@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .categories import Division, Rule, class_ids, divide
-from .names import City, Pictures, make_city, positions
+from .names import City, Images, make_city, positions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """What the pictures of one city become; `cities()` makes them one at a time."""
+    """What the images of one city become; `cities()` makes them one at a time."""
 
-    pictures: Pictures
+    images: Images
     division: Division
     notes: tuple[str, ...]
     numbered: bool
@@ -22,41 +22,41 @@ class Plan:
     @property
     def city_names(self) -> list[str]:
         """The name of each group."""
-        return [f"{self.pictures.name}{group}" if self.numbered else self.pictures.name
+        return [f"{self.images.name}{group}" if self.numbered else self.images.name
                 for group in range(len(self.division.groups))]
 
     def cities(self) -> Iterator[City]:
         for group, name in enumerate(self.city_names):
             rows = self.division.group == group
-            pictures, places = self.division.picture[rows].tolist(), self.division.place[rows].tolist()
-            yield make_city(name, self.pictures, pictures, places)
+            images, places = self.division.image[rows].tolist(), self.division.place[rows].tolist()
+            yield make_city(name, self.images, images, places)
 
 
-def plan(pictures: Pictures, rule: Rule, *, numbered: bool, progress: Callable[[Iterable], Iterable] = iter) -> Plan:
-    """Divide the pictures of a city.  `progress` wraps the rows while their names are read."""
+def plan(images: Images, rule: Rule, *, numbered: bool, progress: Callable[[Iterable], Iterable] = iter) -> Plan:
+    """Divide the images of a city.  `progress` wraps the rows while their names are read."""
     if not numbered and rule.groups != 1:
         numbered = True  # several groups need several names
-    east, north, heading, zone_notes = positions(pictures, progress=progress)
+    east, north, heading, zone_notes = positions(images, progress=progress)
     division = divide(class_ids(east, north, heading, rule), rule)
-    return Plan(pictures=pictures, division=division, notes=(*pictures.notes, *zone_notes), numbered=numbered)
+    return Plan(images=images, division=division, notes=(*images.notes, *zone_notes), numbered=numbered)
 
 
 def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iterable], Iterable] = iter) -> int:
-    """Puts the city's pictures and table into `folder`, what is there already excepted: number of pictures put there.
+    """Puts the city's images and table into `folder`, what is there already excepted: number of images put there.
 
     The table comes last, so that there is none for a city that is not complete.  Raises ValueError where a table of the
     city holds anything else.
     """
     table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
     if table.exists() and (difference := _table_difference(city, table)):
-        raise ValueError(f"{table}: {difference}; expected what the same pictures and options gave before: to build it "
+        raise ValueError(f"{table}: {difference}; expected what the same images and options gave before: to build it "
                          f"anew, remove it and {images}")
     images.mkdir(parents=True, exist_ok=True)
     table.parent.mkdir(parents=True, exist_ok=True)
-    present = _pictures_in(images)
+    present = _images_in(images)
     lacking = [(source, target) for source, target in zip(city.sources, city.targets, strict=True)
                if target not in present]
-    put = copy_picture if copy else link_picture
+    put = copy_image if copy else link_image
     for source, target in progress(lacking):
         put(source, images / target)
     if not table.exists():
@@ -74,11 +74,11 @@ def check_city(city: City, folder: Path) -> list[str]:
     table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
     difference = _table_difference(city, table) if table.is_file() else "no such file"
     problems = [f"{table}: {difference}"] if difference else []
-    present = _pictures_in(images)
+    present = _images_in(images)
     missing = [target for target in city.targets if target not in present]
     unlisted = sorted(present.difference(city.targets))
-    for names, what in ((missing, f"{len(missing)} of {len(city.targets)} pictures missing"),
-                        (unlisted, f"{len(unlisted)} pictures that would not be built")):
+    for names, what in ((missing, f"{len(missing)} of {len(city.targets)} images missing"),
+                        (unlisted, f"{len(unlisted)} images that would not be built")):
         if names:
             problems.append(f"{images}: {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
     return problems
@@ -89,13 +89,13 @@ def _table_difference(city: City, table: Path) -> str | None:
     if found == expected:
         return None
     if len(found) != len(expected):
-        return f"{len(found) - 1} pictures, expected {len(expected) - 1}"
+        return f"{len(found) - 1} images, expected {len(expected) - 1}"
     line = next(i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
     return f"line {line + 1} is {found[line]!r}, expected {expected[line]!r}"
 
 
-def _pictures_in(images: Path) -> set[str]:
-    """Names of the pictures there; a link whose picture is gone is none."""
+def _images_in(images: Path) -> set[str]:
+    """Names of the images there; a link whose image is gone is none."""
     if not images.is_dir():
         return set()
     with os.scandir(images) as entries:
@@ -103,12 +103,12 @@ def _pictures_in(images: Path) -> set[str]:
                 if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry.path).exists())}
 
 
-def link_picture(source: str, target: Path) -> None:
+def link_image(source: str, target: Path) -> None:
     """A hard link, which takes no space and survives the source's removal; a symbolic one on another file system."""
     # A hard link to a symbolic one would be a copy of that link, which may be relative.
     original = Path(source).resolve() if Path(source).is_symlink() else Path(source).absolute()
     if target.is_symlink():
-        target.unlink()  # a link whose picture is gone
+        target.unlink()  # a link whose image is gone
     try:
         os.link(original, target)  # noqa: PTH140 - hardlink_to has the arguments the other way round
     except FileNotFoundError:
@@ -121,10 +121,10 @@ def link_picture(source: str, target: Path) -> None:
                              "use --copy") from None
 
 
-def copy_picture(source: str, target: Path) -> None:
-    """Under a name that no picture has, then renamed: a half-written copy is never taken for a picture."""
+def copy_image(source: str, target: Path) -> None:
+    """Under a name that no image has, then renamed: a half-written copy is never taken for an image."""
     if target.is_symlink():
-        target.unlink()  # a link whose picture is gone
+        target.unlink()  # a link whose image is gone
     temporary = target.with_name(f".{target.name}.part")
     shutil.copyfile(source, temporary)
     temporary.replace(target)

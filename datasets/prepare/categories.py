@@ -13,7 +13,7 @@ class Rule:
     alpha   width of a sector of heading, degrees
     N, L    two classes of a group are N cells apart in position, or L sectors in heading, at least: N x N x L groups
     groups  how many of the groups are used, 0: all
-    min_images     a class with fewer pictures is left out
+    min_images     a class with fewer images is left out
     wrap_headings  take headings modulo 360; the published code does not, so that 360 and -1 have classes of their own
     """
 
@@ -35,17 +35,17 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Division:
-    """The kept pictures, ordered by group, place and then as they came.
+    """The kept images, ordered by group, place and then as they came.
 
-    picture, group, place   (k,) int64: index of the picture, number of its group, of its class in the group
+    image, group, place   (k,) int64: index of the image, number of its group, of its class in the group
     groups                  (g, 3) int64: equation 17's group of each number
     images, classes         before anything was left out
-    used_classes            of the kept pictures
-    small_classes, small_class_images     left out for fewer than min_images pictures
+    used_classes            of the kept images
+    small_classes, small_class_images     left out for fewer than min_images images
     unused_groups, unused_group_images    left out because only `rule.groups` groups are used
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     group: np.ndarray
     place: np.ndarray
     groups: np.ndarray
@@ -75,14 +75,14 @@ def group_ids(classes: np.ndarray, rule: Rule) -> np.ndarray:
 
 
 def divide(classes: np.ndarray, rule: Rule) -> Division:
-    """Classes (n, 3) of pictures in their order -> the kept ones by group and place.
+    """Classes (n, 3) of images in their order -> the kept ones by group and place.
 
-    Groups are numbered in the order in which the first picture of a kept class appears, as in the published code, and
+    Groups are numbered in the order in which the first image of a kept class appears, as in the published code, and
     so are the classes of a group: there the published code follows the order of a Python set, which depends on the
-    interpreter.  Groups and classes are the same sets of pictures; the numbers of the places differ.
+    interpreter.  Groups and classes are the same sets of images; the numbers of the places differ.
     """
     n = len(classes)
-    order = np.lexsort(classes.T[::-1])  # stable: the pictures of a class stay in their order
+    order = np.lexsort(classes.T[::-1])  # stable: the images of a class stay in their order
     in_order = classes[order]
     starts = np.flatnonzero(np.r_[True, (in_order[1:] != in_order[:-1]).any(axis=1)]) if n else np.zeros(0, np.int64)
     counts = np.diff(np.r_[starts, n])
@@ -99,7 +99,7 @@ def divide(classes: np.ndarray, rule: Rule) -> Division:
     first_row = np.cumsum(used_counts) - used_counts
     rows = np.arange(used_counts.sum()) + np.repeat(starts - first_row, used_counts)
     return Division(
-        picture=order[rows], group=np.repeat(number, used_counts), place=np.repeat(place, used_counts),
+        image=order[rows], group=np.repeat(number, used_counts), place=np.repeat(place, used_counts),
         groups=groups[:used], images=n, classes=len(counts), used_classes=len(number),
         small_classes=int((~large).sum()), small_class_images=int(counts[~large].sum()),
         unused_groups=len(groups) - used, unused_group_images=int(kept_counts[unused].sum()))

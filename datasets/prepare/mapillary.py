@@ -1,4 +1,4 @@
-"""Training pictures of Mapillary Street-Level Sequences: the tree as downloaded, or files named by coordinates."""
+"""Training images of Mapillary Street-Level Sequences: the tree as downloaded, or files named by coordinates."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..geo import to_utm, zone_letters
-from ..scan import list_pictures
+from ..scan import list_images
 from ..tables import read_rows
 from .mapillary_cities import CITIES, POINTS, VALIDATION_CITIES, nearest_cities
-from .names import FORM, Pictures
+from .names import FORM, Images
 
 LAYOUT = ("<folder>/<city>/{database,query}/{raw.csv,images/<key>.jpg} as downloaded (train_val), or files named "
           f"{FORM}")
@@ -22,7 +22,7 @@ COLUMNS = ("key", "lon", "lat", "ca", "captured_at", "pano")
 
 
 class _Row(NamedTuple):
-    """One picture of raw.csv: where it belongs in the tree, and the numbers as they stand there."""
+    """One image of raw.csv: where it belongs in the tree, and the numbers as they stand there."""
 
     path: bytes
     key: str
@@ -33,8 +33,8 @@ class _Row(NamedTuple):
     month: str = ""  # yyyymm
 
 
-def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Pictures]:
-    """The Pictures of each training city, one after the other.
+def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
+    """The Images of each training city, one after the other.
 
     Without `folder`: <datasets_folder>/{msls,mapillary_sls} as downloaded, else msls/images/train.
     `cities` chooses among the folders of CITIES.  Raises FileNotFoundError or ValueError.
@@ -54,11 +54,11 @@ def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | N
     for city, paths in by_city.items():
         if city in CITIES and (cities is None or city in cities):
             if paths is None:
-                pictures = _read_city(tree, city, renamed)
+                images = _read_city(tree, city, renamed)
             else:
-                pictures = Pictures(name=CITIES[city][0], folder=folder or renamed, paths=paths,
+                images = Images(name=CITIES[city][0], folder=folder or renamed, paths=paths,
                                     neighbouring_zones=True)
-            yield dataclasses.replace(pictures, notes=(*note, *pictures.notes))
+            yield dataclasses.replace(images, notes=(*note, *images.notes))
             note = ()  # said once
 
 
@@ -75,7 +75,7 @@ def _folders(tree: Path) -> list[str]:
                            if child.is_dir() and child.name not in CITIES and not child.name.startswith("."))
 
 
-def _read_city(tree: Path, city: str, renamed: Path) -> Pictures:
+def _read_city(tree: Path, city: str, renamed: Path) -> Images:
     """Database and queries of one city without its panoramas, in the order of the names that they are given."""
     rows: list[_Row] = []
     first_line: dict[str, str] = {}
@@ -91,15 +91,15 @@ def _read_city(tree: Path, city: str, renamed: Path) -> Pictures:
             rows.append(row)
     flat = [row for row in rows if not row.panorama]
     if not flat:
-        raise ValueError(f"{tree / city}: no picture but panoramas in its raw.csv; expected {LAYOUT}")
+        raise ValueError(f"{tree / city}: no image but panoramas in its raw.csv; expected {LAYOUT}")
     folder = tree / city
     found = {side.encode() + b"/" + path for side in ("database/images", "query/images")
-             if (folder / side).is_dir() for path in list_pictures(folder / side)}
+             if (folder / side).is_dir() for path in list_images(folder / side)}
     paths, names = _locate(folder, flat, found, renamed), _names(flat)
     order = sorted(range(len(flat)), key=names.__getitem__)
-    left_out = {"panoramas": len(rows) - len(flat), "pictures that raw.csv does not list":
+    left_out = {"panoramas": len(rows) - len(flat), "images that raw.csv does not list":
                 len(found.difference(row.path for row in rows))}
-    return Pictures(name=CITIES[city][0], folder=folder, paths=[paths[i] for i in order],
+    return Images(name=CITIES[city][0], folder=folder, paths=[paths[i] for i in order],
                     names=[names[i] for i in order], neighbouring_zones=True,
                     notes=tuple(f"{count} {what} left out" for what, count in left_out.items() if count))
 
@@ -129,19 +129,19 @@ def _parse(key: str, lon: str, lat: str, ca: str, captured_at: str, pano: str, *
 
 
 def _locate(folder: Path, rows: list[_Row], found: set[bytes], renamed: Path) -> list[bytes]:
-    """Where each picture lies below `folder`, or whole paths of those moved to the renamed layout, found by key."""
+    """Where each image lies below `folder`, or whole paths of those moved to the renamed layout, found by key."""
     paths = [row.path for row in rows]
     lacking = [i for i, path in enumerate(paths) if path not in found]
     if lacking and renamed.is_dir():
         below = os.fsencode(renamed.absolute()) + b"/"
-        moved = {fields[7]: below + path for path in list_pictures(renamed)
+        moved = {fields[7]: below + path for path in list_images(renamed)
                  if len(fields := path.rpartition(b"/")[2].split(b"@")) > 7}
         for i in lacking:
             paths[i] = moved.get(rows[i].key.encode(), paths[i])
         lacking = [i for i in lacking if paths[i] == rows[i].path]
     if lacking:
         raise FileNotFoundError(f"{folder / os.fsdecode(paths[lacking[0]])}: no such file; {len(lacking)} of the "
-                                f"{len(rows)} pictures in raw.csv are missing: fetch them, or choose other cities with "
+                                f"{len(rows)} images in raw.csv are missing: fetch them, or choose other cities with "
                                 "--cities")
     return paths
 
@@ -160,9 +160,9 @@ def _read_renamed(folder: Path) -> dict[str, list[bytes]]:
     """Sorted paths of each city: the one that a folder on the path is called by, or the one the coordinates lie in."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected {LAYOUT}; say where it is with --source")
-    paths = list_pictures(folder)
+    paths = list_images(folder)
     if not paths:
-        raise FileNotFoundError(f"{folder}: no picture in it; expected {LAYOUT}")
+        raise FileNotFoundError(f"{folder}: no image in it; expected {LAYOUT}")
     cities = [next((part for part in os.fsdecode(path).lower().split("/")[:-1] if part in POINTS), None)
               for path in paths]
     points = []

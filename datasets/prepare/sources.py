@@ -1,4 +1,4 @@
-"""What the unified data set is made of: where a source lies, how its pictures are named, and its rule of division."""
+"""What the unified data set is made of: where a source lies, how its images are named, and its rule of division."""
 
 import os
 import re
@@ -8,39 +8,39 @@ from typing import NamedTuple
 
 from ..cities import GSV_CITIES, UNIFIED_CITIES
 from ..places import read_city
-from ..scan import list_pictures
+from ..scan import list_images
 from . import mapillary
 from .categories import Rule
 from .mapillary_cities import CITIES
-from .names import FORM, City, Pictures
+from .names import FORM, City, Images
 
 PITTS30K_LAYOUT = "<folder>/{database,queries}/@...@.jpg, as gmberton/VPR-datasets-downloader writes images/train"
 _PITTS30K_DATE = b"202409"  # Pitts30k has no dates; the published code writes this one
 
 
 class Source(NamedTuple):
-    """read(datasets_folder, folder, cities)   yields the Pictures of each city; folder None: its place by default
+    """read(datasets_folder, folder, cities)   yields the Images of each city; folder None: its place by default
     names      of the cities that it has when complete
     numbered   whether a group's number is added to the name
     """
 
     rule: Rule
-    read: Callable[[Path, Path | None, Collection[str] | None], Iterator[Pictures]]
+    read: Callable[[Path, Path | None, Collection[str] | None], Iterator[Images]]
     names: tuple[str, ...]
     numbered: bool = True
 
 
-def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Pictures]:
+def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
     """Database and queries of the training split, named anew as the published code does, but for its random letters."""
     _no_cities(cities)
     folder = folder or datasets_folder / "pitts30k" / "images" / "train"
     paths, names = [], []
     for side in ("database", "queries"):
-        below = _some_pictures(folder / side, PITTS30K_LAYOUT)
+        below = _some_images(folder / side, PITTS30K_LAYOUT)
         names += [_pitts30k_name(folder / side, path, side) for path in below]
         paths += [side.encode() + b"/" + path for path in below]
     order = sorted(range(len(names)), key=names.__getitem__)
-    yield Pictures(name="Pitts30k", folder=folder, paths=[paths[i] for i in order], names=[names[i] for i in order])
+    yield Images(name="Pitts30k", folder=folder, paths=[paths[i] for i in order], names=[names[i] for i in order])
 
 
 def _pitts30k_name(folder: Path, path: bytes, side: str) -> bytes:
@@ -58,20 +58,20 @@ def _pitts30k_name(folder: Path, path: bytes, side: str) -> bytes:
     return b"@".join([*fields[:7], label, b"", b"%d" % (tile % 12 * 30), b"", b"", b"", _PITTS30K_DATE, b"", b".jpg"])
 
 
-def _sf_xl(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Pictures]:
-    """The training pictures of SF-XL's processed release, which are named in FORM."""
+def _sf_xl(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
+    """The training images of SF-XL's processed release, which are named in FORM."""
     _no_cities(cities)
     folder = folder or datasets_folder / "sf_xl" / "processed" / "train"
-    yield Pictures(name="SFXL", folder=folder, paths=_some_pictures(folder, f"<folder>/**/{FORM}"))
+    yield Images(name="SFXL", folder=folder, paths=_some_images(folder, f"<folder>/**/{FORM}"))
 
 
-def _some_pictures(folder: Path, layout: str) -> list[bytes]:
+def _some_images(folder: Path, layout: str) -> list[bytes]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected {layout}; say where it is with --source")
-    pictures = list_pictures(folder)
-    if not pictures:
-        raise FileNotFoundError(f"{folder}: no picture in it; expected {layout}")
-    return pictures
+    images = list_images(folder)
+    if not images:
+        raise FileNotFoundError(f"{folder}: no image in it; expected {layout}")
+    return images
 
 
 GSV_LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/, as GSV-Cities comes"
@@ -89,11 +89,11 @@ def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
                                 "--source")
     for city in there:
         table = folder / "Dataframes" / f"{city}.csv"
-        places, pictures = read_city(table)
-        names = [os.fsdecode(picture) for picture in pictures.tolist()]
+        places, images = read_city(table)
+        names = [os.fsdecode(image) for image in images.tolist()]
         elsewhere = next((name for name in names if name.partition("/")[0] != city), None)
         if elsewhere:
-            raise ValueError(f"{table}: lists {elsewhere}, a picture of another city; expected city_id {city}")
+            raise ValueError(f"{table}: lists {elsewhere}, an image of another city; expected city_id {city}")
         yield City(name=city, table=table.read_text(encoding="utf-8-sig"), n_places=len(set(places.tolist())),
                    sources=[str(folder / "Images" / name) for name in names],
                    targets=[name.partition("/")[2] for name in names])

@@ -20,10 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     index = TwoStageIndex.open(given.folder)
     if given.what == "verify":
         index.verify()
-        print(f"{given.folder}: {len(index)} pictures, every file is as it was written")
+        print(f"{given.folder}: {len(index)} images, every file is as it was written")
         return
     code_bytes, float_dim, store = index.shape
-    print(f"{given.folder}: {len(index)} pictures of {index.model}, generation {index.generation}")
+    print(f"{given.folder}: {len(index)} images of {index.model}, generation {index.generation}")
     print(f"codes: {8 * code_bytes} bits" if code_bytes else "no codes")
     print(f"float descriptors: {float_dim} values, {store}" if float_dim else "no float descriptors")
     print(f"on disk: {index.bytes_on_disk:,} bytes")

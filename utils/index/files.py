@@ -2,12 +2,12 @@
 
 A folder is an index where it holds manifest.json; renaming that into place is what commits a change. It names the
 model, the segments and, of each file, size and sha256. A segment never changes. Its files, `<segment>.<kind>`, are
-plain little-endian arrays, which hold for n pictures:
+plain little-endian arrays, which hold for n images:
 
     codes        (n, bits / 8) uint8                    absent from an index of the float branch alone
     values       (n, D) float32, float16 or int8        absent from an index of the binary branch alone
     scales       (n,) float32                           int8 only: a row is values * scale
-    coordinates  (n, 2) float64, NaN where unknown      absent where no picture of the segment has them
+    coordinates  (n, 2) float64, NaN where unknown      absent where no image of the segment has them
     offsets      (n + 1,) int64, into:
     names        all names in a row, UTF-8; bytes that are none are kept
 """
@@ -35,7 +35,7 @@ _READ_BYTES = 4 * 2**20
 
 
 class ModelIdentity(NamedTuple):
-    """The model that described the pictures: its weights' fingerprint, and a name for people, e.g. "base gem"."""
+    """The model that described the images: its weights' fingerprint, and a name for people, e.g. "base gem"."""
 
     fingerprint: str
     name: str
@@ -45,7 +45,7 @@ class ModelIdentity(NamedTuple):
 
 
 class RowShape(NamedTuple):
-    """What a picture's row holds: bytes of its code and width of its float descriptor, None for a missing branch."""
+    """What an image's row holds: bytes of its code and width of its float descriptor, None for a missing branch."""
 
     code_bytes: int | None
     float_dim: int | None
@@ -171,7 +171,7 @@ def read_manifest(folder: Path) -> dict:
             marks = folder / MARKS
             rows = np.memmap(marks, np.uint8, mode="r") if marks.exists() and marks.stat().st_size else np.zeros(1)
             raise ValueError(f"{folder} holds an unfinished extraction, {np.count_nonzero(rows)} of {len(rows)} "
-                             "pictures are written; run the same command again to finish it") from None
+                             "images are written; run the same command again to finish it") from None
         raise FileNotFoundError(f"{folder} holds no index; expected a folder with {MANIFEST}") from None
     try:
         manifest = json.loads(text)

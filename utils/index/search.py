@@ -42,11 +42,11 @@ class Searchable:
         self._starts = np.array([segment.start for segment in segments], np.int64)
 
     def __len__(self) -> int:
-        """How many pictures can be found."""
+        """How many images can be found."""
         return sum(map(len, self._segments))
 
     @property
-    def bytes_per_picture(self) -> dict[str, int | None]:
+    def bytes_per_image(self) -> dict[str, int | None]:
         """Of a code ("binary") and of a float descriptor as it is stored ("float"); None for a missing branch."""
         return {"binary": self.shape.bytes_of("codes") or None,
                 "float": self.shape.bytes_of("values", "scales") or None}
@@ -79,7 +79,7 @@ class Searchable:
 
     def _merged(self, parts: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
         if not parts:
-            raise ValueError("the index holds no pictures, or all are removed; expected at least one to search")
+            raise ValueError("the index holds no images, or all are removed; expected at least one to search")
         return parts[0] if len(parts) == 1 else merge_ranked(parts, k)
 
     def _needs_floats(self) -> None:

@@ -31,7 +31,7 @@ class SegmentWriter:
 
     def __init__(self, folder: Path, n: int, shape: RowShape, *, name: str | None = None, keep: bool = False):
         if n < 1:
-            raise ValueError("expected at least one picture to write; got none")
+            raise ValueError("expected at least one image to write; got none")
         self.folder, self.n, self.shape, self.name = folder, n, shape.check(), name or new_name("segment")
         self._files = {}
         for kind in shape.arrays():
@@ -104,7 +104,7 @@ class SegmentWriter:
                 blob.write(b"".join(block))
                 written, end = written + len(block), int(ends[-1])
         if written != self.n:
-            raise ValueError(f"{written} names for {self.n} pictures; expected one each")
+            raise ValueError(f"{written} names for {self.n} images; expected one each")
 
     def _write_coordinates(self, blocks: Iterable[np.ndarray]) -> None:
         written = 0
@@ -115,7 +115,7 @@ class SegmentWriter:
                 np.ascontiguousarray(block, dtype="<f8").tofile(file)
                 written += len(block)
         if written != self.n:
-            raise ValueError(f"{written} coordinates for {self.n} pictures; expected one pair each, NaN where unknown")
+            raise ValueError(f"{written} coordinates for {self.n} images; expected one pair each, NaN where unknown")
 
     def discard(self) -> None:
         """Takes back what no manifest names."""
@@ -139,7 +139,7 @@ def check_rows(shape: RowShape, codes: np.ndarray | None, floats: np.ndarray | S
     elif floats is not None and (floats.ndim != 2 or floats.shape[1] != shape.float_dim):
         raise ValueError(f"floats have shape {floats.shape}; expected (rows, {shape.float_dim})")
     if codes is not None and floats is not None and len(codes) != len(floats):
-        raise ValueError(f"{len(codes)} codes and {len(floats)} float descriptors; expected one each a picture")
+        raise ValueError(f"{len(codes)} codes and {len(floats)} float descriptors; expected one each an image")
     return len(floats if codes is None else codes)
 
 

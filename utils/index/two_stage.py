@@ -26,7 +26,7 @@ from .segments import Segment, check_rows, in_blocks, part_of, write_segment
 
 
 class TwoStageIndex(Searchable):
-    """Codes, float descriptors, names and coordinates of pictures in a folder; the format is in files.py.
+    """Codes, float descriptors, names and coordinates of images in a folder; the format is in files.py.
 
     Everything is read by memory map: the codes of every page are touched by each search and so lie in RAM, once for all
     processes that have the index open; of float descriptors only what re-ranking touches. Ids are row numbers in order
@@ -70,14 +70,14 @@ class TwoStageIndex(Searchable):
                     raise
         if model is not None and model.fingerprint != index.model.fingerprint:
             raise ValueError(f"{folder} is an index of {index.model}; the queries are from {model}; "
-                             "expected one model: describe the pictures again with it, or load the other")
+                             "expected one model: describe the images again with it, or load the other")
         return index
 
     @classmethod
     def build(cls, folder: str | Path, *, model: ModelIdentity, names: Iterable[str], codes: np.ndarray | None = None,
               floats: np.ndarray | StoredRows | None = None, coordinates: np.ndarray | None = None,
               store: str = "fp32", source: dict | None = None) -> "TwoStageIndex":
-        """Writes an index of n pictures and opens it.
+        """Writes an index of n images and opens it.
 
         Args:
             names: n of them, one by one; coordinates: (n, 2) float64, NaN where unknown.
@@ -95,7 +95,7 @@ class TwoStageIndex(Searchable):
 
     def add(self, *, names: Iterable[str], codes: np.ndarray | None = None,
             floats: np.ndarray | StoredRows | None = None, coordinates: np.ndarray | None = None) -> range:
-        """Writes more pictures, as `build` does, and returns their ids; they stay only if `save` is called."""
+        """Writes more images, as `build` does, and returns their ids; they stay only if `save` is called."""
         described = _write(self.folder, self.shape, codes, floats, names, coordinates)
         segment = Segment(self.folder, described, self.shape, self._n)
         self._manifest = {**self._manifest, "segments": [*self._manifest["segments"], described]}
@@ -104,18 +104,18 @@ class TwoStageIndex(Searchable):
         self._changed = True
         return range(segment.start, self._n)
 
-    def remove(self, pictures: Sequence[int] | Sequence[str]) -> None:
-        """Removes pictures by id, or all that have one of these names; they stay removed only if `save` is called.
+    def remove(self, images: Sequence[int] | Sequence[str]) -> None:
+        """Removes images by id, or all that have one of these names; they stay removed only if `save` is called.
 
         Raises ValueError for ids and names that are not there, or no longer.
         """
-        if len(pictures) and isinstance(pictures[0], str):
-            ids = self._ids_of(set(pictures))
+        if len(images) and isinstance(images[0], str):
+            ids = self._ids_of(set(images))
         else:
-            ids = np.unique(self._checked(pictures))
+            ids = np.unique(self._checked(images))
             gone = np.intersect1d(ids, self._removed)
             if len(gone):
-                raise ValueError(f"row {gone[0]} is removed already; expected ids of pictures that can be found")
+                raise ValueError(f"row {gone[0]} is removed already; expected ids of images that can be found")
         if len(ids):
             self._remove(np.union1d(self._removed, ids))
             self._changed = True
@@ -134,11 +134,11 @@ class TwoStageIndex(Searchable):
                     ids.append(row)
                     found.add(name)
         if found != names:
-            raise ValueError(f"no picture is named {min(names - found)!r}; expected names of this index")
+            raise ValueError(f"no image is named {min(names - found)!r}; expected names of this index")
         return np.array(ids, np.int64)
 
     def live_ids(self) -> Iterator[np.ndarray]:
-        """Ids of the pictures that can be found, in blocks of a segment each."""
+        """Ids of the images that can be found, in blocks of a segment each."""
         for segment in self._searched:
             for block in in_blocks(len(segment), self.shape.bytes_of()):
                 yield segment.start + segment.rows(np.arange(block.start, block.stop))
@@ -184,7 +184,7 @@ class TwoStageIndex(Searchable):
 
     def _copy_to(self, folder: str | Path) -> None:
         if not len(self):
-            raise ValueError("all pictures are removed; expected at least one to copy")
+            raise ValueError("all images are removed; expected at least one to copy")
         folder = new_folder(folder)
         coordinates = map(self.coordinates, self.live_ids()) if any(s.has_coordinates for s in self._segments) else None
         segment = write_segment(folder, self.shape, len(self), map(self._stored, self.live_ids()),
@@ -221,5 +221,5 @@ def _width(rows: np.ndarray | None) -> int | None:
     if rows is None:
         return None
     if rows.ndim != 2 or rows.shape[1] == 0:
-        raise ValueError(f"descriptors have shape {rows.shape}; expected (pictures, width)")
+        raise ValueError(f"descriptors have shape {rows.shape}; expected (images, width)")
     return rows.shape[1]

@@ -31,12 +31,12 @@ _MARKS_READ = 2**24  # at a time
 
 
 class IndexWriter:
-    """Rows of an index of n pictures, in files of full length from the start, into which each process writes its own.
+    """Rows of an index of n images, in files of full length from the start, into which each process writes its own.
 
     A row counts as written once it is on the disk: marks, a byte a row, follow the rows every 20 s or 64 MiB, so that
     neither a kill nor a loss of power leaves a row that is marked and not there. RAM does not grow with n.
 
-    identity    says which descriptors these are (fingerprints of the model and of the list of pictures, their size,
+    identity    says which descriptors these are (fingerprints of the model and of the list of images, their size,
                 precision), of what JSON can hold; it becomes the index's `source`
     code_bytes  of a packed code; float_dim of a float descriptor, stored as `store` says; None for a missing branch
     An unfinished extraction of the same identity, n and row is continued. Raises ValueError, which names what differs,
@@ -47,12 +47,12 @@ class IndexWriter:
                  float_dim: int | None = None, store: str = "fp32"):
         self.folder, self.n, self.shape = Path(folder), n, RowShape(code_bytes, float_dim, store).check()
         if n < 1:
-            raise ValueError(f"n is {n}; expected at least one picture")
+            raise ValueError(f"n is {n}; expected at least one image")
         if (self.folder / MANIFEST).exists():
             raise ValueError(f"{folder} holds a finished index; open it, or give another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._identity = json.loads(json.dumps(identity))
-        segment = self._begin({"rows": {"pictures": n, **self.shape._asdict()}, "identity": self._identity})
+        segment = self._begin({"rows": {"images": n, **self.shape._asdict()}, "identity": self._identity})
         self._marks = os.open(self.folder / MARKS, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             os.ftruncate(self._marks, n)
@@ -157,7 +157,7 @@ class IndexWriter:
         self.flush()
         missing = self.n - self._written()
         if missing:
-            raise ValueError(f"{missing} of {self.n} pictures are not written to {self.folder} yet; "
+            raise ValueError(f"{missing} of {self.n} images are not written to {self.folder} yet; "
                              "expected all before the index is finished")
         described = self._rows.seal(names, None if coordinates is None else [np.asarray(coordinates)])
         manifest = first_manifest(model, self.shape, described, self._identity)
@@ -179,7 +179,7 @@ class IndexWriter:
         _check_same(manifest["source"], json.loads(json.dumps(identity)),
                     f"{folder} holds an index of other descriptors")
         if manifest["generation"] != 1:
-            raise ValueError(f"{folder} holds an index whose pictures were changed after its extraction; "
+            raise ValueError(f"{folder} holds an index whose images were changed after its extraction; "
                              "give another folder")
         return True
 

@@ -1,4 +1,4 @@
-"""Pictures of one's own: any two folders, any names, with coordinates from wherever there are some, or with none."""
+"""Images of one's own: any two folders, any names, with coordinates from wherever there are some, or with none."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from .coordinates import HEADER, NAME, Metres, Point, from_exif, from_name, in_o
 from .folders import is_toy
 from .listing import Listing
 from .positives import within_metres
-from .scan import list_pictures
+from .scan import list_images
 
 FORMATS = ".jpg, .jpeg, .png"
 _COMMON = ("images", "train", "val", "test")  # folders of every set
@@ -23,7 +23,7 @@ _NOT_READ = (".heic", ".heif", ".avif", ".webp", ".tif", ".tiff", ".bmp", ".gif"
 
 
 class _Side:
-    """Database or queries: a folder and its pictures' paths in it, with "/", sorted."""
+    """Database or queries: a folder and its images' paths in it, with "/", sorted."""
 
     def __init__(self, name: str, folder: Path | str):
         self.name = name
@@ -31,37 +31,37 @@ class _Side:
         if ".." in self.folder.parts:
             self.folder = self.folder.resolve()
         self.real_folder = self.folder.resolve()
-        self.pictures = [os.fsdecode(path) for path in list_pictures(self.folder)]
-        other = _other_pictures(self.folder)
-        if not self.pictures:
+        self.images = [os.fsdecode(path) for path in list_images(self.folder)]
+        other = _other_images(self.folder)
+        if not self.images:
             found = f"; there are {other}" if other else ""
-            raise FileNotFoundError(f"{folder}: no picture in it or below{found}; expected {FORMATS}")
+            raise FileNotFoundError(f"{folder}: no image in it or below{found}; expected {FORMATS}")
         self.warnings = [f"{folder}: {other} left out: only {FORMATS} are read"] if other else []
 
     def path(self, i: int) -> Path:
-        return self.folder / self.pictures[i]
+        return self.folder / self.images[i]
 
     def paths(self) -> list[Path]:
-        return [self.folder / picture for picture in self.pictures]
+        return [self.folder / image for image in self.images]
 
 
-def own_pictures(
+def own_images(
     database_folder: Path | str, queries_folder: Path | str, *, coordinates: Path | None = None,
     threshold_m: float = 25.0, labels: bool = True,
 ) -> Listing:  # fmt: skip
-    """Two folders with pictures of any names, searched recursively; right answers lie within `threshold_m` metres.
+    """Two folders with images of any names, searched recursively; right answers lie within `threshold_m` metres.
 
-    coordinates   a CSV with a row for every picture (coordinates.HEADER), its path relative to the picture's folder,
-                  with that folder's name in front or not.  Without it a picture's coordinates are those of its name
+    coordinates   a CSV with a row for every image (coordinates.HEADER), its path relative to the image's folder,
+                  with that folder's name in front or not.  Without it an image's coordinates are those of its name
                   (coordinates.NAME), or else of its EXIF GPS: only then is it opened.
     labels        False: there are no right answers, and no coordinates are needed.  Those of the CSV or the names are
                   taken all the same, for answers to show, for a side that has them all.
 
-    Degrees become metres of one UTM zone (coordinates.in_one_plane).  Two rows for one picture, a row that fits two
-    pictures and a picture without a row are errors; rows without a picture are counted in the warnings, and so are
-    pictures of formats that are not read, queries that are in the database too, and coordinates from several sources.
+    Degrees become metres of one UTM zone (coordinates.in_one_plane).  Two rows for one image, a row that fits two
+    images and an image without a row are errors; rows without an image are counted in the warnings, and so are
+    images of formats that are not read, queries that are in the database too, and coordinates from several sources.
 
-    Raises FileNotFoundError for a missing folder or table, and a folder without pictures, ValueError for what is wrong
+    Raises FileNotFoundError for a missing folder or table, and a folder without images, ValueError for what is wrong
     with the coordinates.
     """
     sides = (_Side("database", database_folder), _Side("query", queries_folder))
@@ -70,7 +70,7 @@ def own_pictures(
     if coordinates is not None:
         points, said = _from_table(Path(coordinates), sides)
     else:
-        points, said = _from_pictures(sides, opened=labels)
+        points, said = _from_images(sides, opened=labels)
     warnings += said
     utm: list[np.ndarray | None] = [None, None]
     positives = None
@@ -93,26 +93,26 @@ def own_pictures(
         threshold_m=threshold_m if labels else None, warnings=tuple(warnings))  # fmt: skip
 
 
-def _other_pictures(folder: Path) -> str:
-    """What pictures there are of formats that are not read, in words; empty where there are none."""
+def _other_images(folder: Path) -> str:
+    """What images there are of formats that are not read, in words; empty where there are none."""
     counts = Counter(extension for _, _, files in os.walk(folder, followlinks=True) for file in files
                      if not file.startswith(".") and (extension := file[file.rfind("."):].lower()) in _NOT_READ)
     return ", ".join(f"{n} {extension}" for extension, n in sorted(counts.items()))
 
 
 def _twice(sides: Sequence[_Side]) -> list[str]:
-    database, queries = ({f"{side.real_folder}/{picture}" for picture in side.pictures} for side in sides)
+    database, queries = ({f"{side.real_folder}/{image}" for image in side.images} for side in sides)
     both = len(database & queries)
     return [f"{both} of {len(queries)} queries are in the database too, where they find themselves"] if both else []
 
 
 def _from_table(table: Path, sides: Sequence[_Side]) -> tuple[list[list[Point | None]], list[str]]:
     rows, unread = read_table(table)
-    points: list[list[Point | None]] = [[None] * len(side.pictures) for side in sides]
-    places: dict[str, list[tuple[int, int]]] = {}  # two for a picture on both sides
+    points: list[list[Point | None]] = [[None] * len(side.images) for side in sides]
+    places: dict[str, list[tuple[int, int]]] = {}  # two for an image on both sides
     for k, side in enumerate(sides):
-        for i, picture in enumerate(side.pictures):
-            places.setdefault(_key(f"{side.real_folder}/{picture}"), []).append((k, i))
+        for i, image in enumerate(side.images):
+            places.setdefault(_key(f"{side.real_folder}/{image}"), []).append((k, i))
     lines: dict[str, int] = {}
     extra = []
     for row in rows:
@@ -125,7 +125,7 @@ def _from_table(table: Path, sides: Sequence[_Side]) -> tuple[list[list[Point | 
         for path in found:
             if path in lines:
                 raise ValueError(f"{table}, lines {lines[path]} and {row.line}: both are of {path}; expected one row "
-                                 "for a picture")
+                                 "for an image")
             lines[path] = row.line
             for k, i in places[path]:
                 points[k][i] = row.point
@@ -133,7 +133,7 @@ def _from_table(table: Path, sides: Sequence[_Side]) -> tuple[list[list[Point | 
             extra.append(row)
     said = [f"{table}: columns not read: {', '.join(unread)}"] if unread else []
     if extra:
-        said.append(f"{table}: {len(extra)} of {len(rows)} rows are of no picture in the two folders, first line "
+        said.append(f"{table}: {len(extra)} of {len(rows)} rows are of no image in the two folders, first line "
                     f"{extra[0].line}, {extra[0].path}")
     return points, said
 
@@ -143,8 +143,8 @@ def _key(path: str) -> str:
     return str(PurePosixPath(unicodedata.normalize("NFC", path).replace("\\", "/")))
 
 
-def _from_pictures(sides: Sequence[_Side], *, opened: bool) -> tuple[list[list[Point | None]], list[str]]:
-    points: list[list[Point | None]] = [[from_name(picture.rpartition("/")[2]) for picture in side.pictures]
+def _from_images(sides: Sequence[_Side], *, opened: bool) -> tuple[list[list[Point | None]], list[str]]:
+    points: list[list[Point | None]] = [[from_name(image.rpartition("/")[2]) for image in side.images]
                                         for side in sides]
     unnamed = [(k, i) for k, side_points in enumerate(points) for i, point in enumerate(side_points) if point is None]
     n_named = sum(map(len, points)) - len(unnamed)
@@ -153,7 +153,7 @@ def _from_pictures(sides: Sequence[_Side], *, opened: bool) -> tuple[list[list[P
     for k, i in tqdm(unnamed, "reading EXIF GPS", leave=False, disable=not sys.stderr.isatty()):
         points[k][i] = from_exif(sides[k].path(i))
     n_exif = sum(points[k][i] is not None for k, i in unnamed)
-    return points, [f"coordinates of {n_named} pictures are from their names, of {n_exif} from EXIF GPS"] * bool(
+    return points, [f"coordinates of {n_named} images are from their names, of {n_exif} from EXIF GPS"] * bool(
         n_named and n_exif)
 
 
@@ -163,13 +163,13 @@ def _refuse_missing(points: Sequence[Sequence[Point | None]], sides: Sequence[_S
     if not missing:
         return
     side, i = missing[0]
-    count = f" (and for {len(missing) - 1} more of {sum(map(len, points))} pictures)" if len(missing) > 1 else ""
+    count = f" (and for {len(missing) - 1} more of {sum(map(len, points))} images)" if len(missing) > 1 else ""
     if table is not None:
-        name = side.pictures[i]
+        name = side.images[i]
         raise ValueError(f"{table}: no row for {side.path(i)}{count}; expected one with the path {name} or "
                          f"{side.folder.name}/{name}, or --no_labels")
     raise ValueError(f"no coordinates for {side.path(i)}{count}; expected a CSV (--coordinates, columns {HEADER}), "
-                     f"EXIF GPS in the picture, or a name like {NAME}.jpg; without right answers: --no_labels")
+                     f"EXIF GPS in the image, or a name like {NAME}.jpg; without right answers: --no_labels")
 
 
 def _complete(points: list[Point | None], side: _Side, warnings: list[str]) -> list[Point]:
@@ -177,7 +177,7 @@ def _complete(points: list[Point | None], side: _Side, warnings: list[str]) -> l
     n_known = sum(point is not None for point in points)
     if n_known < len(points):
         if n_known:
-            warnings.append(f"no coordinates of {side.name} pictures in the answers: {len(points) - n_known} of "
+            warnings.append(f"no coordinates of {side.name} images in the answers: {len(points) - n_known} of "
                             f"{len(points)} have none, first {side.path(points.index(None))}")
         return []
     return points
@@ -200,7 +200,7 @@ def _implausible(points: Sequence[list[Point]], utm: Sequence[np.ndarray], posit
         said.append("all coordinates lie within 180 east and 90 north: degrees, where metres are expected?")
     if not any(len(ids) for ids in positives):
         nearest, _ = NearestNeighbors(n_neighbors=1, algorithm="kd_tree").fit(utm[0]).kneighbors(utm[1])
-        said.append(f"no query has a database picture within {threshold_m:g} m; the nearest is {nearest.min():.1f} m "
+        said.append(f"no query has a database image within {threshold_m:g} m; the nearest is {nearest.min():.1f} m "
                     "away")
     return said
 

@@ -1,4 +1,4 @@
-"""Two folders of any pictures, with coordinates from a table, EXIF data or names; right answers worked out by hand."""
+"""Two folders of any images, with coordinates from a table, EXIF data or names; right answers worked out by hand."""
 
 import csv
 import os
@@ -10,13 +10,13 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from datasets.coordinates import Degrees, Metres, checked, from_exif, from_name, in_one_plane, number, read_table
-from datasets.own_pictures import own_pictures
+from datasets.own_images import own_images
 
 MUNICH = (48.137, 11.575)  # UTM zone 32
 
 
 def add(folder, *names, gps=None, size=(8, 6)):
-    """Pictures; with gps the EXIF tags 1 to 4 of GPS."""
+    """Images; with gps the EXIF tags 1 to 4 of GPS."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def table(path, *rows):
 
 @pytest.fixture
 def street(tmp_path):
-    """Three database and two query pictures, and a function that writes a table of them with metres.
+    """Three database and two query images, and a function that writes a table of them with metres.
 
     Along a street, east of 1000: database 0, 30, 60; queries 5 (5 and 25 from the first two) and 400 m.
     """
@@ -62,7 +62,7 @@ def street(tmp_path):
 
 
 def of(folder, **options):
-    return own_pictures(folder / "shots", folder / "phone", **options)
+    return own_images(folder / "shots", folder / "phone", **options)
 
 
 def test_a_table_of_metres(street):
@@ -152,28 +152,28 @@ def test_tables_that_are_not_there(tmp_path):
         read_table(tmp_path)
 
 
-def test_a_picture_without_a_row(street):
+def test_an_image_without_a_row(street):
     folder, _ = street
     path = table(folder / "t.csv", ["path", "lat", "lon"], ["b.JPG", *MUNICH], ["x.jpg", *MUNICH], ["y.jpg", *MUNICH])
-    with pytest.raises(ValueError, match=r"t\.csv: no row for .*IMG 3\.jpeg \(and for 1 more of 5 pictures\); expected "
+    with pytest.raises(ValueError, match=r"t\.csv: no row for .*IMG 3\.jpeg \(and for 1 more of 5 images\); expected "
                                          r"one with the path in/IMG 3\.jpeg or shots/in/IMG 3\.jpeg, or --no_labels"):
         of(folder, coordinates=path)
 
 
-def test_two_rows_for_one_picture(street):
+def test_two_rows_for_one_image(street):
     folder, write = street
     with pytest.raises(ValueError, match=r"where\.csv, lines 2 and 7: both are of .*b\.JPG; expected one row"):
         of(folder, coordinates=write(**{"shots/b.JPG": 0}))
 
 
-def test_rows_of_no_picture_are_counted(street):
+def test_rows_of_no_image_are_counted(street):
     folder, write = street
     listing = of(folder, coordinates=write(**{"c.jpg": 0, "phone/b.JPG": 1}))
-    assert listing.warnings == (f"{folder / 'where.csv'}: 2 of 7 rows are of no picture in the two folders, first line "
+    assert listing.warnings == (f"{folder / 'where.csv'}: 2 of 7 rows are of no image in the two folders, first line "
                                 "7, c.jpg",)
 
 
-def test_a_row_that_fits_two_pictures(street):
+def test_a_row_that_fits_two_images(street):
     folder, write = street
     add(folder / "phone", "b.JPG")
     with pytest.raises(ValueError, match=r"line 2: b\.JPG may be .*phone/b\.JPG or .*shots/b\.JPG; expected"):
@@ -186,13 +186,13 @@ def test_a_row_that_fits_two_pictures(street):
 
 def test_queries_that_are_in_the_database_are_counted(street):
     folder, write = street
-    listing = own_pictures(folder, folder / "phone", coordinates=write(
+    listing = own_images(folder, folder / "phone", coordinates=write(
         **{"shots/b.JPG": 0, "shots/in/a.png": 0, "shots/in/IMG 3.jpeg": 0}))
     assert [ids.tolist() for ids in listing.positives] == [[0, 2, 3, 4], [1]]
     assert any("2 of 2 queries are in the database too" in warning for warning in listing.warnings)
     (folder / "linked").symlink_to(folder / "phone")
     assert any("2 of 2 queries" in warning for warning in
-               own_pictures(folder / "phone", folder / "linked", labels=False).warnings)
+               own_images(folder / "phone", folder / "linked", labels=False).warnings)
 
 
 def test_exif_gps(tmp_path):
@@ -232,11 +232,11 @@ def test_exif_as_cameras_vary_it(tmp_path, monkeypatch):
     assert from_exif(add(tmp_path, "none.png") / "none.png") is None
 
 
-def test_a_file_that_is_no_picture_is_named_when_its_exif_is_wanted(tmp_path):
+def test_a_file_that_is_no_image_is_named_when_its_exif_is_wanted(tmp_path):
     add(tmp_path / "phone", "q.jpg", gps=gps(*MUNICH))
     (tmp_path / "shots").mkdir()
-    (tmp_path / "shots" / "a.jpg").write_text("no picture")
-    with pytest.raises(ValueError, match=r"shots.a\.jpg: not a readable picture"):
+    (tmp_path / "shots" / "a.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"shots.a\.jpg: not a readable image"):
         of(tmp_path)
 
 
@@ -254,7 +254,7 @@ def test_names(name, expected):
     assert from_name(name) == expected
 
 
-def test_pictures_with_coordinates_in_their_names_are_not_opened(tmp_path, monkeypatch):
+def test_images_with_coordinates_in_their_names_are_not_opened(tmp_path, monkeypatch):
     for side in ("shots", "phone"):
         (tmp_path / side / "with@7@8@").mkdir(parents=True)
         (tmp_path / side / "with@7@8@" / "@1000@2000@.jpg").touch()
@@ -279,7 +279,7 @@ def test_names_and_exif_together(tmp_path):
     add(tmp_path / "phone", "q.jpg", gps=gps(*MUNICH))
     listing = of(tmp_path)
     assert [ids.tolist() for ids in listing.positives] == [[0]]
-    assert listing.warnings == ("coordinates of 1 pictures are from their names, of 1 from EXIF GPS",)
+    assert listing.warnings == ("coordinates of 1 images are from their names, of 1 from EXIF GPS",)
     for vague in (f"@{east:.2f}@{north:.2f}@.jpg", f"@{east:.2f}@{north:.2f}@{zone}@@.jpg"):
         path = add(tmp_path / "shots", vague) / vague
         with pytest.raises(ValueError, match=rf"{vague} has metres without a UTM zone and letter, .*q\.jpg degrees"):
@@ -294,13 +294,13 @@ def test_metres_of_either_hemisphere_beside_degrees(lat, letter):
     assert plane.tolist() == [[east, north], [pytest.approx(east), pytest.approx(north)]]
 
 
-def test_no_coordinates_names_a_picture_and_the_ways(street):
+def test_no_coordinates_names_an_image_and_the_ways(street):
     folder, _ = street
     add(folder / "shots", "b.JPG", gps=gps(*MUNICH))
     with pytest.raises(ValueError) as error:
         of(folder)
     said = str(error.value)
-    assert f"no coordinates for {folder}/shots/in/IMG 3.jpeg (and for 3 more of 5 pictures)" in said
+    assert f"no coordinates for {folder}/shots/in/IMG 3.jpeg (and for 3 more of 5 images)" in said
     assert all(way in said for way in ("--coordinates", "path,lat,lon", "path,utm_east,utm_north", "EXIF GPS",
                                        "@<utm_east>@<utm_north>", "--no_labels")) and "\n" not in said
 
@@ -319,7 +319,7 @@ def test_without_labels(street):
                  ["in/IMG 3.jpeg", 3, 4], ["y.jpg", 5, 6])
     listing = of(folder, labels=False, coordinates=path)
     assert listing.query_utm is None and listing.database_utm.tolist() == [[1, 2], [3, 4], [5, 6]]
-    assert listing.warnings == ("no coordinates of query pictures in the answers: 1 of 2 have none, first "
+    assert listing.warnings == ("no coordinates of query images in the answers: 1 of 2 have none, first "
                                 f"{folder}/phone/x.jpg",)
 
     path = table(folder / "t.csv", ["path", "lat", "lon"], *[[name, 48, 11] for name in (
@@ -407,7 +407,7 @@ def test_bands_of_one_hemisphere_fit_together():
 def test_suspicious_coordinates_are_said(street):
     folder, write = street
     listing = of(folder, coordinates=write(**{"x.jpg": 160, "y.jpg": 300}))
-    assert listing.warnings == ("no query has a database picture within 25 m; the nearest is 100.0 m away",)
+    assert listing.warnings == ("no query has a database image within 25 m; the nearest is 100.0 m away",)
     names = ("b.JPG", "in/a.png", "in/IMG 3.jpeg", "x.jpg", "y.jpg")
     path = table(folder / "t.csv", ["path", "utm_east", "utm_north"], *[[name, 11.5, 48.1] for name in names])
     assert of(folder, coordinates=path).warnings == (
@@ -419,17 +419,17 @@ def test_suspicious_coordinates_are_said(street):
 def test_folders_that_are_not_there_or_empty(street):
     folder, _ = street
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
-        own_pictures(folder / "nowhere", folder / "phone")
+        own_images(folder / "nowhere", folder / "phone")
     (folder / "empty").mkdir()
     (folder / "empty" / "._x.jpg").touch()  # which macOS leaves
-    with pytest.raises(FileNotFoundError, match=r"empty: no picture in it or below; expected \.jpg, \.jpeg, \.png"):
-        own_pictures(folder / "shots", folder / "empty", labels=False)
+    with pytest.raises(FileNotFoundError, match=r"empty: no image in it or below; expected \.jpg, \.jpeg, \.png"):
+        own_images(folder / "shots", folder / "empty", labels=False)
     (folder / "empty" / "x.HEIC").touch()
-    with pytest.raises(FileNotFoundError, match=r"no picture in it or below; there are 1 \.heic; expected"):
-        own_pictures(folder / "shots", folder / "empty", labels=False)
+    with pytest.raises(FileNotFoundError, match=r"no image in it or below; there are 1 \.heic; expected"):
+        own_images(folder / "shots", folder / "empty", labels=False)
 
 
-def test_pictures_of_other_formats_are_counted(street):
+def test_images_of_other_formats_are_counted(street):
     folder, _ = street
     for name in ("a.heic", "b.HEIC", "c.tif", "notes.txt", "._a.heic"):
         (folder / "phone" / name).touch()
@@ -442,7 +442,7 @@ def test_what_it_is_called(tmp_path, monkeypatch):
         add(tmp_path / side, "a.jpg")
 
     def name(database, queries):
-        return own_pictures(database, queries, labels=False).name
+        return own_images(database, queries, labels=False).name
 
     test = tmp_path / "city" / "images" / "test"
     assert name(test / "database", test / "queries") == "city/images/test"

@@ -1,4 +1,4 @@
-"""Very small sets of pictures in the two folder layouts, for tests that read real files."""
+"""Very small sets of images in the two folder layouts, for tests that read real files."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import Image
 SIDE = 56  # pixels: 4 x 4 patches
 
 
-def picture(place: int, shot: int, *, noise: float = 0.15) -> Image.Image:
+def image(place: int, shot: int, *, noise: float = 0.15) -> Image.Image:
     """A texture that belongs to the place, under noise that belongs to the shot."""
     texture = np.random.default_rng(place).random((7, 7, 3)).repeat(SIDE // 7, 0).repeat(SIDE // 7, 1)
     shown = texture + noise * np.random.default_rng((place, shot)).standard_normal(texture.shape)
@@ -24,19 +24,19 @@ def write_city(folder: Path, city: str, *, places: int, shots: int = 4, first_pl
         for shot in range(shots):
             rows.append(f"{place},2018,{shot + 1},90,{city},1.5,-2.25,pano{place}x{shot}")
             name = f"{city}_{place:07d}_2018_{shot + 1:02d}_090_1.5_-2.25_pano{place}x{shot}.jpg"
-            picture(first_place + place, shot).save(folder / "Images" / city / name)
+            image(first_place + place, shot).save(folder / "Images" / city / name)
     (folder / "Dataframes" / f"{city}.csv").write_text("\n".join(rows) + "\n")
 
 
 def write_benchmark(folder: Path, name: str, split: str, *, database: int, queries: int, first_place: int,
                     unanswerable: int = 0, noise: float = 0.15) -> None:
-    """Database pictures 100 m apart; a query lies 10 m from its place, unanswerable ones far from all."""
+    """Database images 100 m apart; a query lies 10 m from its place, unanswerable ones far from all."""
     for side, count in (("database", database), ("queries", queries + unanswerable)):
         target = folder / name / "images" / split / side
         target.mkdir(parents=True)
         for i in range(count):
             north = {"database": 0, "queries": 10 if i < queries else 9000}[side]
-            picture(first_place + i, 0 if side == "database" else 1, noise=noise).save(
+            image(first_place + i, 0 if side == "database" else 1, noise=noise).save(
                 target / f"@{1000 + 100 * i:010.2f}@{5000 + north:010.2f}@{side}.jpg")
 
 
