@@ -1,10 +1,10 @@
 """Evaluates binary codes: exhaustive Hamming search, recall@k."""
 
-from utils import cli
+from utils.cli import options as cli
 from utils.data import evaluated_set
-from utils.evaluation import Evaluator
+from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.results import write_evaluation
 from utils.models import model_for_evaluation
-from utils.results import write_evaluation
 from utils.run import Run, exit_with
 
 

@@ -5,15 +5,15 @@ Or, as the file of --resume and --variant have it, the float branch beside a bin
 
 from losses import HASHING, mine_pairs, multi_similarity_loss
 from model import BRANCHES
-from utils import cli
+from utils.cli import options as cli
 from utils.data import training_loader, validation_and_test_sets
 from utils.device import seed_everything
 from utils.distributed import gather
-from utils.evaluation import Evaluator
+from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.results import write_evaluation
 from utils.models import model_to_train, read_resume
-from utils.results import write_evaluation
 from utils.run import Run, exit_with
-from utils.training import Training
+from utils.training.loop import Training
 
 
 def main(argv: list[str] | None = None) -> None:

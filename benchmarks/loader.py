@@ -22,14 +22,14 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from datasets import GSV_CITIES, PlaceDataset, collate_places, normalise, training_transform
-from datasets.places import COLUMNS
-from datasets.toy_city import build_toy_city
+from datasets.toy_city.city import build_toy_city
+from datasets.training.places import COLUMNS
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
 from utils.run import exit_with, hardware, versions, write_json
 
 HERE = Path(__file__).parent
-PICTURES = 96  # a repeat's
-BATCH_PLACES, PLACE_PICTURES = 8, 4
+IMAGES = 96  # a repeat's
+BATCH_PLACES, PLACE_IMAGES = 8, 4
 PIPELINES = ("straightforward", "ours")
 TRANSFER, CORE, WORKER = "collate, transfer, normalise", "whole, one core", "whole, through one worker"
 
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.folder:
             settings = [(str(args.folder), args.folder, tuple(args.size))]
         else:
-            toy = build_toy_city(Path(scratch) / "toy", train_places=PICTURES // PLACE_PICTURES, val_places=1,
+            toy = build_toy_city(Path(scratch) / "toy", train_places=IMAGES // PLACE_IMAGES, val_places=1,
                                  test_places=1, workers=1)
             settings = [("drawn, 640x480", draw_city(Path(scratch) / "drawn"), (224, 224)),
                         ("toy city, 168x126", toy / "gsv_cities", (112, 112))]
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def draw_city(folder: Path) -> Path:
-    """PICTURES JPEGs of 640x480 in the GSV-Cities layout: coloured noise as rough as photographs, some 50 KB each."""
+    """IMAGES JPEGs of 640x480 in the GSV-Cities layout: coloured noise as rough as photographs, some 50 KB each."""
     (folder / "Dataframes").mkdir(parents=True)
     (folder / "Images" / "Drawn").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -102,8 +102,8 @@ def draw_city(folder: Path) -> Path:
     with (folder / "Dataframes" / "Drawn.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
-        for number in range(PICTURES):
-            place, heading = divmod(number, PLACE_PICTURES)
+        for number in range(IMAGES):
+            place, heading = divmod(number, PLACE_IMAGES)
             rows.writerow([place, 2020, 1, heading, "Drawn", 1.5, 2.5, "p"])
             noise = rng.normal(size=(4, *frequency.shape, 2)) @ [1, 1j] / frequency**1.55
             planes = np.fft.irfft2(noise, (480, 640))
@@ -121,8 +121,8 @@ def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict
     runs: dict[tuple[str, str], tuple[Callable[[], float], Callable[[], int]]] = {}  # the clock, and what it times
     for pipeline, kind, transform in zip(PIPELINES, (Straightforward, PlaceDataset),
                                          (straightforward_transform, training_transform), strict=True):
-        dataset = kind(folder, cities=cities, images_per_place=PLACE_PICTURES, transform=transform(size))
-        places = np.random.default_rng(0).permutation(len(dataset))[:PICTURES // PLACE_PICTURES].tolist()
+        dataset = kind(folder, cities=cities, images_per_place=PLACE_IMAGES, transform=transform(size))
+        places = np.random.default_rng(0).permutation(len(dataset))[:IMAGES // PLACE_IMAGES].tolist()
         for name, step, inputs in stages(dataset, places):
             runs[name, pipeline] = time.process_time, partial(done, step, inputs)
         runs[CORE, pipeline] = time.process_time, partial(loaded, dataset, places)
@@ -143,7 +143,7 @@ def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict
 def stages(dataset: PlaceDataset, places: list[int]) -> list[tuple[str, Callable, list]]:
     """(name, function, its inputs) of each stage that an image goes through before it is collated."""
     paths = [dataset.folder / "Images" / dataset._images[row].decode()
-             for place in places for row in range(dataset._starts[place], dataset._starts[place] + PLACE_PICTURES)]
+             for place in places for row in range(dataset._starts[place], dataset._starts[place] + PLACE_IMAGES)]
     read = open_and_convert if isinstance(dataset, Straightforward) else read_image
     resize, augment, *rest = dataset.transform.transforms
     images = [read(path) for path in paths]

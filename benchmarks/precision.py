@@ -17,10 +17,10 @@ from datasets import read_folder
 from model import load_model
 from utils.data import as_dataset
 from utils.device import PRECISIONS
-from utils.evaluation import Evaluation, Evaluator
-from utils.metrics import correctness
+from utils.evaluation.evaluator import Evaluation, Evaluator
+from utils.evaluation.metrics import correctness
 from utils.run import exit_with, hardware, versions, write_json
-from utils.stores import STORES
+from utils.search.stores import STORES
 
 HERE = Path(__file__).parent
 RECALLS = (1, 5, 10)

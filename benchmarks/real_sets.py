@@ -13,9 +13,9 @@ from pathlib import Path
 
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
-from utils.baselines import BASELINES, search_baseline
 from utils.demo import best_model, run
-from utils.evaluation import Evaluation, Evaluator
+from utils.evaluation.baselines import BASELINES, search_baseline
+from utils.evaluation.evaluator import Evaluation, Evaluator
 from utils.run import exit_with, hardware, versions, write_json
 
 SIZE = (168, 168)

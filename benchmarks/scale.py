@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.index import IndexWriter, ModelIdentity, TwoStageIndex
-from utils.metrics import correctness, recall_at_k
-from utils.retrieval import rerank_l2, search_hamming
+from utils.evaluation.metrics import correctness, recall_at_k
 from utils.run import exit_with
-from utils.stores import StoredRows
-from utils.sublinear import BinaryIVF
+from utils.search.exact import rerank_l2, search_hamming
+from utils.search.index import IndexWriter, ModelIdentity, TwoStageIndex
+from utils.search.stores import StoredRows
 
 from . import scale_page
 from .measure import alternate
 from .report import Report
 from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, Simulated, simulated
+from .sublinear import BinaryIVF
 
 HERE = Path(__file__).parent
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)

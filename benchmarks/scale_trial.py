@@ -14,7 +14,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from utils.metrics import recall_at_k
+from utils.evaluation.metrics import recall_at_k
 from utils.run import exit_with, write_json
 
 from .scale import DEPTH, GOAL

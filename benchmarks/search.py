@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from faiss import swig_ptr
 
-from utils.metrics import recall_at_k
-from utils.retrieval import rerank_l2, search_hamming, search_l2
-from utils.stores import STORES, StoredRows, store_rows
+from utils.evaluation.metrics import recall_at_k
+from utils.search.exact import rerank_l2, search_hamming, search_l2
+from utils.search.stores import STORES, StoredRows, store_rows
 
 from .measure import alternate
 from .plain_search import plain_index, plain_recalls, plain_rerank

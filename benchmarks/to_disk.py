@@ -11,16 +11,16 @@ from datasets import own_images
 from model import ModelConfig, build_model
 from utils.data import as_dataset
 from utils.device import best_precision
-from utils.extraction import extract
+from utils.evaluation.extraction import extract
 
 from .extraction import SIZE
 from .report import Report
 
-PICTURES = 160
+IMAGES = 160
 WITHIN = 0.25  # of what happens
 
 
-def rows(report: Report, *, device: torch.device, backbone: str = "dinov2-base", images: int = PICTURES) -> None:
+def rows(report: Report, *, device: torch.device, backbone: str = "dinov2-base", images: int = IMAGES) -> None:
     """A two-branch model of random weights, in the device's best precision, on drawn images of 640 x 480."""
     precision = best_precision(device)
     model = build_model(ModelConfig(backbone=backbone), seed=0).to(device)

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BACKBONES, ModelConfig, build_model
 from utils.device import synchronise
-from utils.memory import step_memory
 from utils.run import exit_with
+from utils.training.memory import step_memory
 
 from .measure import alternate, saved_bytes
 from .plain import plain_forward

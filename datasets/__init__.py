@@ -1,16 +1,16 @@
 """Data: training places, benchmark sets, image transforms.  Nothing here knows the model or the losses."""
 
 from .benchmark import BenchmarkDataset
-from .cities import GSV_CITIES, TRAINING_SETS, UNIFIED_CITIES
-from .file_lists import file_lists as read_file_lists
-from .folders import read_folder
 from .listing import Listing
-from .msls import subset_of
-from .msls_predictions import check_predictions, write_predictions
-from .msls_sources import image_key
-from .own_images import own_images
-from .places import CityBatchSampler, PlaceDataset, collate_places
+from .msls.listings import subset_of
+from .msls.predictions import check_predictions, write_predictions
+from .msls.sources import image_key
 from .protocols import PROTOCOLS, as_protocol, resolve
+from .readers.file_lists import file_lists as read_file_lists
+from .readers.folders import read_folder
+from .readers.own_images import own_images
+from .training.cities import GSV_CITIES, TRAINING_SETS, UNIFIED_CITIES
+from .training.places import CityBatchSampler, PlaceDataset, collate_places
 from .transforms import (
     TEST_METHODS,
     VARYING_SIZES,

@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from .folders import LAYOUT, NAME, display_name, is_toy, read_by_frames, read_by_metres, read_folder, subfolders
 from .listing import Listing
-from .msls import detect_msls_version, msls_test, msls_val
+from .msls.listings import detect_msls_version, msls_test, msls_val
+from .readers.folders import LAYOUT, NAME, display_name, is_toy, read_by_frames, read_by_metres, read_folder, subfolders
 
 DOWNLOADER = "gmberton/VPR-datasets-downloader"
 NETVLAD = f"the author of NetVLAD by mail, then {DOWNLOADER}"

@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as resizing
 
-from .augment import RandAugment
+from .training.augmentation import RandAugment
 
 # Channel statistics (RGB, images in [0, 1]) of the ImageNet training set, as torchvision documents them for
 # its pretrained models; DINOv2 was trained with the same.

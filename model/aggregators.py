@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from .boq import BoQHead
-from .gem import GeMHead
-from .salad import SaladHead
+from .layers.boq import BoQHead
+from .layers.gem import GeMHead
+from .layers.salad import SaladHead
 
 # Made with (token width, dimension of the descriptor), a head is called with tokens (B, prefix + rows * columns, C)
 # and the grid (rows, columns), and gives descriptors (B, dimension), fp32, of unit length. `fixed_dim` is the only

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .block import AdaptedBlock, Block, run_block
+from .layers.block import AdaptedBlock, Block, run_block
 
 PATCH = 14  # pixels
 # A block runs over so many images at a time: its hidden layer, four times as wide as the tokens, would be the largest
 # tensor of a training step.
-PICTURES_AT_ONCE = 64
+IMAGES_AT_ONCE = 64
 PRETRAINING_GRID = 37  # patches a side: 518-pixel images
 # The official position table is resized by scale factors (size + 0.1) / 37, which shifts the sampling step a little;
 # the models with registers, which came later, resize theirs to the size itself, and antialiased.
@@ -157,7 +157,7 @@ class DinoV2(nn.Module):
         # Rounded weights decide the type themselves; autocast would turn LayerNorm and the residuals back to fp32.
         rounded = x.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x.device.type, enabled=False) if rounded else contextlib.nullcontext():
-            parts = [self._run_block(block, part) for part in x.split(PICTURES_AT_ONCE)]
+            parts = [self._run_block(block, part) for part in x.split(IMAGES_AT_ONCE)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @contextlib.contextmanager

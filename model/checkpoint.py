@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .config import BACKBONES, ModelConfig
-from .names import to_own_names, to_published_names
 from .network import SelaVPRpp, build_model
+from .published_names import to_own_names, to_published_names
 
 FORMAT = "selavprpp"
 VERSION = 1

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .adapter import ADAPTERS
 from .aggregators import AGGREGATORS
+from .layers.adapter import ADAPTERS
 
 BRANCHES = ("float", "binary")
 HASHING = ("direct", "lc", "sc", "ste", "sc+ste")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import PICTURES_AT_ONCE
-from .batch_norm import BatchNorm, merge_statistics, processes, sum_over_processes
+from .backbone import IMAGES_AT_ONCE
+from .layers.batch_norm import BatchNorm, merge_statistics, processes, sum_over_processes
 
 aten = torch.ops.aten
 
@@ -45,7 +45,7 @@ class _Recomputed(torch.autograd.Function):
         ctx.function, ctx.autocast = function, _autocast_type(tokens)
         ctx.save_for_backward(tokens, *parameters)
         with _Recomputed.autocast(ctx, tokens):
-            return torch.cat([function(part) for part in tokens.split(PICTURES_AT_ONCE)])
+            return torch.cat([function(part) for part in tokens.split(IMAGES_AT_ONCE)])
 
     @staticmethod
     def autocast(ctx, tokens: Tensor) -> torch.autocast:
@@ -57,7 +57,7 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         tokens, *parameters = ctx.saved_tensors
         through, sums = [], []
-        for part, g in zip(tokens.split(PICTURES_AT_ONCE), gradient.split(PICTURES_AT_ONCE), strict=True):
+        for part, g in zip(tokens.split(IMAGES_AT_ONCE), gradient.split(IMAGES_AT_ONCE), strict=True):
             inputs = [part.detach().requires_grad_()] if ctx.needs_input_grad[1] else []
             with torch.enable_grad(), _Recomputed.autocast(ctx, part):
                 output = ctx.function(*(inputs or [part]))

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapter import ConvUnit, MultiConvAdapter
-from .backbone import PICTURES_AT_ONCE
-from .block import MLP, Attention, run_block
-from .boq import BoQHead
-from .gem import GeMHead
+from .backbone import IMAGES_AT_ONCE
+from .layers.adapter import ConvUnit, MultiConvAdapter
+from .layers.block import MLP, Attention, run_block
+from .layers.boq import BoQHead
+from .layers.gem import GeMHead
+from .layers.salad import SaladHead
 from .network import Descriptors, SelaVPRpp
-from .salad import SaladHead
 
 mkldnn = torch.ops.mkldnn
 
 # On a processor so many images for each of its threads go through the whole model at a time: enough to fill the
 # products, and what a block computes of them still fits into the cache.
-PICTURES_A_THREAD = 2
+IMAGES_A_THREAD = 2
 ROUNDED_HEADS = (GeMHead, BoQHead, SaladHead)  # which take tokens of any type
 
 
@@ -53,7 +53,7 @@ def fast_inference(model: SelaVPRpp, *, dtype: torch.dtype = torch.float32, comp
 
     @torch.inference_mode()
     def describe(images: Tensor, branches: Sequence[str] | None = None) -> Descriptors:
-        at_once = PICTURES_A_THREAD * torch.get_num_threads() if images.is_cpu else PICTURES_AT_ONCE
+        at_once = IMAGES_A_THREAD * torch.get_num_threads() if images.is_cpu else IMAGES_AT_ONCE
         with torch.autocast(images.device.type, enabled=False):
             parts = [SelaVPRpp.forward(fast, part, branches) for part in images.split(at_once)]
         return Descriptors(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .adapter import SideNetwork
 from .aggregators import AGGREGATORS
 from .backbone import DinoV2
-from .binarize import straight_through_sign
 from .config import BRANCHES, ModelConfig
 from .economical import keep_input_only
-from .gem import GeMHead
-from .names import to_own_names
+from .layers.adapter import SideNetwork
+from .layers.binarize import straight_through_sign
+from .layers.gem import GeMHead
+from .published_names import to_own_names
 
 
 class Descriptors(NamedTuple):

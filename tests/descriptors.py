@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.evaluation import Described
-from utils.extraction import extract
-from utils.index import ModelIdentity, TwoStageIndex
+from utils.evaluation.evaluator import Described
+from utils.evaluation.extraction import extract
+from utils.search.index import ModelIdentity, TwoStageIndex
 
 
 class Rows(NamedTuple):

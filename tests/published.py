@@ -2,17 +2,15 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import torch
 from fill import fill
+from paths import DATA
 from torch import Tensor
 
 from model import ModelConfig, SelaVPRpp, published_state_dict
 from model.checkpoint import infer_config
-from model.names import to_own_names
-
-DATA = Path(__file__).parent / "data"
+from model.published_names import to_own_names
 
 
 def read_json(name: str) -> dict:

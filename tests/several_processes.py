@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BRANCHES, ModelConfig, build_model
-from model.batch_norm import BatchNorm
+from model.layers.batch_norm import BatchNorm
 from utils import distributed
-from utils.evaluation import Evaluator
-from utils.extraction import extract
+from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.extraction import extract
 
-PICTURES = 4  # of each place
+IMAGES = 4  # of each place
 
 
 def own_rows(places: int) -> slice:
     own = distributed.own_share(places)
-    return slice(PICTURES * own.start, PICTURES * own.stop)
+    return slice(IMAGES * own.start, IMAGES * own.stop)
 
 
 def batch(places: int) -> tuple[Tensor, Tensor]:
@@ -32,8 +32,8 @@ def batch(places: int) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(places)
     texture = torch.randn(places, 1, 3, 7, 7, generator=random)
     texture = texture.repeat_interleave(SIDE // 7, 3).repeat_interleave(SIDE // 7, 4)
-    images = texture + torch.randn(places, PICTURES, 3, SIDE, SIDE, generator=random)
-    return images.flatten(0, 1), torch.arange(places).repeat_interleave(PICTURES)
+    images = texture + torch.randn(places, IMAGES, 3, SIDE, SIDE, generator=random)
+    return images.flatten(0, 1), torch.arange(places).repeat_interleave(IMAGES)
 
 
 def training_step(mode: str, places: int, fraction: float = 1.0, economical: bool = True,
@@ -88,7 +88,7 @@ def batch_norm(dtype: torch.dtype, places: int, mean: float, spread: float, *,
         norm.bias.copy_(torch.randn(channels, generator=random))
     shift = mean * torch.arange(1, channels + 1)[:, None, None]
     for _ in range(2):
-        x = shift + spread * torch.randn(PICTURES * places, channels, 3, 2, generator=random)
+        x = shift + spread * torch.randn(IMAGES * places, channels, 3, 2, generator=random)
         weights = torch.randn(x.shape, generator=random)
         x, weights = x.to(dtype)[own_rows(places)].requires_grad_(), weights[own_rows(places)]
         y = norm(x)

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-from utils import cli
+from utils.cli import options as cli
 
-ROOT = Path(__file__).resolve().parents[1]
 MODES = {"train.py": "float", "train_hashing.py": "hashing", "train_rerank.py": "rerank",
          "eval.py": "float", "eval_hashing.py": "hashing", "eval_rerank.py": "rerank"}
 PARSERS = {"train": cli.training_parser, "eval": cli.evaluation_parser}
@@ -76,9 +76,9 @@ def test_at_most_30_options_and_each_is_read(script):
     options = options_of(script)
     assert len(set(options)) == len(options)
     assert len(set(options) - {"hashing", "rerank"}) <= 30  # which --help does not show: they change nothing
-    functions = {node.name: node for node in tree("utils/cli.py").body if isinstance(node, ast.FunctionDef)}
+    functions = {node.name: node for node in tree("utils/cli/options.py").body if isinstance(node, ast.FunctionDef)}
     used = {node.attr for node in ast.walk(tree(script)) if ast.unparse(node).startswith("cli.")
-            and isinstance(node, ast.Attribute)}  # functions of utils/cli.py that this script calls
+            and isinstance(node, ast.Attribute)}  # functions of utils/cli/options.py that this script calls
     read = attributes_of_args(tree(script)).union(*(attributes_of_args(functions[name]) for name in used))
     # The published flags are looked up by name: they are only checked against the script.
     read |= {node.value for node in ast.walk(functions["parse"])
@@ -116,7 +116,7 @@ def test_scripts_import_packages_only():
     assert imported("hubconf.py") <= {"torch", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("module", [path for path in MODULES if path != Path("utils/cli.py")], ids=str)
+@pytest.mark.parametrize("module", [path for path in MODULES if path != Path("utils/cli/options.py")], ids=str)
 def test_no_bag_of_options_below_the_scripts(module):
     names = {argument.arg for node in ast.walk(tree(module))
              if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))

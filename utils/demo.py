@@ -20,12 +20,12 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
 
-from .baselines import BASELINES, search_baseline
-from .evaluation import Evaluation, Evaluator
+from .evaluation.baselines import BASELINES, search_baseline
+from .evaluation.evaluator import Evaluation, Evaluator
 from .run import exit_with, temporary_path
 
 PROJECT = Path(__file__).resolve().parent.parent
-PICTURE_SIZE = (112, 112)
+IMAGE_SIZE = (112, 112)
 SEED = 0
 RECALLS = (1, 5, 10)
 DATA = ["--datasets_folder", "toy_city", "--resize", "112", "112", "--infer_batch_size", "64", "--num_workers", "1",
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     reranked = run(folder, "eval_rerank.py", *DATA, "--resume", best_model(trained_both), "--save_dir", "rerank")
 
     test_set = BenchmarkDataset(read_folder(folder / "toy_city", "pitts30k", split="test"),
-                                transform=evaluation_transform(PICTURE_SIZE))
+                                transform=evaluation_transform(IMAGE_SIZE))
     rows = [baseline(name, test_set) for name in BASELINES]
     rows.append(untrained(test_set))
     rows += results_rows(json.loads(trained_float.read_text()), json.loads(reranked.read_text()))

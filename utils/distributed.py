@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from datasets.places import share
-from model.batch_norm import processes, sum_over_processes
+from datasets.training.places import share
+from model.layers.batch_norm import processes, sum_over_processes
 
 T = TypeVar("T")
 

@@ -18,10 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from .exported import ABOUT, COMPLETE, TABLE, about_of, described, load_lancedb, name_of, open_table, reaching
-from .index import TwoStageIndex
 from .run import exit_with, progress
-from .stores import store_rows
+from .search.index import TwoStageIndex
+from .search.lancedb_search import (
+    ABOUT,
+    COMPLETE,
+    TABLE,
+    about_of,
+    described,
+    load_lancedb,
+    name_of,
+    open_table,
+    reaching,
+)
+from .search.stores import store_rows
 
 _BLOCK_BYTES = 32 * 2**20  # of float32 descriptors in hand at a time
 _COMMIT_BLOCKS = 64  # of which a killed export writes those again that were not committed

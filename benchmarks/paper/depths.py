@@ -4,9 +4,9 @@ import argparse
 import logging
 
 from model import BRANCHES
-from utils import cli
+from utils.cli import options as cli
 from utils.data import evaluated_set
-from utils.evaluation import Evaluator, search
+from utils.evaluation.evaluator import Evaluator, search
 from utils.models import model_for_evaluation
 from utils.run import Run, exit_with
 

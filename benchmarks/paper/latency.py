@@ -16,9 +16,10 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks.measure import alternate
-from utils.retrieval import rerank_l2
 from utils.run import exit_with, hardware, versions, write_json
+from utils.search.exact import rerank_l2
+
+from ..measure import alternate
 
 CANDIDATES = 100
 BITS = 512

@@ -6,20 +6,7 @@ from typing import NamedTuple
 
 from model import BACKBONES, ModelConfig, released_address
 
-from .rows import (
-    AVERAGE,
-    SETS,
-    Column,
-    Counted,
-    Evaluated,
-    EvaluationSet,
-    How,
-    Model,
-    Released,
-    Table,
-    Timed,
-    Training,
-)
+from .rows import AVERAGE, SETS, Column, Counted, Evaluated, EvaluationSet, How, Model, Released, Table, Timed, Training
 from .steps import Step
 
 TEST_SET = EvaluationSet("pitts30k", "test")  # which the training scripts evaluate themselves

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.toy_city import build_toy_city
+from datasets.toy_city.city import build_toy_city
 
 from .check import check
 from .dry_run import commands

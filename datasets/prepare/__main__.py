@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..cities import GSV_CITIES
 from ..protocols import PROTOCOLS, choices_text, open_protocol
+from ..training.cities import GSV_CITIES
 from .audit import Points, count_nearby, listing_points, named_points, query_points, training_points
 from .build import Plan, build_city, check_city, plan
 from .categories import Rule

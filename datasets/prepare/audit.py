@@ -13,11 +13,11 @@ import numpy as np
 import utm
 from sklearn.neighbors import NearestNeighbors
 
-from ..geo import to_utm
 from ..listing import Listing
-from ..msls_table import Table
-from ..places import COLUMNS
-from ..scan import list_images
+from ..msls.tables import Table
+from ..readers.geo import to_utm
+from ..readers.scan import list_images
+from ..training.places import COLUMNS
 
 _LETTERS = frozenset("CDEFGHJKLMNPQRSTUVWX")  # bands of latitude; N is the first in the north
 RADII = (25.0, 100.0, 1000.0)  # metres

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..geo import to_utm, zone_letters
-from ..scan import list_images
-from ..tables import read_rows
+from ..readers.geo import to_utm, zone_letters
+from ..readers.scan import list_images
+from ..training.tables import read_rows
 from .mapillary_cities import CITIES, POINTS, VALIDATION_CITIES, nearest_cities
 from .names import FORM, Images
 

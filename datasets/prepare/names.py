@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..places import COLUMNS, image_of_row
+from ..training.places import COLUMNS, image_of_row
 
 FORM = ("@<utm_east>@<utm_north>@<zone>@<letter>@<lat>@<lon>@<panoid>@<tile>@<heading>@<pitch>@<roll>@<height>@<yyyymm>"
         "@<note>@.jpg")

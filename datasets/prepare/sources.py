@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..cities import GSV_CITIES, UNIFIED_CITIES
-from ..places import read_city
-from ..scan import list_images
+from ..readers.scan import list_images
+from ..training.cities import GSV_CITIES, UNIFIED_CITIES
+from ..training.places import read_city
 from . import mapillary
 from .categories import Rule
 from .mapillary_cities import CITIES

@@ -1,0 +1,1 @@
+"""Mapillary Street-Level Sequences: its versions, tables and prediction files."""

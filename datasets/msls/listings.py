@@ -1,0 +1,196 @@
+"""Mapillary Street-Level Sequences: validation set in its two versions, and test set (Warburg et al., CVPR 2020)."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..listing import Listing
+from .frames import THRESHOLD_M, Frames, joined, right_answers, said_left_out, with_answer
+from .sources import SIDES, from_names, from_tables, images_by_key, read_city, read_keys
+
+VAL_CITIES = ("cph", "sf")
+TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
+ROOTS = ("msls", "mapillary_sls", ".")  # of the raw tree, in a datasets folder
+THRESHOLD_DEGREES = 40.0
+KEYS_FILE = "val_740_keys.txt"
+
+# (queries, database images).  For the queries of 11k sources disagree: 11,084 (SuperVLAD) and 11,120 (the downloader
+# of the renamed layout, before filtering).  Those of test are the published list of the frames that count; the paper's
+# 27,092 and 38,770 are all frames.
+EXPECTED: dict[str, tuple[int | None, int]] = {
+    "740": (740, 18871), "740_40deg": (740, 18871), "11k": (None, 18871), "test": (1135, 36565)}  # fmt: skip
+VERSIONS = ("740", "740_40deg", "11k")
+
+
+class Subset(NamedTuple):
+    """Which rows of a larger listing's descriptors are those of a smaller listing, in the smaller one's order."""
+
+    query_rows: np.ndarray
+    database_rows: np.ndarray
+
+
+def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
+    """MSLS-val: version "740", "740_40deg" or "11k".
+
+    740        the official rule: frames of the subtask `all` without panoramas, and of these queries only those with
+               a database image within 25 m (inclusive) in their own city.  Both cities are searched.
+    740_40deg  the same queries; a right answer's heading is also within 40 degrees, wrapped at 360 (inclusive).
+    11k        all frames but panoramas.
+    Queries that are kept and have no right answer count as missed.
+
+    Raw tree: <root>/train_val/{cph,sf}/{query,database}/{postprocessed,raw,subtask_index}.csv and images/<key>.jpg,
+    <root> being `datasets_folder`, or msls or mapillary_sls in it.
+    Renamed layout: <datasets_folder>/msls/images/val/{queries,database}/@<east>@<north>@<zone>@<letter>@<lat>@<lon>@
+    <key>@<tile>@<heading>@...  Where a raw tree with fewer images lies beside it, its tables describe them.
+    Otherwise their names do, whose metres are made of latitude and longitude and rounded to centimetres, and
+    msls/val_740_keys.txt, one key a line, tells the 740, unless there are only 740.
+
+    Raises FileNotFoundError for what is absent, ValueError for what cannot be read.
+    """
+    if version not in VERSIONS:
+        raise ValueError(f"MSLS-val version {version!r}: expected one of {', '.join(VERSIONS)}")
+    folder = Path(datasets_folder)
+    renamed = folder / "msls" / "images" / "val"
+    cities, warnings = _cities(folder, "train_val", VAL_CITIES)
+    if not cities and not renamed.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no MSLS-val; expected {ROOTS[0]} or {ROOTS[1]}/train_val/{{{','.join(VAL_CITIES)}}} as "
+            "downloaded from Mapillary, or msls/images/val/{queries,database} with renamed images")
+    strict, by_rule = version == "740_40deg", version != "11k"
+    if cities:
+        # Who renames by moving the images leaves folders with panoramas behind.
+        beside = sum(len(images_by_key(city / "database" / "images")) for city in cities)
+        in_renamed = beside < len(images_by_key(renamed / "database"))
+        home = renamed if in_renamed else cities[0].parent
+        queries, database = (
+            from_tables(cities, side, home if in_renamed else None, warnings, subtask=by_rule, headings=strict)
+            for side in SIDES)  # fmt: skip
+    else:
+        home = renamed
+        queries, database = (from_names(renamed, side, headings=strict) for side in SIDES)
+        if by_rule:
+            queries = _the_740(queries, folder, warnings)
+    queries, database = queries.in_order_of_paths(), database.in_order_of_paths()
+    near = right_answers(queries, database)
+    if by_rule and cities:
+        queries, near = with_answer(queries, near)
+    if strict:
+        near = right_answers(queries, database, degrees=THRESHOLD_DEGREES)
+    warnings += said_left_out(queries, database) + _counted(version, len(queries.keys), len(database.keys))
+    return _listing(f"msls_val_{version}", "val", home, queries, database, near, warnings,
+                    rule="within 25 m and 40 degrees" if strict else "within 25 m")
+
+
+def msls_test(datasets_folder: Path | str) -> Listing:
+    """MSLS test ("MSLS challenge"): six cities' frames of the subtask `all`, the only ones that are officially scored.
+
+    <root>/test/<city>/{query,database}/subtask_index.csv and images/<key>.jpg, <root> as for `msls_val`.  With the
+    released ground truth, postprocessed.csv (east and north) in both folders of every city, what is right and which
+    queries are kept follows the 740's rule; otherwise `positives` is None.  A raw.csv, where there is one, tells the
+    panoramas, which are left out.
+
+    Raises FileNotFoundError for what is absent, ValueError for what cannot be read.
+    """
+    folder = Path(datasets_folder)
+    cities, warnings = _cities(folder, "test", TEST_CITIES)
+    if not cities:
+        raise FileNotFoundError(f"{folder}: no MSLS test; expected {ROOTS[0]} or {ROOTS[1]}/test/"
+                                f"{{{','.join(TEST_CITIES)}}} as downloaded from Mapillary")
+    unlabelled = [city.name for city in cities
+                  if not all((city / side / "postprocessed.csv").is_file() for side in SIDES)]
+    queries, database = (
+        joined([read_city(city, side, positions=not unlabelled, panoramas=(city / side / "raw.csv").is_file(),
+                          subtask=True) for city in cities]).in_order_of_paths() for side in SIDES)  # fmt: skip
+    warnings += _counted("test", len(queries.keys), len(database.keys))
+    if unlabelled:
+        near = None
+        warnings.append(f"no ground truth: postprocessed.csv missing for {', '.join(unlabelled)}")
+    else:
+        queries, near = with_answer(queries, right_answers(queries, database))
+        warnings.append(f"ground truth: postprocessed.csv of {', '.join(city.name for city in cities)}")
+    warnings += said_left_out(queries, database)
+    return _listing("msls_test", "test", cities[0].parent, queries, database, near, warnings, rule="within 25 m")
+
+
+def subset_of(whole: Listing, part: Listing) -> Subset:
+    """Where the images of `part` (the 740) stand in `whole` (the 11k), so that both are scored by one extraction.
+
+    With descriptors of `whole`, those of `part` are queries[query_rows] and database[database_rows], int64, and
+    `part.positives` counts in them.  Raises ValueError for an image that `whole` lacks.
+    """
+    rows = []
+    for mine, all_of in ((part.query_paths, whole.query_paths), (part.database_paths, whole.database_paths)):
+        row_of = {path: row for row, path in enumerate(all_of)}
+        absent = [path for path in mine if path not in row_of]
+        if absent:
+            raise ValueError(f"{absent[0]}: in {part.name} and not in {whole.name} (one of {len(absent)}); expected "
+                             "both listings from one folder")
+        rows.append(np.array([row_of[path] for path in mine], dtype=np.int64))
+    return Subset(*rows)
+
+
+def detect_msls_version(listing: Listing) -> str:
+    """Which MSLS-val a folder called msls holds: "740", "11k" (11,000 to 11,200 queries) or "other".
+
+    Both have 18,871 database images, and each of the 740 queries has a right answer.
+    """
+    answered = listing.positives is None or all(len(ids) for ids in listing.positives)
+    if listing.n_database != EXPECTED["11k"][1]:
+        return "other"
+    if listing.n_queries == EXPECTED["740"][0] and answered:
+        return "740"
+    return "11k" if 11000 <= listing.n_queries <= 11200 else "other"
+
+
+def _cities(folder: Path, split: str, names: tuple[str, ...]) -> tuple[list[Path], list[str]]:
+    """Folders of the cities that are there, all of one raw tree, and what to say about the others."""
+    for root in ROOTS:
+        found = [folder / root / split / name for name in names if (folder / root / split / name).is_dir()]
+        if found:
+            missing = ", ".join(name for name in names if found[0].with_name(name) not in found)
+            return found, [f"{found[0].parent}: no {missing}: figures of a part of the set"] if missing else []
+    return [], []
+
+
+def _the_740(queries: Frames, folder: Path, warnings: list[str]) -> Frames:
+    """Those that the list of keys names; names of images do not tell the subtask."""
+    keys_file, n = folder / "msls" / KEYS_FILE, len(queries.keys)
+    if not keys_file.is_file():
+        if n == EXPECTED["740"][0]:
+            warnings.append(f"the {n} queries are taken for the official ones by their number")
+            return queries
+        raise FileNotFoundError(
+            f"{keys_file}: no such file, and {n} queries do not tell the official 740; expected one key a line (they "
+            f"are published at github.com/Lu-Feng/MSLS-val), or the tables of the Mapillary download in {ROOTS[1]}")
+    row_of = {key: row for row, key in enumerate(queries.keys)}
+    rows = [row_of[key] for key in read_keys(keys_file, row_of)]
+    return dataclasses.replace(queries.take(rows), left_out={f"not in {KEYS_FILE}": n - len(rows)})
+
+
+def _counted(version: str, n_queries: int, n_database: int) -> list[str]:
+    said = []
+    for what, found, expected in zip(("queries", "database images"), (n_queries, n_database), EXPECTED[version],
+                                     strict=True):
+        if expected is None:
+            said.append(f"{found:,} {what}: not verified, sources say 11,084 or 11,120")
+        elif found != expected:
+            said.append(f"{found:,} {what}, expected {expected:,}: not comparable with published figures")
+    return said
+
+
+def _listing(name: str, split: str, folder: Path, queries: Frames, database: Frames, near: list[np.ndarray] | None,
+             warnings: list[str], *, rule: str) -> Listing:  # fmt: skip
+    for side, frames in (("query", queries), ("database image", database)):
+        if not frames.keys:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in frames.left_out.items()) or "none was there"
+            raise ValueError(f"{folder}: no {side} of {name} is left ({reasons}); expected at least one")
+    missed = sum(not len(ids) for ids in near or ())
+    if missed:
+        warnings = [*warnings, f"{missed} of {len(queries.keys)} queries have no right answer and count as missed"]
+    return Listing(
+        name=name, split=split, folder=folder, protocol=name, rule=rule, threshold_m=THRESHOLD_M, positives=near,
+        query_paths=queries.paths, database_paths=database.paths, warnings=tuple(warnings),
+        query_utm=queries.utm if near is not None else None,
+        database_utm=database.utm if near is not None else None)  # fmt: skip

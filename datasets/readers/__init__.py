@@ -1,0 +1,1 @@
+"""Where benchmark images and their coordinates are read from: folders, lists, folders of one's own."""

@@ -1,0 +1,207 @@
+"""Benchmark sets in folders: database and queries, in names with UTM coordinates or in frames of the same route."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import utm
+
+from ..listing import Listing
+from ..positives import within_frames, within_metres
+from .scan import list_images
+
+NAME = "@<utm_east>@<utm_north>@*.{jpg,jpeg,png}"
+LAYOUT = f"<datasets_folder>/<name>/images/<split>/{{database,queries}}/**/{NAME}"
+
+
+def read_folder(datasets_folder: Path | str, name: str, *, split: str, threshold_m: float = 25.0) -> Listing:
+    """A set in the benchmark layout: <datasets_folder>/<name>/images/<split>/{database,queries}; as `read_by_metres`.
+
+    It is called `name`, or toy_city/<name> where a TOY_CITY.json lies in datasets_folder.  Nothing is written there.
+    """
+    folder = Path(datasets_folder) / name / "images" / split
+    return read_by_metres(folder / "database", folder / "queries", name=display_name(datasets_folder, name),
+                          split=split, threshold_m=threshold_m)  # fmt: skip
+
+
+def is_toy(datasets_folder: Path | str) -> bool:
+    return (Path(datasets_folder) / "TOY_CITY.json").is_file()
+
+
+def display_name(datasets_folder: Path | str, name: str) -> str:
+    return f"toy_city/{name}" if is_toy(datasets_folder) else name
+
+
+def read_by_metres(
+    database_folder: Path, query_folder: Path, *, name: str, split: str, threshold_m: float, layout: str = LAYOUT
+) -> Listing:
+    """Right answers lie within `threshold_m` metres, inclusive, by the coordinates in the file names.
+
+    Both folders are searched recursively for images (.jpg, .jpeg, .png in any case) named
+    @<utm_east>@<utm_north>@... in metres, zone and letter behind them or not.  `layout` is what errors say
+    was expected.  Images of two zones are no right answers to each other; two zones that come so near are an error.
+
+    Raises FileNotFoundError for a missing or empty folder, ValueError for a folder that cannot be listed, a file name
+    without coordinates, and mixed zones.
+    """
+    database, queries = find_images(database_folder, layout=layout), find_images(query_folder, layout=layout)
+    database_utm, query_utm = coordinates(database), coordinates(queries)
+    groups = _zones_apart(database, queries, database_utm, query_utm, threshold_m)
+    return Listing(
+        name=name, split=split, folder=_common(database_folder, query_folder), database_paths=database,
+        query_paths=queries, database_utm=database_utm, query_utm=query_utm, rule=f"within {threshold_m:g} m",
+        threshold_m=threshold_m, positives=within_metres(database_utm, query_utm, threshold_m, **groups),
+    )  # fmt: skip
+
+
+def read_by_frames(
+    database_folder: Path, query_folder: Path, *, name: str, split: str, frames: int, same_m: float | None = None,
+    layout: str = LAYOUT,
+) -> Listing:  # fmt: skip
+    """Right answers are at most `frames` frames apart; an image's frame is its place in the order of the names.
+
+    Numbers in names count as numbers: frame10 follows frame9.  Coordinates in the names are not needed.  Where every
+    name has them and `same_m` is given, right answers within `same_m` metres should be the same; if not, a warning
+    tells for how many queries.
+    Raises what `read_by_metres` does but for coordinates and zones, and ValueError for folders of different sizes:
+    behind a missing frame all others would be taken for their neighbours.
+    """
+    database, queries = (sorted(find_images(folder, layout=layout), key=lambda path, folder=folder: _numbers(
+        path.relative_to(folder).as_posix())) for folder in (database_folder, query_folder))  # fmt: skip
+    if len(database) != len(queries):
+        raise ValueError(f"{database_folder}: {len(database):,} images, and {len(queries):,} in {query_folder}; "
+                         "frames are matched by their order, expected the same number in both")
+    positives = within_frames(len(database), len(queries), frames)
+    warnings: tuple[str, ...] = ()
+    database_utm, query_utm = _coordinates(database), _coordinates(queries)
+    if not (np.isfinite(database_utm).all() and np.isfinite(query_utm).all()):
+        database_utm = query_utm = None
+    elif same_m is not None:
+        by_metres = within_metres(database_utm, query_utm, same_m)
+        differing = sum(not np.array_equal(*pair) for pair in zip(positives, by_metres, strict=True))
+        if differing:
+            warnings = (f"+-{frames} frames by the order of the names and {same_m:g} m by the coordinates in them "
+                        f"give different right answers for {differing:,} of {len(queries):,} queries; "
+                        "frames are used",)  # fmt: skip
+    return Listing(
+        name=name, split=split, folder=_common(database_folder, query_folder), database_paths=database,
+        query_paths=queries, database_utm=database_utm, query_utm=query_utm, rule=f"+-{frames} frames",
+        positives=positives, warnings=warnings,
+    )  # fmt: skip
+
+
+def find_images(folder: Path, *, layout: str = LAYOUT) -> list[Path]:
+    """Images at any depth, sorted by the path inside `folder`.  Links are followed: large sets are often linked."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; {_what_is_there(folder, layout)}")
+    try:
+        names = list_images(folder)
+    except PermissionError as error:
+        raise ValueError(f"{os.fsdecode(error.filename)}: this folder cannot be listed ({error.strerror}); make it "
+                         "readable") from error  # fmt: skip
+    if not names:
+        raise FileNotFoundError(f"{folder}: no image in it; {_what_is_there(folder, layout)}")
+    return [folder / os.fsdecode(name) for name in names]
+
+
+def _what_is_there(folder: Path, layout: str) -> str:
+    present = next(parent for parent in folder.parents if parent.is_dir())
+    return f"expected {layout}; sub-folders of {present}: {subfolders(present)}"
+
+
+def subfolders(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") or "none"
+
+
+def _common(first: Path, second: Path) -> Path:
+    return Path(os.path.commonpath([first, second]))
+
+
+def _numbers(name: str) -> tuple:
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def coordinates(paths: Sequence[Path]) -> np.ndarray:
+    """(n, 2) float64 UTM east and north from the file names alone: a folder name may contain "@" too."""
+    found = _coordinates(paths)
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if len(bad):
+        others = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
+        raise ValueError(
+            f"{paths[bad[0]]}: no UTM coordinates in the file name{others}; expected {NAME} in metres, "
+            "e.g. @0548546.00@4180340.00@.jpg"
+        )
+    return found
+
+
+def _coordinates(paths: Sequence[Path]) -> np.ndarray:
+    """The same, NaN where a name has none."""
+    found = np.full((len(paths), 2), np.nan)
+    for row, path in enumerate(paths):
+        fields = path.stem.split("@")
+        try:
+            found[row] = float(fields[1]), float(fields[2])
+        except (IndexError, ValueError):
+            continue
+    return found
+
+
+def zones(paths: Iterable[Path]) -> np.ndarray:
+    """(n,) int64 UTM zones of file names: 1 to 60, negative south of the equator, 0 where the name states none."""
+    return np.array([_zone(path.name.split("@")) for path in paths], dtype=np.int64)
+
+
+def _zone(fields: list[str]) -> int:
+    number = fields[3] if len(fields) > 3 else ""
+    if not (number.isdecimal() and 1 <= int(number) <= 60):
+        return 0
+    # Bands C to M lie south of the equator, where northings start anew.
+    letter = fields[4].upper() if len(fields) > 4 else ""
+    return -int(number) if len(letter) == 1 and "C" <= letter <= "M" else int(number)
+
+
+def _zones_apart(database: Sequence[Path], queries: Sequence[Path], database_utm: np.ndarray, query_utm: np.ndarray,
+                 m: float) -> dict[str, np.ndarray]:  # fmt: skip
+    """Groups for `within_metres`, none for a single zone.
+
+    Sets of several cities have several zones, whose metres do not compare.  That is harmless where no query lies near
+    a database image of another zone; otherwise it would lose right answers.
+    """
+    database_zones, query_zones = zones(database), zones(queries)
+    found = sorted({*database_zones.tolist(), *query_zones.tolist()})
+    if len([zone for zone in found if zone]) < 2:
+        return {}
+    names = ", ".join(_zone_name(zone) for zone in found if zone)
+    if 0 in found:
+        path = next(path for path, zone in zip([*database, *queries], [*database_zones, *query_zones], strict=True)
+                    if zone == 0)
+        raise ValueError(f"{path}: no UTM zone in the file name, while others state {names}; expected "
+                         "@<utm_east>@<utm_north>@<zone>@<letter>@... in a set of several zones")
+    # A globe for the ellipsoid and the scale of UTM are less than 1 % off: the rest is certainly farther than m.
+    near = within_metres(_on_the_globe(database_utm, database_zones), _on_the_globe(query_utm, query_zones), 1.01 * m)
+    for query, ids in enumerate(near):
+        across = ids[database_zones[ids] != query_zones[query]]
+        if len(across):
+            raise ValueError(
+                f"{queries[query]}: UTM zone {_zone_name(query_zones[query])}, within {m:g} m of {database[across[0]]} "
+                f"in zone {_zone_name(database_zones[across[0]])}, whose metres do not compare; expected one zone")
+    return {"database_groups": database_zones, "query_groups": query_zones}
+
+
+def _zone_name(zone: int) -> str:
+    return f"{abs(zone)}{'N' if zone > 0 else 'S'}"
+
+
+def _on_the_globe(places: np.ndarray, in_zones: np.ndarray) -> np.ndarray:
+    """(n, 3) metres."""
+    points = np.zeros((len(places), 3))
+    for zone in np.unique(in_zones):
+        rows = in_zones == zone
+        lat, lon = np.radians(utm.to_latlon(places[rows, 0], places[rows, 1], abs(int(zone)), northern=bool(zone > 0),
+                                            strict=False))  # fmt: skip
+        points[rows] = 6_378_137 * np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
+    return points

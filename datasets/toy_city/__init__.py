@@ -1,0 +1,5 @@
+"""A small, seeded place-recognition problem of drawn images: `python -m datasets.toy_city FOLDER`."""
+
+from .city import build_toy_city
+
+__all__ = ["build_toy_city"]

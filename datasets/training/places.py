@@ -1,0 +1,258 @@
+"""Training places in the GSV-Cities layout, and batches of places from one city."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+
+from ..transforms import Transform, read_image
+from .tables import read_rows
+
+COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
+LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/*.jpg"
+
+
+class PlaceDataset(Dataset):
+    """Places with several images each; an item is `images_per_place` images of one, drawn at random.
+
+    `transform` makes tensors of one size of the RGB images (`training_transform`).
+
+    Stateless: the images drawn and their augmentation depend on (seed, epoch, place) alone, hence neither
+    on the number of workers nor on what ran before.
+
+    cities, missing_cities   those of the requested cities that have, and have not, a CSV
+    n_places, n_images       places kept, and images in them
+    dropped_places           places left out because they have fewer than images_per_place images
+    city_places              for each city its range of place numbers (the labels); they run on from city to
+                             city, so that two places never share one
+
+    Raises FileNotFoundError when no requested city is there, ValueError for a bad argument or CSV.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        cities: Sequence[str],
+        images_per_place: int = 4,
+        transform: Transform,
+        seed: int = 0,
+    ) -> None:
+        if images_per_place < 1:
+            raise ValueError(f"images_per_place {images_per_place}: expected at least 1")
+        if not cities or len(set(cities)) < len(cities):
+            raise ValueError(f"cities {list(cities)}: expected at least one, each named once")
+        self.folder = Path(folder)
+        self.images_per_place = images_per_place
+        self.transform = transform
+        self.seed = _checked_seed(seed)
+        tables = self.folder / "Dataframes"
+        self.cities = [city for city in cities if (tables / f"{city}.csv").is_file()]
+        self.missing_cities = [city for city in cities if city not in self.cities]
+        if not self.cities:
+            present = ", ".join(sorted(path.stem for path in tables.glob("*.csv"))[:10]) or "none"
+            raise FileNotFoundError(
+                f"{self.folder}: none of the {len(cities)} requested cities ({cities[0]}, ...) is there; "
+                f"expected {LAYOUT}; CSVs found: {present}"
+            )
+        self.dropped_places = 0
+        self.city_places: list[range] = []
+        images, counts, n_places = [], [], 0
+        for city in self.cities:
+            city_images, city_counts, dropped = self._read_places(tables / f"{city}.csv")
+            images.append(city_images)
+            counts.append(city_counts)
+            self.dropped_places += dropped
+            self.city_places.append(range(n_places, n_places + len(city_counts)))
+            n_places += len(city_counts)
+        if not n_places:
+            raise ValueError(
+                f"{self.folder}: none of the {self.dropped_places} places has images_per_place = "
+                f"{images_per_place} images; lower it or add images"
+            )
+        # An array of bytes, not a list of strings: workers then read it without copying its memory.
+        self._images = np.concatenate(images)
+        self._starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        self.n_places = n_places
+        self.n_images = len(self._images)
+
+    def _read_places(self, table: Path) -> tuple[np.ndarray, np.ndarray, int]:
+        """(images grouped by place, number of images of each place, number of places dropped)."""
+        place_ids, images = read_city(table)
+        for city_id in {path.split(b"/")[0].decode() for path in images}:
+            folder = self.folder / "Images" / city_id
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder}: no such folder, listed in {table}; expected {LAYOUT}")
+        order = np.argsort(place_ids, kind="stable")
+        _, counts = np.unique(place_ids, return_counts=True)
+        kept = counts >= self.images_per_place
+        return images[order][np.repeat(kept, counts)], counts[kept], int((~kept).sum())
+
+    def __len__(self) -> int:
+        return self.n_places
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(epoch, place) -> images (K,3,H,W) uint8 and the place's label repeated (K,) int64.
+
+        Raises FileNotFoundError or ValueError naming an image that is absent or cannot be read.
+        """
+        epoch, place = index
+        if not 0 <= place < self.n_places:
+            raise IndexError(f"place {place} of {self.n_places}")
+        rng = _generator(self.seed, epoch, place)
+        rows = range(self._starts[place], self._starts[place + 1])
+        drawn = rng.choice(rows, self.images_per_place, replace=False)
+        # torchvision's augmentations draw from torch's global CPU generator; it is put back afterwards.
+        # torch.manual_seed would also reseed the GPUs, which fork_rng(devices=[]) leaves alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(rng.integers(2**63)))
+            images = torch.stack([self.transform(self._read(row)) for row in drawn])
+        return images, torch.full((self.images_per_place,), place, dtype=torch.int64)
+
+    def _read(self, row: int) -> Image.Image:
+        return read_image(self.folder / "Images" / self._images[row].decode())
+
+
+class CityBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of `places_per_batch` (epoch, place) pairs, for a DataLoader's batch_sampler.
+
+    Every epoch the order of the cities and the places inside each city are shuffled, and the sequence is cut
+    into batches: a batch comes from one city (its negatives are harder) and mixes only where a city's places
+    end.  Every place comes once an epoch; the last batch may be short.  The order is that of (seed, epoch).
+
+    Cities that differ in a number at the end alone are groups of one city (equation 17 of the paper), whose places
+    touch: no batch has places of two of them, but ends short where the next would begin.
+
+    Of several processes that train together each gets its `share` of every batch; laid end to end the shares are the
+    batch of one process.  None is ever empty: a batch with fewer places than processes joins the one before.
+    """
+
+    def __init__(
+        self, dataset: PlaceDataset, *, places_per_batch: int, seed: int = 0, process: int = 0, processes: int = 1
+    ) -> None:
+        if places_per_batch < processes:
+            raise ValueError(
+                f"places_per_batch {places_per_batch}: expected at least {processes}, a place for each process; "
+                "raise it or start fewer processes"
+            )
+        if dataset.n_places < processes:
+            raise ValueError(
+                f"{dataset.n_places} places for {processes} processes: expected at least one for each; "
+                "start fewer processes"
+            )
+        self.city_places = dataset.city_places
+        self._whole_city = [city.rstrip("0123456789") for city in dataset.cities]
+        self.places_per_batch = places_per_batch
+        self.seed = _checked_seed(seed)
+        self.process, self.processes = process, processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) that the next iteration yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of this epoch; where there are groups it depends on the cities' order."""
+        return len(self._cuts(_generator(self.seed, self.epoch).permutation(len(self.city_places))))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        rng = _generator(self.seed, epoch)
+        cities = rng.permutation(len(self.city_places))
+        places = np.concatenate([rng.permutation(self.city_places[city]) for city in cities]).tolist()
+        for start, stop in self._cuts(cities):
+            own = share(stop - start, self.process, self.processes)
+            yield [(epoch, place) for place in places[start + own.start : start + own.stop]]
+
+    def _cuts(self, cities: np.ndarray) -> list[tuple[int, int]]:
+        """Where each batch starts and stops in the sequence of the places of `cities`, in that order."""
+        cuts: list[tuple[int, int]] = []
+        start = stop = 0
+        groups: dict[str, int] = {}  # of each whole city in the batch that is being filled
+        for city in cities.tolist():
+            if groups.setdefault(self._whole_city[city], city) != city:
+                cuts.append((start, stop))
+                start, groups = stop, {self._whole_city[city]: city}
+            stop += len(self.city_places[city])
+            while stop - start >= self.places_per_batch:
+                cuts.append((start, start + self.places_per_batch))
+                start += self.places_per_batch
+                groups = {self._whole_city[city]: city} if start < stop else {}
+        if start < stop:
+            cuts.append((start, stop))
+        return self._without_small_ones(cuts, cities)
+
+    def _without_small_ones(self, cuts: list[tuple[int, int]], cities: np.ndarray) -> list[tuple[int, int]]:
+        """Batches with a place for each process at least: smaller ones join the one before, or else the one behind."""
+        if min(stop - start for start, stop in cuts) >= self.processes:
+            return cuts
+        merged: list[tuple[int, int]] = []
+        for start, stop in cuts:
+            if merged and (stop - start < self.processes or merged[-1][1] - merged[-1][0] < self.processes):
+                merged[-1] = merged[-1][0], stop
+            else:
+                merged.append((start, stop))
+        ends = np.cumsum([len(self.city_places[city]) for city in cities])
+        for start, stop in merged:
+            first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+            inside = [self._whole_city[city] for city in cities[first:last + 1]]
+            if len(set(inside)) < len(inside):
+                raise ValueError(f"{self.processes} processes: a group of {max(inside, key=inside.count)} has too few "
+                                 "places for a batch of its own; start fewer processes, or leave that group out")
+        return merged
+
+
+def share(count: int, process: int, processes: int) -> range:
+    """Which of `count` things in a row one of several processes takes; shares differ by one at most."""
+    return range(-(-count * process // processes), -(-count * (process + 1) // processes))
+
+
+def collate_places(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """B items of a PlaceDataset -> images (B*K,3,H,W) uint8 and labels (B*K,) int64."""
+    images, labels = zip(*samples, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read one city's CSV: place ids (n,) int64 and image paths below Images/ (n,) bytes, UTF-8.
+
+    The file name holds the CSV's own place id in 7 digits: ids are per city and carry no offset, so a city
+    may have 100000 places and more.  Raises ValueError with the file and line.
+    """
+    place_ids, images = [], []
+    for _, (place_id, path) in read_rows(
+        table, COLUMNS, image_of_row, expected="integers, but decimal lat and lon, text city_id and panoid"
+    ):
+        place_ids.append(place_id)
+        images.append(path.encode())
+    if not images:
+        raise ValueError(f"{table}: no image listed below the header; leave that city out or fix the file")
+    return np.array(place_ids, dtype=np.int64), np.array(images)
+
+
+def image_of_row(
+    place_id: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
+) -> tuple[int, str]:
+    """Place id and <city_id>/<file name> of one row; lat and lon stand as Python prints the float."""
+    place, latitude, longitude = int(place_id), float(lat), float(lon)
+    if not 0 <= place < 10**7:
+        raise ValueError(f"place_id {place_id}, not from 0 to 9999999")
+    if not (city and panoid and math.isfinite(latitude + longitude)):
+        raise ValueError(f"city_id {city!r}, lat {lat!r}, lon {lon!r}, panoid {panoid!r} empty or infinite")
+    date = f"{int(year):04d}_{int(month):02d}_{int(northdeg):03d}"
+    return place, f"{city}/{city}_{place:07d}_{date}_{latitude}_{longitude}_{panoid}.jpg"
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise ValueError(f"seed {seed}: expected at least 0")
+    return seed
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    """Independent random numbers for each (seed, key)."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))

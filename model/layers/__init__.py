@@ -1,0 +1,1 @@
+"""The building blocks of a model, an idea a file."""

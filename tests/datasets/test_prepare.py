@@ -1,0 +1,712 @@
+"""The unified training set: each raw layout, restarts, --check, --audit, mistakes."""
+
+import errno
+import itertools
+import math
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import msls_tree
+import numpy as np
+import pytest
+import utm
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+
+from datasets import UNIFIED_CITIES, PlaceDataset
+from datasets.prepare import build
+from datasets.prepare.__main__ import main
+from datasets.prepare.audit import count_nearby, named_points
+from datasets.prepare.mapillary_cities import CITIES, nearest_cities
+from datasets.prepare.sources import SOURCES, groups_in_the_paper
+from datasets.training.places import read_city
+
+HEADER = "place_id,year,month,northdeg,city_id,lat,lon,panoid"
+
+
+def touch(path, content=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(path.name.encode() if content is None else content)
+
+
+def pitts_image(root, side, east, north, pano, tile, lat="040.43960", lon="-80.00652"):
+    name = f"@{east:010.2f}@{north:010.2f}@17@T@{lat}@{lon}@{pano:06d}@{tile:02d}@@@@@@@.jpg"
+    touch(root / "pitts30k" / "images" / "train" / side / name)
+    return name
+
+
+def write_pitts(root):
+    """Two classes of two groups, six lone images: 39000 and 298467 are multiples of 3, hence cell group (0, 0)."""
+    for tile in (0, 1, 12, 13):  # 0 and 30 degrees, of either pitch
+        pitts_image(root, "database", 585000, 4477005, 7, tile)
+    pitts_image(root, "queries", 585000, 4477005, 7, 1)  # the queries' own panorama 7
+    for pano in (8, 9):
+        for tile in (10, 11):  # 300 and 330 degrees: the other group in heading
+            pitts_image(root, "database", 585014.99, 4477019.99, pano, tile, "040.50", "-80.5")
+    for tile in (0, 1, 12):
+        pitts_image(root, "database", 584999.99, 4477005, 10, tile)
+    for tile in (2, 3, 14):
+        pitts_image(root, "queries", 585000, 4477005, 11, tile)
+    return root
+
+
+PITTS_TABLES = {
+    "Pitts30k0": [f"0,2024,09,10,Pitts30k0,040.43960,-80.00652,{pano}" for pano in
+                  ("d000007-00", "d000007-01", "d000007-12", "d000007-13", "q000007-01")],
+    "Pitts30k1": [f"0,2024,09,10,Pitts30k1,040.50,-80.5,{pano}" for pano in
+                  ("d000008-10", "d000008-11", "d000009-10", "d000009-11")],
+}
+
+
+def tables(root):
+    return {path.stem: path.read_text().splitlines() for path in (root / "unified_dataset" / "Dataframes").iterdir()}
+
+
+def test_pitts30k(tmp_path, capsys):
+    write_pitts(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["pitts30k", "--datasets_folder", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[:2] == [
+        "Pitts30k: 2 groups, 2 classes, 9 of 15 images; 2 classes with fewer than 4 images left out (6 images)",
+        "total: 2 groups, 2 classes, 9 of 15 images"]
+    assert said.err == "Pitts30k: 2 groups, where the paper's images fill 18: is the source complete?\n"
+    assert tables(tmp_path) == {city: [HEADER, *rows] for city, rows in PITTS_TABLES.items()}
+    images = tmp_path / "unified_dataset" / "Images"
+    image = images / "Pitts30k1" / "Pitts30k1_0000000_2024_09_010_40.5_-80.5_d000009-11.jpg"
+    source = next((tmp_path / "pitts30k").rglob("*@000009@11@*"))
+    assert image.samefile(source) and image.read_text() == source.name
+    queries = next(images.rglob("*q000007-01.jpg"))
+    assert queries.samefile(next((tmp_path / "pitts30k" / "images" / "train" / "queries").glob("*@000007@01@*")))
+    assert [path for path in sorted(tmp_path.rglob("*")) if "unified_dataset" not in path.parts] == before
+    assert len(list(images.rglob("*.jpg"))) == 9
+
+
+def test_pitts30k_names(tmp_path):
+    """Twelve pseudo-angles for each of two pitches; database and queries in one order, by position first."""
+    for tile in range(24):
+        pitts_image(tmp_path, "database" if tile % 2 else "queries", 585000, 4477005, 7, tile)
+    pitts_image(tmp_path, "queries", 584000, 4477005, 8, 0)
+    (images,) = SOURCES["pitts30k"].read(tmp_path, None, None)
+    fields = [images.field(i) for i in range(25)]
+    assert b"@".join(fields[0]) == (
+        b"@0584000.00@4477005.00@17@T@040.43960@-80.00652@q000008-00@@0@@@@202409@@.jpg")
+    assert {int(f[7][-2:]): int(f[9]) for f in fields[1:]} == dict(enumerate([*range(0, 360, 30)] * 2))
+    assert [b"@".join(f) for f in fields] == sorted(b"@".join(f) for f in fields)
+    assert all(Path(images.path(i)).name.split("@")[8] == f[7][-2:].decode() for i, f in enumerate(fields))
+
+
+def sfxl_name(east, north, pano, heading, zone="10", letter="S", stamp="201311", lat="037.75634", lon="-122.50895"):
+    return f"@{east:010.2f}@{north:010.2f}@{zone}@{letter}@{lat}@{lon}@{pano}@@{heading}@@@@{stamp}@@.jpg"
+
+
+def test_sf_xl(tmp_path, capsys):
+    source = tmp_path / "processed"
+    for folder, east, north, pano, heading in (
+        ("37.71", 543200, 4178900, "cropped", 0), ("37.71", 543200, 4178900, "cropped", 30),  # of one panorama
+        ("37.71", 543205, 4178900, "other", 31), ("37.72", 543209.99, 4178909.99, "other", 59),
+        ("37.70", 543210, 4178900, "a", 0), ("37.70", 543210, 4178900, "b", 1), ("37.70", 543210, 4178900, "c", 2),
+        ("37.79", 543250, 4178950, "a", 0), ("37.79", 543250, 4178950, "b", 119), ("37.79", 543250, 4178950, "c", 2),
+        *(("37.80", 543250, 4178950, pano, 60) for pano in "stuv"),  # with 119: a group that is not used
+        *(("37.81", 543300, 4178950, pano, 120) for pano in "stuv"),  # of the first group
+    ):
+        touch(source / folder / sfxl_name(east, north, pano, heading))
+    arguments = ["sf_xl", "--datasets_folder", str(tmp_path), "--source", str(source)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "SFXL: 1 groups, 2 classes, 8 of 18 images; 2 classes with fewer than 4 images left out (5 images), "
+        "1 groups not used (5 images)")
+    head = "2013,11,10,SFXL,037.75634,-122.50895"
+    assert tables(tmp_path)["SFXL"] == [
+        HEADER, *(f"0,{head},{pano}" for pano in ("cropped", "cropped-30", "other", "other-59")),
+        *(f"1,{head},{pano}" for pano in "stuv")]
+    crops = sorted((tmp_path / "unified_dataset").rglob("*_cropped*.jpg"))
+    assert [path.read_text().split("@")[9] for path in crops] == ["30", "0"]  # "-" comes before "."
+    assert main([*arguments, "--check"]) == 0
+    shutil.rmtree(tmp_path / "unified_dataset")
+    assert main([*arguments, "--groups", "0", "--min_images", "3"]) == 0
+    assert Counter(re.sub(r",.*", "", line) for line in itertools.chain(*tables(tmp_path).values())) == {
+        "place_id": 3, "0": 3 + 4 + 5, "1": 4}
+    assert sorted(tables(tmp_path)) == ["SFXL0", "SFXL1", "SFXL2"]
+
+
+def msls_rows(*rows):
+    """key, lon, lat, ca, date, pano -> a raw.csv as downloaded."""
+    return "".join(line + "\n" for line in (",key,lon,lat,ca,captured_at,pano", *(
+        ",".join(map(str, (i, *row))) for i, row in enumerate(rows))))
+
+
+def write_msls(root, tree="msls/train_val"):
+    """Tokyo: one class of four images of both sides, whose north is 3 m apart; and what must not enter."""
+    city, places = root / tree / "tokyo", {
+        "database": [("db-1", "139.7", "35.68", "59.99", "2016-07-04", "False"),
+                     ("db_2", "139.7", "35.68002", "0.4", "2017-12-31", "False"),
+                     ("pano", "139.7", "35.68", "10", "2016-07-04", "True"),
+                     ("away", "139.7", "35.69", "10", "2016-07-04", "False")],
+        "query": [("q1", "139.7", "35.68", "-0.9", "2018-01-01", "False"),
+                  ("q2", "139.7", "35.68", "60.0", "2018-01-01", "False"),
+                  ("q3", "139.7", "35.68001", "1.0", "2018-01-01", "False")]}
+    for side, rows in places.items():
+        for key, *_ in rows:
+            touch(city / side / "images" / f"{key}.jpg")
+        (city / side / "raw.csv").write_text(msls_rows(*rows))
+    touch(city / "query" / "images" / "unlisted.jpg")
+    for side in ("database", "query"):
+        touch(root / tree / "cph" / side / "raw.csv", msls_rows(("k", "12.57", "55.68", "1", "2018-01-01", "False"))
+              .encode())
+    return city
+
+
+TOKYO = ["0,2016,07,10,Tokyo0,35.68,139.7,db-1", "0,2018,01,10,Tokyo0,35.68,139.7,q1",
+         "0,2018,01,10,Tokyo0,35.68001,139.7,q3", "0,2017,12,10,Tokyo0,35.68002,139.7,db_2"]
+
+
+@pytest.mark.parametrize("tree, options", [("msls/train_val", []), ("mapillary_sls/train_val", []),
+                                           ("raw/train_val", ["--source", "raw"]), ("raw", ["--source", "raw"])])
+def test_msls_as_downloaded(tree, options, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_msls(tmp_path, tree)
+    assert main(["msls", "--datasets_folder", str(tmp_path), *options]) == 0
+    said = capsys.readouterr()
+    east, north, zone, _ = utm.from_latlon(35.68, 139.7)
+    assert (zone, east // 15, north // 15) == (54, (east + 0.5) // 15, (north + 3) // 15)  # one cell, the paper's 15 m
+    assert "Tokyo: 1 groups, 1 classes, 4 of 6 images; 2 classes" in said.out
+    assert "Tokyo: cph left out: no training cities" in said.err
+    assert "Tokyo: 1 panoramas left out" in said.err and "Tokyo: 1 images that raw.csv does not list" in said.err
+    assert re.search(r"not in the source: Trondheim, .*, phoenix$", said.err, re.MULTILINE)
+    assert tables(tmp_path) == {"Tokyo0": [HEADER, *TOKYO]}
+    image = tmp_path / "unified_dataset/Images/Tokyo0/Tokyo0_0000000_2018_01_010_35.68_139.7_q1.jpg"
+    assert image.samefile(tmp_path / tree / "tokyo/query/images/q1.jpg")
+
+
+def test_msls_names(tmp_path):
+    """Metres with two decimals in ten characters, south of the equator too, and headings cut to whole degrees."""
+    rows = [("k1", "36.82", "-1.29", "-0.9", "2018-01-01", "False"),
+            ("k0", "36.8", "-1.3", "359.9", "2018-11-30", "False")]
+    for side in ("database", "query"):
+        city = tmp_path / "msls/train_val/nairobi" / side
+        for key, *_ in rows:
+            touch(city / "images" / f"{side[0]}{key}.jpg")
+        touch(city / "raw.csv", msls_rows(*((side[0] + key, *rest) for key, *rest in rows)).encode())
+    (images,) = SOURCES["msls"].read(tmp_path, None, None)
+    metres = [[f"{x:010.2f}" for x in utm.from_latlon(float(lat), float(lon))[:2]] for _, lon, lat, *_ in rows]
+    assert metres[1][0] < metres[0][0] and metres[0][1].startswith("98")
+    assert [name.decode() for name in images.names] == [
+        f"@{'@'.join(metres[row])}@37@M@{rows[row][2]}@{rows[row][1]}@{side}k{1 - row}@@{heading}@@@@{month}@@.jpg"
+        for row, heading, month in ((1, "359", "201811"), (0, "0", "201801")) for side in "dq"]
+    assert [Path(images.path(i)).name for i in range(4)] == ["dk0.jpg", "qk0.jpg", "dk1.jpg", "qk1.jpg"]
+
+
+def test_msls_moved_by_the_downloader(tmp_path):
+    """Tables stay in the tree, images lie in msls/images/train by names that have no heading."""
+    city = write_msls(tmp_path)
+    for path in sorted(city.rglob("*.jpg")):
+        moved = tmp_path / "msls/images/train/database" / f"@1@2@54@S@35.68@139.7@{path.stem}@@@@@@20180101@@.jpg"
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(moved)
+    assert main(["msls", "--datasets_folder", str(tmp_path)]) == 0
+    assert tables(tmp_path) == {"Tokyo0": [HEADER, *TOKYO]}
+    assert {path.read_text() for path in (tmp_path / "unified_dataset/Images/Tokyo0").iterdir()} == {
+        "db-1.jpg", "db_2.jpg", "q1.jpg", "q3.jpg"}
+
+
+def test_msls_without_its_tables_lacks_headings(tmp_path, capsys):
+    touch(tmp_path / "msls/images/train/database/@1@2@54@S@35.68@139.7@key@@@@@@20180101@@.jpg")
+    assert mistake(["msls", "--datasets_folder", str(tmp_path)], capsys).endswith(
+        "no heading in the name (VPR-datasets-downloader leaves it out of MSLS); expected the tree as downloaded, "
+        "whose raw.csv has it: give it to --source")
+
+
+def test_msls_renamed(tmp_path, capsys):
+    """The city by a folder's name, else by coordinates; validation cities never enter."""
+    train = tmp_path / "msls/images/train"
+    for pano in "abcd":
+        touch(train / "tokyo/database" / sfxl_name(10, 10, pano, 20, "54", "S", "20180704", "0", "0"))
+        touch(train / "queries" / sfxl_name(700, 10, pano, 20, "30", "U", "201807", "51.5", "-0.12"))
+        touch(train / "database" / sfxl_name(700, 10, pano, 20, "33", "U", "201807", "55.7", "12.5"))
+    assert main(["msls", "--datasets_folder", str(tmp_path), "--cities", "london", "tokyo"]) == 0
+    assert {city: len(rows) for city, rows in tables(tmp_path).items()} == {"Tokyo0": 5, "london0": 5}
+    assert tables(tmp_path)["Tokyo0"][1] == "0,2018,07,10,Tokyo0,0,0,a"
+    said = capsys.readouterr()
+    assert "Tokyo: cph left out: no training cities" in said.err and "not in the source" not in said.err
+
+
+def test_cities_of_msls():
+    names = [name for name, *_ in CITIES.values()]
+    assert set(UNIFIED_CITIES) >= {f"{name}{group}" for name in names for group in range(17)}
+    assert [groups_in_the_paper(name) for name in ("Amman", "Nairobi", "Tokyo", "boston", "Pitts30k", "SFXL")] == [
+        17, 17, 18, 18, 18, 1]
+    assert sum(groups_in_the_paper(name) for source in SOURCES.values() for name in source.names) == 436 - 23
+    assert nearest_cities([(35.7, 139.8), (48.8, 2.3), (0, 0), (math.nan, 1), (37.8, -122.4)]) == [
+        "tokyo", "paris", None, None, "sf"]
+
+
+# --- building, and going on -----------------------------------------------------------------------------------------
+
+def content(root):
+    """Every file below unified_dataset with what it holds."""
+    folder = root / "unified_dataset"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = write_pitts(tmp_path_factory.mktemp("whole"))
+    assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
+    return content(root)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("options, function", [([], "link_image"), (["--copy"], "copy_image")])
+@pytest.mark.parametrize("survives", range(9))
+def test_an_interrupted_build_goes_on(options, function, survives, tmp_path, monkeypatch, whole):
+    root, arguments, calls = write_pitts(tmp_path), ["pitts30k", "--datasets_folder", str(tmp_path), *options], []
+    original = getattr(build, function)
+
+    def put(source, target):
+        if len(calls) == survives:
+            raise Stop
+        calls.append(target)
+        original(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(build, function, put)
+        main(arguments)
+    finished = [name for name in content(root) if name.endswith(".csv")]
+    assert finished == (["Dataframes/Pitts30k0.csv"] if survives >= 5 else [])
+    partly = content(root)
+    assert len(partly) == survives + len(finished) and partly.items() <= whole.items()
+    with monkeypatch.context() as patch:
+        patch.setattr(build, function, lambda source, target: (calls.append(target), original(source, target)))
+        assert main(arguments) == 0
+    assert content(root) == whole
+    assert len(calls) == len(set(calls)) == 9  # no image twice
+
+
+def test_a_build_interrupted_before_its_table_is_whole(tmp_path, monkeypatch, whole):
+    root, replace = write_pitts(tmp_path), Path.replace
+
+    def refuse(path, target):
+        if path.suffix == ".csv":
+            raise Stop
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Path, "replace", refuse)
+        main(["pitts30k", "--datasets_folder", str(root)])
+    assert len(content(root)) == 5 and not list(root.rglob("*.csv"))
+    assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
+    assert content(root) == whole
+
+
+def test_a_half_written_copy_is_no_image(tmp_path, monkeypatch, whole):
+    root = write_pitts(tmp_path)
+
+    def half(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:3])
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(shutil, "copyfile", half)
+        main(["pitts30k", "--datasets_folder", str(root), "--copy"])
+    assert not list(root.rglob("unified_dataset/Images/*/[!.]*.jpg"))
+    assert main(["pitts30k", "--datasets_folder", str(root), "--copy"]) == 0
+    assert content(root) == whole
+    assert not any(path.is_symlink() or path.stat().st_nlink > 1 for path in root.rglob("*.jpg"))
+
+
+def test_a_finished_city_is_left_alone_and_a_lost_image_comes_back(tmp_path, monkeypatch, capsys, whole):
+    root = write_pitts(tmp_path)
+    assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
+    times = {path: path.stat().st_mtime_ns for path in root.rglob("*.csv")}
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "link_image", lambda source, target: pytest.fail(f"{target} again"))
+        assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
+    assert capsys.readouterr().out.endswith("0 cities linked, 2 were complete\n")
+    next(root.rglob("*d000009-11.jpg")).unlink()
+    assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
+    assert content(root) == whole and times == {path: path.stat().st_mtime_ns for path in root.rglob("*.csv")}
+
+
+def test_symbolic_links_on_another_file_system(tmp_path, monkeypatch, whole, capsys):
+    root = write_pitts(tmp_path / "here")
+
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.chdir(tmp_path)
+    assert main(["pitts30k", "--datasets_folder", "here"]) == 0
+    assert content(root) == whole
+    assert all(path.is_symlink() and path.readlink().is_absolute()
+               for path in (root / "unified_dataset").rglob("*.jpg"))
+    # The disk with the images is mounted elsewhere now.
+    (root / "pitts30k").rename(tmp_path / "elsewhere")
+    arguments = ["pitts30k", "--datasets_folder", "here", "--source", "elsewhere/images/train"]
+    assert main([*arguments, "--check"]) == 1
+    assert "5 of 5 images missing" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert content(root) == whole and main([*arguments, "--check"]) == 0
+    shutil.rmtree(root / "unified_dataset")
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert "use --copy" in mistake(arguments, capsys)
+
+
+def test_a_link_in_the_source_is_followed(tmp_path):
+    root = write_pitts(tmp_path)
+    for path in sorted((root / "pitts30k").rglob("*.jpg")):
+        real = tmp_path / "store" / path.name
+        real.parent.mkdir(exist_ok=True)
+        path.rename(real)
+        path.symlink_to(os.path.relpath(real, path.parent))
+    assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
+    images = list((root / "unified_dataset").rglob("*.jpg"))
+    assert len(images) == 9 and not any(path.is_symlink() for path in images)
+
+
+def test_another_division_does_not_mix_with_this_one(tmp_path, capsys, whole):
+    root = write_pitts(tmp_path)
+    assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
+    message = mistake(["pitts30k", "--datasets_folder", str(root), "--min_images", "3"], capsys)
+    assert re.search(r"Pitts30k0\.csv: 5 images, expected 3; .* to build it anew, remove it and ", message)
+    assert content(root) == whole
+
+
+def test_check(tmp_path, capsys):
+    root = write_pitts(tmp_path)
+    check = ["pitts30k", "--datasets_folder", str(root), "--check"]
+
+    def problems():
+        capsys.readouterr()
+        before = content(root) if (root / "unified_dataset").exists() else None
+        code = main(check)
+        assert before == (content(root) if (root / "unified_dataset").exists() else None)  # nothing is written
+        lines = capsys.readouterr().out.splitlines()[1:-1]
+        return code, [line.replace(f"{root / 'unified_dataset'}{os.sep}", "") for line in lines]
+
+    code, lines = problems()
+    assert code == 1 and lines[0] == "Dataframes/Pitts30k0.csv: no such file" and len(lines) == 4
+    assert lines[1].startswith("Images/Pitts30k0: 5 of 5 images missing: Pitts30k0_0000000_2024_09_010_40.4396_-80.")
+    assert main(check[:-1]) == 0
+    assert problems() == (0, ["Pitts30k: complete"])
+    lost = next(root.rglob("*d000009-11.jpg"))
+    content_of_lost = lost.read_bytes()
+    lost.unlink()
+    assert problems() == (1, [f"Images/Pitts30k1: 1 of 4 images missing: {lost.name}"])
+    lost.write_bytes(content_of_lost)
+    touch(lost.with_name("stray.jpg"))
+    assert problems() == (1, ["Images/Pitts30k1: 1 images that would not be built: stray.jpg"])
+    lost.with_name("stray.jpg").unlink()
+    table = root / "unified_dataset" / "Dataframes" / "Pitts30k1.csv"
+    text = table.read_text()
+    table.write_text("\n".join(text.splitlines()[:-1]) + "\n")
+    assert problems() == (1, ["Dataframes/Pitts30k1.csv: 3 images, expected 4"])
+    table.write_text(text.replace("d000009-10", "d000009-12"))
+    code, lines = problems()
+    assert code == 1 and lines[0].startswith("Dataframes/Pitts30k1.csv: line 4 is '0,2024,09,10,Pitts30k1,040.50,-80.")
+    table.write_text(text)
+    shutil.copy(table, table.with_name("Pitts30k7.csv"))
+    shutil.copy(table, table.with_name("Pitts30kOther.csv"))  # somebody else's
+    assert problems() == (1, ["Dataframes: tables that would not be built: Pitts30k7"])
+
+
+def test_headings_can_be_wrapped(tmp_path, capsys):
+    for pano, heading in zip("abcd", (0, 59, 360, 361), strict=True):
+        touch(tmp_path / "sf_xl/processed/train" / sfxl_name(543200, 4178900, pano, heading))
+    arguments = ["sf_xl", "--datasets_folder", str(tmp_path)]
+    assert "nothing to build" in mistake(arguments, capsys)
+    assert main([*arguments, "--wrap_headings"]) == 0
+    assert len(tables(tmp_path)["SFXL"]) == 5
+
+
+def test_what_is_built_trains(tmp_path):
+    names = [sfxl_name(543200 + 3 * i, 4178900, f"pano_{i}", 10) for i in range(4)]
+    names += [sfxl_name(543250 + 3 * i, 4178900, f"pano-{i}", 10, lat="-01.50", lon="+2.5e-05") for i in range(4)]
+    for shade, name in enumerate(names):
+        path = tmp_path / "sf_xl/processed/train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), (shade, 0, 0)).save(path, "PNG")
+    assert main(["sf_xl", "--datasets_folder", str(tmp_path)]) == 0
+    folder = tmp_path / "unified_dataset"
+    assert {path.decode() for path in read_city(folder / "Dataframes" / "SFXL.csv")[1]} == {
+        path.relative_to(folder / "Images").as_posix() for path in folder.rglob("*.jpg")}
+    data = PlaceDataset(folder, cities=UNIFIED_CITIES, transform=pil_to_tensor)
+    assert (data.cities, data.n_places, data.n_images, data.dropped_places) == (["SFXL"], 2, 8, 0)
+    shades = [sorted(data[0, place][0][:, 0, 0, 0].tolist()) for place in range(2)]
+    assert shades == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+# --- GSV-Cities -------------------------------------------------------------------------------------------------------
+
+def write_gsv(folder, city="Boston", city_id=None):
+    rows = [f"{place},2018,0{shot},90,{city_id or city},1.5,-2.25,p{place}x{shot}"
+            for place in (0, 7) for shot in (1, 2)]
+    touch(folder / "Dataframes" / f"{city}.csv", "\n".join([HEADER, *rows, ""]).encode())
+    for image in read_city(folder / "Dataframes" / f"{city}.csv")[1].tolist():
+        touch(folder / "Images" / os.fsdecode(image))
+
+
+def test_gsv_cities_stands_beside_the_categories_as_it_is(tmp_path, capsys):
+    write_gsv(tmp_path / "gsv_cities")
+    write_gsv(tmp_path / "gsv_cities", "Lisbon")
+    arguments = ["gsv_cities", "--datasets_folder", str(tmp_path)]
+    assert main([*arguments, "--check"]) == 1
+    assert "4 of 4 images missing" in capsys.readouterr().out
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [f"{city}: 2 places, 4 images, 4 put there" for city in ("Boston", "Lisbon")]
+    assert said.err.startswith("not in the source: Bangkok, ")
+    for kind in ("Dataframes", "Images"):
+        source = {path.relative_to(tmp_path / "gsv_cities"): path.read_bytes()
+                  for path in (tmp_path / "gsv_cities" / kind).rglob("*") if path.is_file()}
+        built = {path.relative_to(tmp_path / "unified_dataset"): path.read_bytes()
+                 for path in (tmp_path / "unified_dataset" / kind).rglob("*") if path.is_file()}
+        assert built == source
+    next((tmp_path / "unified_dataset/Images/Boston").iterdir()).unlink()
+    assert main(arguments) == 0
+    assert "Boston: 2 places, 4 images, 1 put there" in capsys.readouterr().out
+    assert main([*arguments, "--check"]) == 0
+    data = PlaceDataset(tmp_path / "unified_dataset", cities=["Boston", "Lisbon"], images_per_place=2,
+                        transform=pil_to_tensor)
+    assert (data.n_places, data.n_images) == (4, 8)
+
+
+def test_gsv_cities_that_cannot_be_taken(tmp_path, capsys):
+    arguments = ["gsv_cities", "--datasets_folder", tmp_path]
+    assert "gsv_cities: no city of GSV-Cities; expected" in mistake(arguments, capsys)
+    write_gsv(tmp_path / "gsv_cities", city_id="Rome")
+    assert "an image of another city; expected city_id Boston" in mistake(arguments, capsys)
+    assert "taken as it is" in mistake([*arguments, "--M", "10"], capsys)
+    (tmp_path / "gsv_cities/Dataframes/Boston.csv").write_text("place_id\n0\n")
+    assert "no column year" in mistake(arguments, capsys)
+
+
+# --- audit ----------------------------------------------------------------------------------------------------------
+
+def test_audit_counts_by_hand(tmp_path, capsys):
+    """Training images at E 600000, N 4000000 of zone 54 north; queries beside them, far away and in another zone."""
+    for i, pano in enumerate("abcd"):
+        touch(tmp_path / "processed" / sfxl_name(600000, 4000000, pano, i, "54", "S"))
+    touch(tmp_path / "processed" / sfxl_name(600500, 4000000, "lone", 0, "54", "S"))  # in a class too small to train
+    for i, (east, north, zone, letter) in enumerate([
+        (600025, 4000000, 54, "S"),  # 25 m, and so are the next
+        *((600000 + x, 4000000 + y, 54, "S")
+          for x, y in ((15, 20), (-15, 20), (-20, -15), (24, -7), (7, 24), (-7, 24))),
+        (600025.01, 4000000, 54, "S"), (600060, 4000080, 54, "S"), (600000, 4000100.01, 54, "S"),
+        (600600, 4000800, 54, "S"), (600600, 4000800.01, 54, "S"),
+        (600000, 4000000, 56, "S"), (600000, 4000000, 54, "H"),
+    ]):
+        touch(tmp_path / "bench/images/test/queries" / f"{i % 5}" / sfxl_name(east, north, f"q{i}", 0, zone, letter))
+    arguments = ["sf_xl", "--datasets_folder", str(tmp_path), "--source", str(tmp_path / "processed")]
+    assert main([*arguments, "--audit", "bench"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "sf_xl: 4 images", f"{tmp_path / 'bench/images/test/queries'}: 14 queries",
+        "  7 (50.0 %) with a training image within 25 m: SFXL 7",
+        "  9 (64.3 %) with a training image within 100 m: SFXL 9",
+        "  11 (78.6 %) with a training image within 1000 m: SFXL 11"]
+    assert not (tmp_path / "unified_dataset").exists()
+
+
+def test_audit_of_all_that_is_built(tmp_path, capsys):
+    """Degrees in the tables; queries by degrees or by metres, on both sides of the equator and of a zone's border."""
+    dataframes = tmp_path / "unified_dataset" / "Dataframes"
+    for city, lat, lon in (("london3", 51.48, -0.001), ("Nairobi0", -1.29, 36.82), ("Lima", -1e-4, -74.0)):
+        touch(dataframes / f"{city}.csv", f"{HEADER}\n0,2018,01,10,{city},{lat},{lon},x\n".encode())
+    points = {"london": (51.48, 0.001), "nairobi": (-1.2905, 36.82), "lima": (1e-4, -74.0), "nowhere": (1.29, 36.82)}
+    for side in ("val", "elsewhere"):
+        for name, (lat, lon) in points.items():
+            east, north, zone, letter = utm.from_latlon(lat, lon)
+            metres, degrees = (f"{east:.2f}", f"{north:.2f}", zone, letter, "", ""), ("", "", "", "", lat, lon)
+            fields = ("", *(metres if side == "val" else degrees), name, ".jpg")
+            touch(tmp_path / "bench/images" / side / "queries" / "@".join(map(str, fields)))
+    assert main(["--datasets_folder", str(tmp_path), "--audit", "bench/images/val",
+                 str(tmp_path / "bench/images/elsewhere")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{tmp_path / 'unified_dataset'}: 3 images"
+    # 139 m from Greenwich's west to its east, 55 m in Nairobi, 22 m over the equator
+    expected = ["  1 (25.0 %) with a training image within 25 m: Lima 1",
+                "  2 (50.0 %) with a training image within 100 m: Lima 1, Nairobi 1",
+                "  3 (75.0 %) with a training image within 1000 m: Lima 1, Nairobi 1, london 1"]
+    for found in (lines[2:5], lines[6:9]):
+        assert [re.sub(r": .*", "", line) for line in found] == [re.sub(r": .*", "", line) for line in expected]
+        assert [sorted(line.split(": ")[1].split(", ")) for line in found] == [
+            sorted(line.split(": ")[1].split(", ")) for line in expected]
+
+
+def test_audit_of_a_protocol_whose_images_are_named_by_keys(tmp_path, capsys):
+    """Mapillary's tree, where raw.csv tells where the queries are: three in Copenhagen, one in San Francisco."""
+    msls_tree.write_raw(tmp_path / "msls")
+    lat, lon = msls_tree.latlon(msls_tree.Frame("", 3, 4), 33)  # 5 m off
+    touch(tmp_path / "unified_dataset" / "Dataframes" / "Tokyo0.csv",
+          f"{HEADER}\n0,2018,01,10,Tokyo0,{lat},{lon},x\n".encode())
+    assert main(["--datasets_folder", str(tmp_path), "--audit", "msls_val_740"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # q350 (0, 0), q-1 (1000, 0) and q180 (10, 0); the fourth lies in San Francisco
+    assert lines[1] == "msls_val_740: 4 queries"
+    assert [line.split()[0] for line in lines[2:]] == ["2", "2", "3"]
+
+
+def test_audit_agrees_with_loops():
+    draw = np.random.default_rng(0)
+
+    def points(count, city):
+        columns = (*draw.uniform(0, 3000, (2, count)), draw.choice([10, 20], count))
+        return named_points([(b"", b"%.2f" % (500000 + e), b"%.2f" % n, b"%d" % zone, b"S")
+                             for e, n, zone in zip(*columns, strict=True)], "somewhere", city)
+
+    queries, training = points(300, ""), points(400, "X")
+    expected = Counter()
+    for e, n, zone in zip(queries.east, queries.north, queries.zone, strict=True):
+        nearest = min(math.hypot(e - x, n - y) for x, y, z in zip(*training[:3], strict=True) if z == zone)
+        expected.update(radius for radius in (25, 100, 1000) if nearest <= radius)
+    found = count_nearby(queries, training, (25, 100, 1000))
+    assert {nearby.radius: nearby.queries for nearby in found} == dict(expected) and 0 < expected[25] < expected[100]
+    assert [nearby.cities for nearby in found] == [{"X": nearby.queries} for nearby in found]
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+def mistake(arguments, capsys):
+    """The one line that is said, after exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, arguments)))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "where the paper's" not in line]
+    assert stopped.value.code == 2 and lines[-1].startswith("error: "), lines
+    assert [line for line in lines[:-1] if line.startswith("error")] == []
+    return lines[-1]
+
+
+GOOD = ("key", "139.7", "35.68", "1", "2018-01-01", "False")
+
+
+@pytest.mark.parametrize("table, said", [
+    (b"key,lon,lat,ca,captured_at\n", r"query/raw\.csv, line 1: no column pano; expected columns key,lon,lat,ca,capt"),
+    (b"", r"line 1: no column key, lon, lat, ca, captured_at, pano"),
+    (msls_rows(GOOD, GOOD[:5]).encode(), r"line 3: 6 fields under a header of 7"),
+    (msls_rows(GOOD, GOOD).encode(), r"line 3: key key again, after query/raw\.csv, line 2; expected every key"),
+    (msls_rows(("db-1", *GOOD[1:])).encode(), r"line 2: key db-1 again, after database/raw\.csv, line 2"),
+    (msls_rows(("a/b", *GOOD[1:])).encode(), r"line 2: key 'a/b'"),
+    (msls_rows(("k", "x", *GOOD[2:])).encode(), r"line 2: could not convert string to float: 'x'"),
+    (msls_rows(("k", "139.7", "91", *GOOD[3:])).encode(), r"line 2: lat '91', lon '139\.7'"),
+    (msls_rows(("k", "139.7", "nan", *GOOD[3:])).encode(), r"line 2: lat 'nan'"),
+    (msls_rows((*GOOD[:3], "", *GOOD[4:])).encode(), r"line 2: could not convert string to float: ''"),
+    (msls_rows((*GOOD[:3], "inf", *GOOD[4:])).encode(), r"line 2: ca 'inf'"),
+    (msls_rows((*GOOD[:4], "2018", "False")).encode(), r"line 2: captured_at '2018'"),
+    (msls_rows((*GOOD[:5], "maybe")).encode(), r"line 2: pano 'maybe'"),
+    (b",key,lon,lat,ca,captured_at,pano\n0,\xff,1,1,1,2018-01-01,False\n", r"raw\.csv, line \d: .*can't decode byte"),
+    (msls_rows(GOOD).encode(), r"query/images/key\.jpg: no such file; 1 of the 4 images in raw\.csv are missing"),
+    (msls_rows(("q1", "2.35", "48.86", *GOOD[3:])).encode(),
+     r"Tokyo: 3 images in UTM zone 54, 1 in 31, whose metres cannot be compared"),
+])
+def test_mistakes_in_raw_csv(table, said, tmp_path, capsys):
+    (write_msls(tmp_path) / "query" / "raw.csv").write_bytes(table)
+    assert re.search(said, mistake(["msls", "--datasets_folder", tmp_path], capsys))
+
+
+def test_details_that_are_no_mistakes_in_raw_csv(tmp_path):
+    city = write_msls(tmp_path)
+    for side in ("database", "query"):  # CRLF, a byte-order mark, a blank line, no newline at the end
+        table = city / side / "raw.csv"
+        table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n") .rstrip() + b"\r\n\r\n")
+        table.write_bytes(table.read_bytes().rstrip())
+    assert main(["msls", "--datasets_folder", str(tmp_path)]) == 0
+    assert tables(tmp_path) == {"Tokyo0": [HEADER, *TOKYO]}
+
+
+def test_a_city_on_both_sides_of_a_line_between_zones(tmp_path, capsys):
+    """London: each image has its own zone's metres, as published, and this is said."""
+    for side, lon in (("database", -0.001), ("query", 0.001)):
+        city = tmp_path / "msls/train_val/london" / side
+        rows = [(f"{side}{i}", lon, 51.48, 10, "2018-01-01", "False") for i in range(4)]
+        for key, *_ in rows:
+            touch(city / "images" / f"{key}.jpg")
+        (city / "raw.csv").write_text(msls_rows(*rows))
+    assert main(["msls", "--datasets_folder", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "london: 4 images in UTM zone 31, 4 in 30: each has the metres of its own zone" in said.err
+    assert "2 classes, 8 of 8 images" in said.out
+
+
+@pytest.mark.parametrize("source, names, said", [
+    ("sf_xl", ["image.jpg", "@x@2@.jpg"], r"@x@2@\.jpg: no UTM coordinates and heading in the name \(and 1 more"),
+    ("sf_xl", [sfxl_name(1, 2, "a", "")], r"no UTM coordinates and heading in the name; expected @<utm_east>@"),
+    ("sf_xl", [sfxl_name(math.inf, 2, "a", 3)], r"no UTM coordinates and heading"),
+    ("sf_xl", [sfxl_name(1, 1e12, "a", 3)], r"no UTM coordinates and heading"),
+    ("sf_xl", [sfxl_name(1, 2, p, 3, stamp="20181") for p in "abcd"], r"no date \(yyyymm\), latitude"),
+    ("sf_xl", [sfxl_name(1, 2, "a", 3), sfxl_name(1, 2, "b", 3, zone="11")],
+     r"SFXL: 1 images in UTM zone 10, 1 in 11, whose metres cannot be compared"),
+    ("sf_xl", [sfxl_name(1, 2, p, 3, stamp="2018") for p in "abcd"], r"no date \(yyyymm\), latitude, longitude or"),
+    ("sf_xl", [sfxl_name(1, 2, p, 3, lat="") for p in "abcd"], r"no date \(yyyymm\), latitude, longitude or panorama"),
+    ("sf_xl", [sfxl_name(1, 2, "", h) for h in range(4)], r"no date \(yyyymm\), latitude, longitude or panorama"),
+    ("sf_xl", [f"{i}/{sfxl_name(1, 2, 'a', 3)}" for i in range(4)], r"the same place, date, panorama and heading"),
+    ("sf_xl", [sfxl_name(1, 2, "a", 3)], r"no class of 4 images or more among 1 images: nothing to build"),
+    ("sf_xl", [], r"no image in it; expected <folder>/\*\*/@<utm_east>"),
+    ("pitts30k", ["database/@1@2@3@T@5@6@7@.jpg"], r"no panorama and tile number"),
+    ("pitts30k", ["database/@1@2@3@T@5@6@@1@.jpg"], r"no panorama and tile number"),
+    ("pitts30k", ["database/@1@2@3@T@5@6@7@8@.jpg"], r"queries: no such folder; expected <folder>/\{database,queri"),
+    ("msls", ["@1@2@30@U@0@0@key@@9@@@@201801@@.jpg"], r"neither below a city's folder nor named by latitude and lon"),
+    ("msls", [], r"no image in it; expected <folder>/<city>/"),
+])
+def test_mistakes_in_names_and_folders(source, names, said, tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    for name in names:
+        touch(tmp_path / "source" / name)
+    message = mistake([source, "--datasets_folder", tmp_path, "--source", tmp_path / "source"], capsys)
+    assert re.search(said, message), message
+    assert not (tmp_path / "unified_dataset").exists()
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["pitts30k"], "no such folder; expected .*say where it is with --source"),
+    (["sf_xl"], "no such folder; expected .*say where it is with --source"),
+    (["msls"], "no such folder; expected .*say where it is with --source"),
+    (["sf_xl", "--cities", "tokyo"], "only msls has cities to choose among"),
+    (["msls", "--cities", "cph"], "city 'cph': not a training city of MSLS"),
+    (["pitts30k", "--M", "0"], "M 0: expected at least 1"),
+    (["--audit", "nowhere"], "nowhere: no queries there; expected <name>/images/test/queries"),
+    (["--audit", "bench"], "unified_dataset: no training image; expected <folder>/Dataframes/<City>.csv"),
+])
+def test_mistakes_on_the_command_line(arguments, said, tmp_path, capsys):
+    touch(tmp_path / "bench/images/test/queries" / sfxl_name(1, 2, "a", 3))
+    assert re.search(said, mistake([*arguments, "--datasets_folder", tmp_path], capsys))
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check"], ["gsv"], ["msls", "--copy", "--check"]])
+def test_unusable_command_lines(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--datasets_folder", str(tmp_path)])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("content, said", [
+    (f"{HEADER}\n0,2018,1,10,X,a,1,p\n", "line 2: could not convert"), ("place_id\n0\n", "line 1: "),
+    (f"{HEADER}\n0,2018,1,10,X,95,1,p\n", "degrees out of range")])
+def test_audit_of_an_unreadable_table(content, said, tmp_path, capsys):
+    touch(tmp_path / "unified_dataset" / "Dataframes" / "X.csv", content.encode())
+    touch(tmp_path / "bench/queries" / sfxl_name(1, 2, "a", 3))
+    assert said in mistake(["--datasets_folder", tmp_path, "--audit", "bench"], capsys)
+
+
+def test_audit_of_queries_without_coordinates(tmp_path, capsys):
+    touch(tmp_path / "empty/queries/note.txt")
+    assert "no image in it" in mistake(["--datasets_folder", tmp_path, "--audit", "empty"], capsys)
+    for name in ("image.jpg", "@1@2@61@S@x@1@.jpg", "@1@2@30@I@91@1@.jpg"):
+        touch(tmp_path / name / "queries" / name)
+        assert "neither UTM coordinates" in mistake(["--datasets_folder", tmp_path, "--audit", name], capsys)
+
+
+def test_a_missing_option_and_the_environment(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("DATASETS_FOLDER", raising=False)
+    with pytest.raises(SystemExit):
+        main(["pitts30k"])
+    assert "--datasets_folder, or the environment variable" in capsys.readouterr().err
+    monkeypatch.setenv("DATASETS_FOLDER", str(write_pitts(tmp_path)))
+    assert main(["pitts30k"]) == 0
+    assert sorted(tables(tmp_path)) == ["Pitts30k0", "Pitts30k1"]

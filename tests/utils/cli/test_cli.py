@@ -1,0 +1,369 @@
+"""The command lines: the published ones are understood; every wrong usage ends in one line and exit code 2."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from images import write_benchmark, write_city
+from paths import ROOT
+from scripts import RANDOM, error_of, evaluation_options, metrics, one_thread, run_folder, training_options
+
+import eval as eval_float  # `eval` is a builtin
+import eval_hashing
+import eval_rerank
+import train
+import train_hashing
+import train_rerank
+from model import BACKBONES, load_model, published_state_dict
+from utils.cli import options as cli
+
+MAINS = {"train.py": train.main, "train_hashing.py": train_hashing.main, "train_rerank.py": train_rerank.main,
+         "eval.py": eval_float.main, "eval_hashing.py": eval_hashing.main, "eval_rerank.py": eval_rerank.main}
+MODES = {"train.py": "float", "train_hashing.py": "hashing", "train_rerank.py": "rerank",
+         "eval.py": "float", "eval_hashing.py": "hashing", "eval_rerank.py": "rerank"}
+
+
+def parsed(command: str):
+    script, *argv = command.split()
+    make = cli.training_parser if script.startswith("train") else cli.evaluation_parser
+    return cli.parse(make("", mode=MODES[script]), argv)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATASETS_FOLDER", raising=False)
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def fails(capsys):
+    return lambda script, *argv: error_of(MAINS[script], *argv, capsys=capsys)
+
+
+# --- what is understood
+
+# Word for word from the README of the published code.
+PUBLISHED_COMMANDS = [
+    "train.py --datasets_folder=/path/to/your/datasets_vg/datasets --dataset_name=pitts30k --backbone=dinov2-large"
+    " --aggregation=gem --epochs_num=25 --lr=0.0004 --patience=12 --train_batch_size=120"
+    " --foundation_model_path=/path/to/pre-trained/dinov2_vitl14_pretrain.pth --training_dataset=gsv_cities",
+    "train_rerank.py --datasets_folder=/path/to/your/datasets_vg/datasets --dataset_name=pitts30k"
+    " --backbone=dinov2-large --aggregation=gem --epochs_num=25 --lr=0.0004 --patience=12 --train_batch_size=120"
+    " --resume=/path/to/trained/model/SelaVPRplusplus_large.pth --training_dataset=gsv_cities --hashing --rerank",
+    "train_hashing.py --datasets_folder=/path/to/your/datasets_vg/datasets --dataset_name=pitts30k"
+    " --backbone=dinov2-large --aggregation=gem --epochs_num=25 --lr=0.0004 --patience=12 --train_batch_size=120"
+    " --foundation_model_path=/path/to/pre-trained/dinov2_vitl14_pretrain.pth --training_dataset=gsv_cities --hashing",
+    "eval.py --datasets_folder=/path/to/your/datasets_vg/datasets --dataset_name=pitts30k --backbone=dinov2-large"
+    " --aggregation=gem --resume=/path/to/trained/model/SelaVPRplusplus_large.pth",
+    "eval_rerank.py --datasets_folder=/path/to/your/datasets_vg/datasets --dataset_name=pitts30k"
+    " --backbone=dinov2-large --aggregation=gem --resume=/path/to/trained/model/SelaVPRplusplus_large_rerank.pth"
+    " --hashing --rerank",
+    "eval_hashing.py --datasets_folder=/path/to/your/datasets_vg/datasets --dataset_name=pitts30k"
+    " --backbone=dinov2-large --aggregation=gem --resume=/path/to/trained/model/your_model.pth --hashing",
+]
+
+
+@pytest.mark.parametrize("command", PUBLISHED_COMMANDS, ids=lambda command: command.split()[0])
+def test_the_published_commands_parse_word_for_word(command):
+    options = parsed(command)
+    assert options.datasets_folder == Path("/path/to/your/datasets_vg/datasets")
+    assert (options.dataset_name, options.backbone, options.aggregation) == ("pitts30k", "dinov2-large", "gem")
+    if command.startswith("train"):
+        assert (options.epochs_num, options.lr, options.patience, options.train_batch_size) == (25, 0.0004, 12, 120)
+        assert options.training_dataset == "gsv_cities"
+
+
+def test_defaults_are_the_protocol():
+    options = parsed("train_rerank.py --datasets_folder sets")
+    assert (options.epochs_num, options.patience, options.lr, options.lr_halving) == (25, 12, 4e-4, 3)
+    assert (options.train_batch_size, options.images_per_place, options.train_resize) == (120, 4, [224, 224])
+    assert (options.variant, options.set, options.seed, options.test_method) == (None, [], 0, "hard_resize")
+    assert (options.val_datasets, options.dataset_name) == (["pitts30k", "msls"], "pitts30k")
+    assert (options.rerank_num, options.recall_values, options.resize) == (100, [1, 5, 10, 20, 100], [322, 322])
+    assert options.val_positive_dist_threshold is None  # the protocol's, 25 m for a folder
+    assert options.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert options.precision in ("bf16", "fp16", "fp32")
+
+
+def test_environment_names_the_datasets_folder(monkeypatch):
+    monkeypatch.setenv("DATASETS_FOLDER", "elsewhere")
+    assert parsed("eval.py").datasets_folder == Path("elsewhere")
+
+
+@pytest.mark.parametrize("script", MAINS)
+def test_help(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        MAINS[script](["--help"])
+    assert stop.value.code == 0
+    assert "--datasets_folder" in capsys.readouterr().out
+
+
+# --- what is refused by the command line itself
+
+@pytest.mark.parametrize(("script", "options", "expected"), [
+    ("train.py", "--margins 0.1", "unrecognized arguments: --margins 0.1"),
+    ("train.py", "--margin 0.1", "--margin: in neither the paper nor its README"),
+    ("eval.py", "--pca_dim=512", "--pca_dim: in neither the paper nor its README"),
+    ("eval.py", "--dataset pitts30k", "unrecognized arguments: --dataset"),  # no abbreviations
+    ("train.py", "--epochs_num many", "'many' is not a whole number of at least 1"),
+    ("train.py", "--epochs_num 2.5", "'2.5' is not a whole number"),
+    ("train.py", "--train_batch_size -4", "--train_batch_size: '-4' is not a whole number of at least 1"),
+    ("train.py", "--train_batch_size 0", "'0' is not a whole number of at least 1"),
+    ("train.py", "--lr -0.1", "--lr: '-0.1' is not a positive number"),
+    ("train.py", "--lr nan", "'nan' is not a positive number"),
+    ("train.py", "--patience 0", "--patience: '0'"),
+    ("train.py", "--seed -1", "--seed: '-1' is not a whole number from 0"),
+    ("train.py", "--train_resize 224", "--train_resize: expected 2 arguments"),
+    ("train.py", "--precision fp8", "--precision: invalid choice: 'fp8'"),
+    ("eval.py", "--test_method stretch", "--test_method: invalid choice: 'stretch'"),
+    ("eval.py", "--variant ste", "unrecognized arguments: --variant"),
+    ("eval.py", "--backbone resnet50", "--backbone: invalid choice: 'resnet50'"),
+    ("eval.py", "--aggregation netvlad", "--aggregation: invalid choice: 'netvlad'"),
+    ("eval.py", "--resize 322 -322", "--resize: '-322'"),
+    ("eval.py", "--recall_values 1 0", "--recall_values: '0'"),
+    ("eval.py", "--num_workers -2", "--num_workers: '-2' is not a whole number of at least 0"),
+    ("eval.py", "--val_positive_dist_threshold 0", "'0' is not a positive number"),
+    ("eval.py", "--split training", "--split: invalid choice: 'training'"),
+    ("eval.py", "--device tpu", "--device: invalid choice: 'tpu'"),
+    ("eval_rerank.py", "--rerank_num 0", "--rerank_num: '0'"),
+    ("eval.py", "--rerank_num 5", "unrecognized arguments: --rerank_num"),
+    ("train.py", "--hashing", "--hashing does not belong to this script; use train_hashing.py or eval_hashing.py"),
+    ("train.py", "--hashing --rerank", "use train_rerank.py or eval_rerank.py"),
+    ("train_hashing.py", "--hashing --rerank", "--rerank does not belong to this script; use train_rerank.py"),
+    ("eval.py", "--hashing", "--hashing does not belong to this script"),
+    ("eval_hashing.py", "--rerank", "--rerank does not belong to this script"),
+    ("train.py", "--foundation_model_path random --resume x.pth", "--foundation_model_path beside --resume"),
+])
+def test_wrong_options(script, options, expected, fails):
+    assert expected in fails(script, "--datasets_folder", "sets", *options.split())
+
+
+@pytest.mark.parametrize("script", MAINS)
+def test_no_datasets_folder(script, fails):
+    assert fails(script).startswith("--datasets_folder is missing (or set DATASETS_FOLDER)")
+
+
+def test_cuda_asked_for_in_vain(fails, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch finds no CUDA device here; use --device cpu" in fails(
+        "eval.py", "--datasets_folder", "sets", "--device", "cuda")
+
+
+def test_the_command_line_as_a_caller_meets_it():
+    """Once in a process of its own: exit code, one line on stderr, nothing on stdout."""
+    script = ROOT / "eval_rerank.py"
+    done = subprocess.run([sys.executable, script, "--datasets_folder", "sets", "--resume", "none.pth"],
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    line, = done.stderr.splitlines()
+    assert "error: pitts30k: no such folders in sets; expected pitts30k/images/test/{database,queries}" in line
+
+
+# --- files that do not fit
+
+def test_a_resume_path_that_is_none(data, fails):
+    for script in MAINS:
+        options = training_options(data) if script.startswith("train") else evaluation_options(data)
+        assert fails(script, *options, "--resume", "none.pth") == "no checkpoint file at none.pth"
+        assert fails(script, *options, "--resume", data) == f"no checkpoint file at {data}"
+
+
+def test_rerank_training_needs_a_trained_branch(data, fails):
+    for options in ([], RANDOM):
+        assert fails("train_rerank.py", *training_options(data), *options).startswith(
+            "--resume is missing: this script starts from a trained branch")
+
+
+def test_a_float_file_has_no_codes(data, float_run, fails):
+    file = float_run / "best_model.pth"
+    for script in ("eval_rerank.py", "eval_hashing.py"):
+        assert fails(script, *evaluation_options(data), "--resume", file) == (
+            f"--resume {file} holds a float model; this script needs its binary branch (train_rerank.py trains both)")
+    assert "holds a float model; this script trains binary models" in fails(
+        "train_hashing.py", *training_options(data), "--resume", file)
+
+
+def test_a_rerank_file_serves_all_evaluations_but_not_train(data, rerank_run, fails, tmp_path):
+    file = rerank_run / "best_model.pth"
+    for script in ("eval.py", "eval_hashing.py", "eval_rerank.py"):
+        run_folder(MAINS[script], *evaluation_options(data), "--resume", file, cwd=tmp_path)
+    for script, trains in (("train.py", "float"), ("train_hashing.py", "binary")):
+        assert fails(script, *training_options(data), "--resume", file) == (
+            f"--resume {file} holds a float + binary model; this script trains {trains} models")
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_flags_that_contradict_the_file(script, data, float_run, fails):
+    options = training_options(data) if script == "train.py" else evaluation_options(data)
+    file = float_run / "best_model.pth"
+    assert fails(script, *options, "--resume", file, "--backbone", "dinov2-base") == (
+        f"--backbone dinov2-base contradicts {file}, which holds dinov2-tiny; leave it out, or give another file")
+
+
+def test_files_that_are_no_models(data, float_run, fails, tmp_path):
+    (tmp_path / "text.pth").write_text("not a model")
+    torch.save({"weights": os.system}, tmp_path / "malicious.pth")
+    whole = (float_run / "best_model.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    state = published_state_dict(load_model(float_run / "best_model.pth"))
+    torch.save({name: value for name, value in state.items() if name != "linear2.bias"}, tmp_path / "missing.pth")
+    torch.save({**state, "linear9.bias": torch.zeros(1)}, tmp_path / "unexpected.pth")
+    torch.save({name.removeprefix("backbone."): value for name, value in state.items()
+                if name.startswith("backbone.") and "adapters" not in name}, tmp_path / "dinov2.pth")
+    for name, expected in {
+        "text.pth": "not a readable torch checkpoint", "cut.pth": "not a readable torch checkpoint",
+        "malicious.pth": "refused, it asks to run posix.system", "missing.pth": "does not fit: missing",
+        "unexpected.pth": "does not fit: unexpected linear9.bias",
+        "dinov2.pth": "a DINOv2 file belongs to --foundation_model_path",
+    }.items():
+        message = fails("eval.py", *evaluation_options(data), "--resume", name)
+        assert name in message
+        assert expected in message
+    for name, expected in {"text.pth": "not a readable torch checkpoint", "missing.pth": "not a DINOv2 file",
+                           "none.pth": "no checkpoint file at none.pth"}.items():
+        assert expected in fails("train.py", *training_options(data), "--backbone", "dinov2-tiny",
+                                 "--foundation_model_path", name)
+    assert "dinov2.pth (into dinov2-small) does not fit: another size of model" in fails(
+        "train.py", *training_options(data), "--backbone", "dinov2-small", "--foundation_model_path", "dinov2.pth")
+
+
+# --- data that do not fit
+
+def test_no_datasets_there(float_run, fails):
+    assert "pitts30k: no such folders in nowhere; expected pitts30k/images/test/{database,queries}" in fails(
+        "eval.py", *evaluation_options(Path("nowhere")), "--resume", float_run / "best_model.pth")
+    assert "nowhere/gsv_cities: none of the 2 requested cities (Boston, ...) is there" in fails(
+        "train.py", *training_options(Path("nowhere")), *RANDOM)
+
+
+def test_another_name_or_split(data, float_run, fails):
+    options = [*evaluation_options(data), "--resume", float_run / "best_model.pth"]
+    assert "'nordland' is neither a protocol (pitts30k, " in fails("eval.py", *options, "--dataset_name", "nordland")
+    assert "images/train/database: no such folder" in fails("eval.py", *options, "--split", "train")
+    assert "'msls2' is neither a protocol" in fails(
+        "train.py", *training_options(data), *RANDOM, "--val_datasets", "msls", "msls2")
+
+
+def test_an_empty_database(float_run, fails, tmp_path):
+    write_benchmark(tmp_path / "sets", "pitts30k", "test", database=2, queries=1, first_place=0)
+    database = tmp_path / "sets" / "pitts30k" / "images" / "test" / "database"
+    shutil.rmtree(database)
+    database.mkdir()
+    assert f"{database}: no image in it" in fails(
+        "eval.py", *evaluation_options(tmp_path / "sets"), "--resume", float_run / "best_model.pth")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_in_the_database(workers, float_run, fails, tmp_path):
+    write_benchmark(tmp_path / "sets", "pitts30k", "test", database=3, queries=1, first_place=0)
+    bad = sorted((tmp_path / "sets" / "pitts30k" / "images" / "test" / "database").iterdir())[1]
+    bad.write_bytes(bad.read_bytes()[:200])
+    message = fails("eval.py", *evaluation_options(tmp_path / "sets"), "--resume", float_run / "best_model.pth",
+                    "--num_workers", workers)
+    assert message.startswith(f"{bad}: not a readable image")
+    assert message.endswith("replace the file")
+
+
+def test_a_corrupt_training_image(data, fails, tmp_path):
+    write_city(tmp_path / "city", "Boston", places=1)
+    bad = next((tmp_path / "city" / "Images" / "Boston").iterdir())
+    bad.write_bytes(b"not an image")
+    assert f"{bad}: not a readable image" in fails(
+        "train.py", *training_options(data), *RANDOM, "--training_dataset", tmp_path / "city", "--cities", "Boston")
+
+
+def test_cities(data, fails, tmp_path):
+    options = [*training_options(data), *RANDOM, "--epochs_num", 1]
+    folder = run_folder(train.main, *options, "--cities", "Boston", "Paris", "Lisbon", "Rome", cwd=tmp_path)
+    log = (folder / "info.log").read_text()
+    assert "training goes on without 2 absent cities: Paris Rome" in log
+    assert "7 places, 28 images, 2 cities" in log
+    by_default = options[:options.index("--cities")] + options[options.index("--val_datasets"):]
+    folder = run_folder(train.main, *by_default, cwd=tmp_path)
+    assert "without 21 absent cities: Bangkok BuenosAires" in (folder / "info.log").read_text()
+    assert "none of the 1 requested cities (Atlantis, ...) is there" in fails(
+        "train.py", *options, "--cities", "Atlantis")
+    assert "each named once" in fails("train.py", *options, "--cities", "Boston", "Boston")
+    assert "none of the 3 places has images_per_place = 9 images" in fails(
+        "train.py", *options, "--cities", "Boston", "--images_per_place", "9")
+
+
+def test_a_learning_rate_that_is_too_high(data, fails):
+    message = fails("train.py", *training_options(data), *RANDOM, "--lr", "1e30")
+    assert "lower" in message
+    assert "learning rate" in message or "--lr" in message
+
+
+# --- files that are fetched
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """The cache is empty, and port 9 of this machine answers nothing."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(BACKBONES, "dinov2-small", BACKBONES["dinov2-small"]._replace(
+        weights_url="http://127.0.0.1:9/dinov2_vits14_pretrain.pth"))
+    monkeypatch.setattr("model.released.RELEASED_MODELS", {
+        ("dinov2-tiny", "gem", ("float",)): "http://127.0.0.1:9/SelaVPRplusplus_tiny.pth"})
+
+
+def test_downloads_out_of_reach(no_network, data, fails, tmp_path):
+    cache = tmp_path / "cache" / "hub" / "checkpoints"
+    message = fails("train.py", *training_options(data), "--backbone", "dinov2-small")
+    assert message.startswith("cannot fetch http://127.0.0.1:9/dinov2_vits14_pretrain.pth (")
+    assert message.endswith(f"download it by hand to {cache / 'dinov2_vits14_pretrain.pth'}")
+    message = fails("eval.py", *evaluation_options(data), "--backbone", "dinov2-tiny")
+    assert message.startswith("cannot fetch http://127.0.0.1:9/SelaVPRplusplus_tiny.pth (")
+    assert list(cache.iterdir()) == []
+
+
+def test_nothing_to_download(no_network, data, fails):
+    assert "no pre-trained weights exist for dinov2-tiny; give --foundation_model_path random" in fails(
+        "train.py", *training_options(data), "--backbone", "dinov2-tiny")
+    for script in ("eval_hashing.py", "eval_rerank.py"):
+        message = fails(script, *evaluation_options(data), "--backbone", "dinov2-tiny")
+        assert message == ("no weights are published for dinov2-tiny gem float+binary; published are: "
+                           "dinov2-tiny gem float")
+
+
+# --- Ctrl-C
+
+def test_interrupted_and_taken_up_again(data, tmp_path):
+    script = ROOT / "train.py"
+    command = [sys.executable, script, *training_options(data), *RANDOM, "--epochs_num", "10000"]
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=stderr, cwd=tmp_path,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("logs/*/*/last_model.pth")):
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    said = (tmp_path / "stderr").read_text()
+    assert (process.returncode, stdout) == (130, b"")
+    assert said.splitlines()[-1].endswith("interrupted")
+    assert said.count("interrupted") == 1
+    assert "Traceback" not in said
+
+    last, = tmp_path.glob("logs/*/*/last_model.pth")
+    assert json.loads((last.parent / "config.json").read_text())["options"]["epochs_num"] == 10000
+    assert [path.name for path in last.parent.iterdir() if path.name.startswith(".")] == []
+    epochs = torch.load(last, weights_only=True)["training"]["epoch"]
+    with contextlib.chdir(tmp_path):
+        again = run_folder(train.main, *training_options(data), "--resume", last, "--epochs_num", epochs + 1,
+                           cwd=tmp_path)
+    assert [record["epoch"] for record in metrics(again)] == [*range(1, epochs + 2)]

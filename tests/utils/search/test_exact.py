@@ -1,0 +1,487 @@
+"""Packing, searches, re-ranking and recall against naive loops and the published code's values."""
+
+import json
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from paths import DATA
+
+from utils.evaluation import metrics
+from utils.evaluation.metrics import correctness, recall_at_k
+from utils.search import exact as retrieval
+from utils.search import tensors as tensor_search
+from utils.search.exact import merge_ranked, pack_codes, rerank_l2, search_hamming, search_l2
+from utils.search.stores import StoredRows, store_rows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads():
+    """As most machines have several, whatever the tests were started with."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    arrays = dict(np.load(DATA / "golden_retrieval_small.npz"))
+    counts = arrays.pop("positives_count")
+    arrays["positives"] = np.split(arrays.pop("positives_flat"), np.cumsum(counts)[:-1])
+    return arrays, json.loads((DATA / "golden_retrieval_small.json").read_text())
+
+
+def naive_nearest(distances, k: int) -> list[list[int]]:
+    """Of a table of distances, for each row the columns of the k smallest, equal ones by column."""
+    return [sorted(range(len(row)), key=lambda j: (row[j], j))[:k] for row in np.asarray(distances).tolist()]
+
+
+def naive_hamming(a: np.ndarray, b: np.ndarray) -> list[list[int]]:
+    return [[sum((int(x) ^ int(y)).bit_count() for x, y in zip(p, q, strict=True)) for q in b] for p in a]
+
+
+def naive_squared_l2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return ((a.astype(np.float64)[:, None] - b.astype(np.float64)[None]) ** 2).sum(-1)
+
+
+# --- packing ---------------------------------------------------------------------------------------------------
+
+
+def test_packing_matches_a_naive_loop_for_arrays_and_tensors():
+    values = np.random.default_rng(0).standard_normal((5, 24)).astype(np.float32)
+    values[0, :3] = 0.0, -0.0, -1e-30
+    expected = [
+        [sum(2 ** (7 - bit) for bit in range(8) if row[8 * byte + bit] >= 0) for byte in range(3)] for row in values
+    ]
+    for given in (values, torch.from_numpy(values), torch.from_numpy(values).double()):
+        packed = pack_codes(given)
+        assert packed.dtype == np.uint8 and packed.tolist() == expected
+    signs = np.where(values >= 0, 1, -1)
+    assert pack_codes(signs.astype(np.int8)).tolist() == expected
+
+
+def test_golden_packing(golden):
+    arrays, _ = golden
+    assert np.array_equal(pack_codes(arrays["q_hash"]), arrays["q_codes"])
+
+
+# --- Hamming search --------------------------------------------------------------------------------------------
+
+
+def test_golden_hamming_search(golden):
+    arrays, _ = golden
+    distances, ids = search_hamming(arrays["db_codes"], arrays["q_codes"], 100)
+    assert distances.dtype == np.int32 and ids.dtype == np.int64
+    assert np.array_equal(distances, arrays["hamming_distances"])
+    assert np.array_equal(ids, arrays["hamming_ids"])
+
+
+@pytest.mark.parametrize("n_bytes", [1, 2, 64])
+@pytest.mark.parametrize("n_queries", [1, 30])
+@pytest.mark.parametrize("k", [1, 7, 100, 250])
+def test_hamming_ties_follow_the_database_order(n_bytes, n_queries, k):
+    """With one byte, nearly every distance is shared by dozens of rows, and rank k falls among equal ones."""
+    rng = np.random.default_rng(k)
+    database = rng.integers(0, 256, (250, n_bytes), dtype=np.uint8)
+    queries = rng.integers(0, 256, (n_queries, n_bytes), dtype=np.uint8)
+    table = naive_hamming(queries, database)
+    distances, ids = search_hamming(database, queries, k)
+    assert ids.tolist() == naive_nearest(table, k)
+    assert np.array_equal(distances, np.take_along_axis(np.array(table), ids, axis=1))
+
+
+@pytest.mark.parametrize(("n", "n_bytes"), [(2**16, 2), (2**16 + 1, 2), (200, 2**13 - 1), (200, 2**13)])
+def test_one_query_at_the_limits_of_a_key(n, n_bytes):
+    rng = np.random.default_rng(0)
+    query = rng.integers(0, 256, (1, n_bytes), dtype=np.uint8)
+    database = rng.integers(0, 256, (n, n_bytes), dtype=np.uint8)
+    database[-3:], database[0] = query, ~query  # the last rows are nearest, the first is as far as can be
+    distances, ids = search_hamming(database, query, n)
+    table = np.unpackbits(database ^ query, axis=1).sum(1)
+    assert np.array_equal(ids[0], np.argsort(table, kind="stable"))
+    assert np.array_equal(distances[0], np.sort(table))
+
+
+@pytest.mark.parametrize("n_queries", [1, 20])  # the database, and the queries, shared out between threads
+def test_hamming_ties_in_a_large_database(n_queries, monkeypatch):
+    """Deep in faiss's blocks and threads; only the order (distance, index) is checked, by numpy."""
+    monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 3)
+    monkeypatch.setattr(retrieval, "_THREADED", 50_000)  # so that slices are not shared out again
+    rng = np.random.default_rng(0)
+    database = rng.integers(0, 256, (100_000, 2), dtype=np.uint8)
+    table = np.unpackbits(database[:n_queries, None] ^ database[None], axis=2).sum(2)
+    distances, ids = search_hamming(database, database[:n_queries], 100)
+    assert np.array_equal(ids, np.argsort(table, axis=1, kind="stable")[:, :100])
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+
+
+# --- L2 search -------------------------------------------------------------------------------------------------
+
+
+def test_golden_l2_search(golden):
+    """The rows kept hold all 100 nearest of query 0; of the other queries, the nearest among those rows."""
+    arrays, _ = golden
+    rows = arrays["float_rows"]
+    distances, ids = search_l2(arrays["db_float"], arrays["q_float"], len(rows))
+    assert distances.dtype == np.float32 and ids.dtype == np.int64
+    checked = 0
+    for query, expected in enumerate(arrays["l2_ids"]):
+        present = np.isin(expected, rows)
+        n = present.sum()
+        checked += n
+        assert np.array_equal(rows[ids[query, :n]], expected[present])
+        assert np.allclose(distances[query, :n], arrays["l2_distances"][query, present], rtol=0, atol=1e-6)
+    assert np.isin(arrays["l2_ids"][0], rows).all() and checked > 500
+
+
+@pytest.mark.parametrize("n_queries", [1, 19, 40])  # faiss turns to matrix products at 20 queries
+@pytest.mark.parametrize("k", [1, 7, 100, 300])  # and to another way of selecting at k = 100
+def test_l2_ties_follow_the_database_order(n_queries, k):
+    """Small whole numbers, so that distances are exact and most are equal."""
+    rng = np.random.default_rng(k)
+    database = rng.integers(0, 2, (300, 6)).astype(np.float32)
+    queries = rng.integers(0, 2, (n_queries, 6)).astype(np.float32)
+    table = naive_squared_l2(queries, database)
+    distances, ids = search_l2(database, queries, k)
+    assert ids.tolist() == naive_nearest(table, k)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+
+
+def test_duplicate_descriptors_follow_the_database_order():
+    rng = np.random.default_rng(0)
+    different = rng.standard_normal((40, 96)).astype(np.float32)
+    copies = rng.integers(0, 40, 1000)
+    queries = rng.standard_normal((30, 96)).astype(np.float32)
+    table = naive_squared_l2(queries, different)[:, copies]
+    _, ids = search_l2(different[copies], queries, 130)
+    assert ids.tolist() == naive_nearest(table, 130)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("n_queries", [3, 25])
+def test_l2_search_in_blocks_of_a_memory_map(kind, n_queries, tmp_path, monkeypatch):
+    """Blocks and slices of 32 rows, by several threads; equal rows lie in different blocks."""
+    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 32 * 6 * 4)
+    monkeypatch.setattr(retrieval, "_SLICE_BYTES", 32 * 6 * 4)
+    rng = np.random.default_rng(0)
+    database = 127 * rng.integers(0, 2, (300, 6)).astype(np.float32)  # exact in int8 too, whose scale is 1 then
+    database[:, 0] = 127
+    stored = store_rows(database, kind)
+    stored.values.tofile(tmp_path / "rows")
+    values = np.memmap(tmp_path / "rows", stored.values.dtype, mode="r", shape=database.shape)
+    mapped = StoredRows(values, stored.scales)
+    queries = 127 * rng.integers(0, 2, (n_queries, 6)).astype(np.float32)
+    table = naive_squared_l2(queries, database)
+    distances, ids = search_l2(mapped, queries, 40)
+    assert ids.tolist() == naive_nearest(table, 40)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+    reranked, away = rerank_l2(mapped, queries, ids[:, ::-1], 40)
+    assert np.array_equal(away, np.sqrt(np.take_along_axis(table, reranked, axis=1)).astype(np.float32))
+
+
+def test_one_bad_row_of_the_database_is_told():
+    database = np.random.default_rng(0).standard_normal((3000, 8)).astype(np.float32)
+    for bad in (np.nan, np.inf):
+        spoilt = database.copy()
+        spoilt[2000, 3] = bad
+        for n_queries in (1, 30):
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                search_l2(spoilt, database[:n_queries], 2)
+            candidates = np.tile([1999, 2000, 2001], (n_queries, 1))
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                rerank_l2(spoilt, database[:n_queries], candidates, 3)
+            rerank_l2(spoilt, database[:n_queries], candidates[:, ::2], 2)  # which does not read that row
+
+
+def test_merging_searches_of_parts():
+    """Parts in any order, one of them with fewer rows than k."""
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 5, (7, 90)).astype(np.int32)
+    parts = []
+    for ids in (np.arange(60, 90), np.arange(5), np.arange(5, 60)):
+        best = ids[np.array(naive_nearest(table[:, ids], 12))]
+        parts.append((np.take_along_axis(table, best, axis=1), best))
+    distances, ids = merge_ranked(parts, 12)
+    assert ids.tolist() == naive_nearest(table, 12)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1)) and distances.dtype == np.int32
+
+
+# --- the plain tensor path -------------------------------------------------------------------------------------
+
+DEVICES = [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=[
+    pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [1, 90, 250])
+@pytest.mark.parametrize("n_bytes", [1, 64, 256])
+def test_tensor_hamming_search(device, k, n_bytes, monkeypatch):
+    monkeypatch.setattr(tensor_search, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(tensor_search, "_TABLE", 64 * 9)
+    rng = np.random.default_rng(k)
+    database = rng.integers(0, 256, (250, n_bytes), dtype=np.uint8)
+    queries = rng.integers(0, 256, (20, n_bytes), dtype=np.uint8)
+    database[7], database[8] = queries[0], 255 - queries[0]  # the ends of the range
+    table = np.unpackbits(queries[:, None] ^ database[None], axis=2).sum(2)
+    distances, ids = tensor_search.search_hamming(database, queries, k, device)
+    assert distances.dtype == np.int32 and ids.dtype == np.int64
+    assert ids.tolist() == naive_nearest(table, k)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [1, 90, 250])
+def test_tensor_l2_search_and_distances(device, k, monkeypatch):
+    monkeypatch.setattr(tensor_search, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(tensor_search, "_TABLE", 64 * 9)
+    monkeypatch.setattr(tensor_search, "_GATHERED_BYTES", 3 * k * 6 * 4)
+    rng = np.random.default_rng(k)
+    database = rng.integers(0, 2, (250, 6)).astype(np.float32)
+    queries = rng.integers(0, 2, (20, 6)).astype(np.float32)
+    table = naive_squared_l2(queries, database)
+    distances, ids = tensor_search.search_l2(database, queries, k, device)
+    assert distances.dtype == np.float32 and ids.dtype == np.int64
+    assert ids.tolist() == naive_nearest(table, k)
+    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+    assert np.array_equal(tensor_search.squared_l2(database, queries, ids[:, ::-1].copy(), device), distances[:, ::-1])
+    database[3] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        tensor_search.search_l2(database, queries, 250, device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_is_passed_on(device, monkeypatch):
+    """On the processor the tensor path stands in for a GPU's: the same answers as faiss's functions."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, 16)).astype(np.float32)
+    database, queries = rows[:260], rows[260:]
+    codes, query_codes = pack_codes(database), pack_codes(queries)
+    expected = search_hamming(codes, query_codes, 30)
+    expected_l2 = search_l2(database, queries, 30)
+    expected_rerank = rerank_l2(database, queries, expected[1], 20)
+    monkeypatch.setattr(retrieval, "_on_gpu", lambda given: given is not None)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    monkeypatch.setattr(faiss, "hammings_knn_mc", None)
+    monkeypatch.setattr(faiss, "knn", None)
+    monkeypatch.setattr(faiss, "pairwise_indexed_L2sqr", None)
+    assert all(map(np.array_equal, search_hamming(codes, query_codes, 30, device=device), expected))
+    for given, (first, second) in (
+        (search_l2(database, queries, 30, device=device)[::-1], expected_l2[::-1]),
+        (rerank_l2(database, queries, expected[1], 20, device=device), expected_rerank),
+    ):
+        assert np.array_equal(given[0], first)
+        assert np.allclose(given[1], second, rtol=0, atol=1e-5)
+
+
+class CarelessIndex:
+    """Stands in for a GPU index: of equal distances it keeps the last rows, and gives them last first."""
+
+    def __init__(self, index):
+        self.rows = index.reconstruct_n(0, index.ntotal)
+        self.depths = []
+
+    def search(self, queries, k):
+        self.depths.append(k)
+        table = naive_squared_l2(queries, self.rows).astype(np.float32)
+        ids = len(self.rows) - 1 - np.argsort(table[:, ::-1], axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(table, ids, axis=1), ids
+
+
+@pytest.mark.parametrize("k", [1, 7, 60, 300, 400])
+def test_ties_of_a_gpu_index_are_put_in_database_order(k, monkeypatch):
+    """The seam to the GPU, with an index that breaks ties as badly as allowed (the real one: the gpu test)."""
+    used = []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: None, raising=False)
+    monkeypatch.setattr(
+        faiss, "index_cpu_to_gpu", lambda _, __, index: used.append(CarelessIndex(index)) or used[0], raising=False
+    )
+    rng = np.random.default_rng(k)
+    database = rng.integers(0, 2, (300, 6)).astype(np.float32)
+    queries = rng.integers(0, 2, (20, 6)).astype(np.float32)
+    queries[10:] += rng.random((10, 6), dtype=np.float32)  # and some without equal distances but for copies
+    assert search_l2(database, queries, k)[1][:10].tolist() == naive_nearest(
+        naive_squared_l2(queries, database)[:10], k
+    )
+    assert not used  # a GPU that faiss sees is left alone until one asks for it
+    distances, ids = search_l2(database, queries, k, device=torch.device("cuda"))
+    table = naive_squared_l2(queries, database)
+    assert np.allclose(distances, np.take_along_axis(table, ids, axis=1), atol=1e-5)
+    assert ids[:10].tolist() == naive_nearest(table[:10], k)
+    assert used[0].depths == [min(k + 1, 300)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="faiss sees no GPU")
+@pytest.mark.parametrize("k", [1, 100, 2048, 3000])
+def test_l2_search_on_a_gpu(k):
+    rng = np.random.default_rng(k)
+    database = rng.integers(0, 2, (4000, 10)).astype(np.float32)
+    queries = rng.integers(0, 2, (40, 10)).astype(np.float32)
+    _, ids = search_l2(database, queries, k, device=torch.device("cuda"))
+    assert ids.tolist() == naive_nearest(naive_squared_l2(queries, database), k)
+
+
+# --- re-ranking ------------------------------------------------------------------------------------------------
+
+
+def test_golden_reranking(golden):
+    """The golden Hamming candidates in, the golden order out: whole for query 0, else for the rows kept."""
+    arrays, _ = golden
+    rows, checked = arrays["float_rows"], 0
+    for query, candidates in enumerate(arrays["hamming_ids"]):
+        local = np.searchsorted(rows, candidates[np.isin(candidates, rows)])[None]
+        ids, distances = rerank_l2(arrays["db_float"], arrays["q_float"][query : query + 1], local, 100)
+        present = np.isin(arrays["reranked_ids"][query], rows)
+        assert np.array_equal(rows[ids[0]], arrays["reranked_ids"][query, present])
+        assert np.allclose(distances[0], arrays["reranked_distances"][query, present], rtol=0, atol=1e-6)
+        checked += present.sum()
+    assert np.isin(arrays["hamming_ids"][0], rows).all() and checked > 500
+
+
+@pytest.mark.parametrize("depth", [1, 8, 29, 30, 100])
+@pytest.mark.parametrize("block_bytes", [1, 200, 2**27])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_reranking_matches_a_naive_loop(depth, block_bytes, kind, monkeypatch):
+    """In blocks of one query, of a few and of all; candidates beyond the depth stay where they are."""
+    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", block_bytes * depth)
+    monkeypatch.setattr(retrieval, "_NEAR_BYTES", block_bytes)
+    rng = np.random.default_rng(depth)
+    stored = store_rows(rng.standard_normal((50, 16)).astype(np.float32), kind)
+    database = stored.read(slice(None))
+    queries = rng.standard_normal((11, 16)).astype(np.float32)
+    candidates = np.stack([rng.permutation(50)[:30] for _ in queries])
+    given = candidates.copy()
+    ids, distances = rerank_l2(stored, queries, candidates, depth)
+    assert np.array_equal(candidates, given)
+    assert ids.shape == (11, 30) and ids.dtype == np.int64
+    assert distances.shape == (11, min(depth, 30)) and distances.dtype == np.float32
+    for query, listed in enumerate(given.tolist()):
+        away = [float(np.sqrt(((database[j].astype(float) - queries[query]) ** 2).sum())) for j in listed]
+        order = sorted(range(min(depth, 30)), key=lambda rank: away[rank])
+        assert ids[query].tolist() == [listed[rank] for rank in order] + listed[depth:]
+        assert distances[query] == pytest.approx([away[rank] for rank in order], abs=1e-5)
+
+
+def test_reranking_keeps_the_order_of_equal_distances():
+    """Rows 0 to 299 are one image, nearer than rows 300 to 399, another."""
+    database = np.repeat(np.float32([[1, 0], [0, 1]]), [300, 100], axis=0)
+    candidates = np.stack([np.random.default_rng(seed).permutation(400) for seed in range(6)])
+    queries = np.tile(np.float32([[0.8, 0.6]]), (6, 1))
+    ids, _ = rerank_l2(database, queries, candidates, 400)
+    expected = [sorted(row, key=lambda row_id: row_id >= 300) for row in candidates.tolist()]
+    assert ids.tolist() == expected
+    assert rerank_l2(database, queries[:1], candidates[:1], 400)[0].tolist() == expected[:1]
+
+
+def test_a_database_smaller_than_k_gives_all_of_it_and_never_minus_one():
+    rng = np.random.default_rng(0)
+    database = rng.standard_normal((5, 16)).astype(np.float32)
+    queries = rng.standard_normal((3, 16)).astype(np.float32)
+    _, l2_ids = search_l2(database, queries, 100)
+    hamming, ids = search_hamming(pack_codes(database), pack_codes(queries), 100)
+    assert hamming.max() <= 16
+    reranked, distances = rerank_l2(database, queries, ids, 100)
+    assert distances.shape == (3, 5)
+    for found in (l2_ids, ids, reranked):
+        assert np.array_equal(np.sort(found, axis=1), np.tile(np.arange(5), (3, 1)))
+    assert np.array_equal(reranked, l2_ids)
+
+
+def test_inputs_that_are_not_contiguous():
+    rng = np.random.default_rng(0)
+    wide = rng.standard_normal((60, 32)).astype(np.float32)
+    database, queries = wide[:50, ::2], wide[50:, ::2]
+    expected = naive_nearest(naive_squared_l2(queries, database), 9)
+    _, ids = search_l2(database, queries, 9)
+    assert ids.tolist() == expected
+    reranked, _ = rerank_l2(database, queries, np.tile(np.arange(50), (10, 1)), 50)
+    assert reranked[:, :9].tolist() == expected
+    codes = pack_codes(wide)[:, ::2]
+    _, ids = search_hamming(codes[:50], codes[50:], 9)
+    assert ids.tolist() == naive_nearest(naive_hamming(codes[50:], codes[:50]), 9)
+
+
+# --- recall ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind, stage", [("hashing", "hamming"), ("rerank", "reranked"), ("float", "l2")])
+def test_golden_recalls(golden, kind, stage):
+    arrays, expected = golden
+    recalls = recall_at_k(arrays[f"{stage}_ids"], arrays["positives"], expected["recall_values"])
+    assert list(recalls) == expected["recall_values"]
+    assert list(recalls.values()) == expected["recalls"][kind]
+
+
+@pytest.mark.parametrize("columns", [2**16, 7])  # of the table of positives: more than rows, and shared by several
+@pytest.mark.parametrize("seed", range(5))
+def test_recall_matches_a_naive_loop(seed, columns, monkeypatch):
+    monkeypatch.setattr(metrics, "_COLUMNS", columns)
+    monkeypatch.setattr(metrics, "_TABLE_BYTES", 10 * columns)
+    rng = np.random.default_rng(seed)
+    predictions = np.stack([rng.permutation(40)[:12] for _ in range(37)])
+    positives = [rng.permutation(60)[: rng.integers(0, 4)] for _ in range(37)]  # some absent from predictions
+    assert any(len(p) == 0 for p in positives)
+    right = correctness(predictions, positives)
+    assert right.dtype == bool
+    assert right.tolist() == [
+        [j in p.tolist() for j in row] for row, p in zip(predictions.tolist(), positives, strict=True)
+    ]
+    values = [1, 2, 5, 12, 20]
+    answerable = [i for i in range(37) if len(positives[i])]
+    for only, counted in ((False, range(37)), (True, answerable)):
+        expected = {
+            n: 100 * sum(bool(set(predictions[i, :n]) & set(positives[i])) for i in counted) / len(counted)
+            for n in values
+        }
+        assert recall_at_k(predictions, positives, values, answerable_only=only) == pytest.approx(expected)
+
+
+def test_recall_values_keep_their_order_and_plain_types():
+    recalls = recall_at_k(np.array([[3, 1], [2, 0]], np.int32), [np.array([1]), np.array([2])], [2, 1])
+    assert json.dumps(recalls) == '{"2": 100.0, "1": 50.0}'
+
+
+def test_recall_without_any_positive():
+    nothing = [np.empty(0, np.int64)] * 3
+    predictions = np.arange(6).reshape(3, 2)
+    assert recall_at_k(predictions, nothing, [1, 5]) == {1: 0.0, 5: 0.0}
+    assert recall_at_k(predictions, nothing, [1, 5], answerable_only=True) is None
+
+
+# --- errors ----------------------------------------------------------------------------------------------------
+
+
+def test_errors_name_what_was_given_and_expected():
+    floats, codes = np.zeros((4, 16), np.float32), np.zeros((4, 2), np.uint8)
+    some = np.zeros((4, 3), np.int64)
+    cases = [
+        (r"\(4, 12\); expected \(n, bits\), bits a multiple of 8", lambda: pack_codes(floats[:, :12])),
+        (r"codes are uint8, which holds no -1", lambda: pack_codes(np.zeros((4, 16), np.uint8))),
+        (r"codes hold NaN", lambda: pack_codes(floats * np.nan)),
+        (r"database is float64 .*expected float32", lambda: search_l2(floats.astype(float), floats, 1)),
+        (r"queries is float32 \(16,\)", lambda: search_l2(floats, floats[0], 1)),
+        (r"width 16, queries 8", lambda: search_l2(floats, floats[:, :8], 1)),
+        (r"NaN or infinity", lambda: search_l2(floats + np.float32("inf"), floats, 1)),
+        (r"database holds no rows", lambda: search_l2(floats[:0], floats, 1)),
+        (r"k is 0; expected at least 1", lambda: search_hamming(codes, codes, 0)),
+        (r"queries is float32 .*expected uint8", lambda: search_hamming(codes, floats, 1)),
+        (r"width 2, queries 1", lambda: search_hamming(codes, codes[:, :1], 1)),
+        (r"depth is 0", lambda: rerank_l2(floats, floats, some, 0)),
+        (r"from -1 to -1; expected indices of the 4", lambda: rerank_l2(floats, floats, some - 1, 3)),
+        (r"from 4 to 4", lambda: rerank_l2(floats, floats, some + 4, 3)),
+        (r"\(3, 3\); expected integers \(4, k\)", lambda: rerank_l2(floats, floats, some[:3], 3)),
+        (r"candidates are float64", lambda: rerank_l2(floats, floats, some.astype(float), 3)),
+        (r"NaN or infinity", lambda: rerank_l2(floats, floats * np.float32("nan"), some, 3)),
+        (r"\(4, 3\) and positives are of 2 queries", lambda: recall_at_k(some, [some[0]] * 2, [1])),
+        (r"expected \(queries, k >= 1\)", lambda: recall_at_k(some[:, :0], [some[0]] * 4, [1])),
+        (r"predictions hold -1", lambda: recall_at_k(some - 1, [some[0]] * 4, [1])),
+        (r"recall values are \[0, 5\]", lambda: recall_at_k(some, [some[0]] * 4, [0, 5])),
+        (r"recall values are \[\]", lambda: recall_at_k(some, [some[0]] * 4, [])),
+        (r"there are no queries", lambda: recall_at_k(some[:0], [], [1])),
+    ]
+    for message, call in cases:
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -1,0 +1,110 @@
+"""What was found for each query, for people and for other programs: answers.csv and answers.json."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from datasets.listing import Listing
+
+from ..run import temporary_path
+
+COLUMNS = ("query", "rank", "database", "distance", "query_east", "query_north", "database_east", "database_north",
+           "metres", "answer")
+ANSWER = {True: "right", False: "wrong", None: "unlabelled"}
+
+
+def write_answers(folder: Path, listing: Listing, ids: np.ndarray, distances: np.ndarray, *, k: int,
+                  kind: str) -> tuple[Path, Path]:
+    """Writes the first `k` database images of each query, and returns the paths of answers.csv and answers.json.
+
+    ids        (queries, depth) integers, best first; of `k` ranks no more than these are written
+    distances  (queries, at most depth): what the search compared; re-ranking gives none behind the re-ranked ones
+    kind       what the distances are, in words: "L2", "Hamming distance in bits"
+
+    answers.csv has COLUMNS and a row for each query and rank: names as Listing.names gives them, east and north in
+    metres, how many metres both images are apart, and a word of ANSWER; what is not known is empty.
+    answers.json says the same, {dataset, rule, distance: kind, k, queries: [{query, east, north, positives: how many
+    right answers there are, answers: [{rank, database, distance, east, north, metres, right: true or false}]}]}, a line
+    for each query; what is not known is null.
+
+    Raises ValueError for shapes or ids that do not fit the listing, a distance that is no number, and k below 1.
+    """
+    _check(listing, ids, distances, k)
+    k = min(k, ids.shape[1])
+    head = {"dataset": listing.name, "rule": listing.rule, "distance": kind, "k": k}
+    tables = [Path(folder) / f"answers.{extension}" for extension in ("csv", "json")]
+    # File names need not be UTF-8: their bytes are written as they are.
+    with (temporary_path(tables[0]) as first, temporary_path(tables[1]) as second,
+          first.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
+          second.open("w", encoding="utf-8") as tree):
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        tree.write(json.dumps(head)[:-1] + ', "queries": [')
+        for i, query in enumerate(_queries(listing, ids[:, :k], distances[:, :k])):
+            rows.writerows(_rows(query))
+            tree.write(("," if i else "") + "\n" + json.dumps(query))
+        tree.write("\n]}\n")
+    return tables[0], tables[1]
+
+
+def _check(listing: Listing, ids: np.ndarray, distances: np.ndarray, k: int) -> None:
+    if k < 1:
+        raise ValueError(f"{k} answers for each query; expected at least 1")
+    if ids.ndim != 2 or ids.dtype.kind not in "iu" or len(ids) != listing.n_queries or not ids.shape[1]:
+        raise ValueError(f"ids are {ids.dtype} {ids.shape}; expected integers ({listing.n_queries}, 1 or more), a row "
+                         "for each query")
+    if ids.size and not 0 <= ids.min() <= ids.max() < listing.n_database:
+        raise ValueError(f"ids range from {ids.min()} to {ids.max()}; expected indices of the {listing.n_database} "
+                         "database images")
+    if distances.ndim != 2 or len(distances) != len(ids) or distances.shape[1] > ids.shape[1]:
+        raise ValueError(f"distances have shape {distances.shape}, ids {ids.shape}; expected a row for each query, no "
+                         "longer than its ids")
+    if not np.isfinite(distances).all():
+        raise ValueError("distances hold NaN or infinity; expected numbers: check the model that made them")
+
+
+def _queries(listing: Listing, ids: np.ndarray, distances: np.ndarray) -> Iterator[dict]:
+    """Each query as in answers.json."""
+    query_names, names = listing.names("query"), listing.names("database")
+    for query, found in enumerate(ids):
+        here = _place(listing.query_utm, query)
+        right = None if listing.positives is None else np.isin(found, listing.positives[query]).tolist()
+        answers = []
+        for rank, image in enumerate(found.tolist()):
+            there = _place(listing.database_utm, image)
+            known = here is not None and there is not None
+            answers.append({
+                "rank": rank + 1, "database": names[image],
+                "distance": _plain(distances[query, rank]) if rank < distances.shape[1] else None,
+                **_east_north(there),
+                "metres": round(float(np.hypot(*(there - here))), 2) if known else None,
+                "right": None if right is None else right[rank]})  # fmt: skip
+        yield {"query": query_names[query], **_east_north(here),
+               "positives": None if listing.positives is None else len(listing.positives[query]), "answers": answers}
+
+
+def _place(utm: np.ndarray | None, row: int) -> np.ndarray | None:
+    return None if utm is None else utm[row]
+
+
+def _east_north(place: np.ndarray | None) -> dict[str, float | None]:
+    """To the centimetre, which is more than any GPS knows."""
+    east, north = (None, None) if place is None else (round(float(value), 2) for value in place)
+    return {"east": east, "north": north}
+
+
+def _plain(distance: np.number) -> int | float:
+    """As few digits as tell a float32 from its neighbours: 0.1, which float() would make 0.10000000149011612."""
+    return int(distance) if distance.dtype.kind in "iu" else float(str(distance))
+
+
+def _rows(query: dict) -> Iterator[list]:
+    for found in query["answers"]:
+        metres = [query["east"], query["north"], found["east"], found["north"], found["metres"]]
+        distance = found["distance"]
+        yield [query["query"], found["rank"], found["database"],
+               distance if isinstance(distance, int | None) else np.format_float_positional(distance, trim="-"),
+               *("" if value is None else f"{value:.2f}" for value in metres), ANSWER[found["right"]]]

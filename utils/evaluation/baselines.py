@@ -1,0 +1,104 @@
+"""Descriptors without learning, the yardstick beside which every trained figure stands.
+
+Each function takes image paths and returns (n, d) float32 descriptors of unit length, to be compared by exhaustive L2
+search.  Raises ValueError for no path at all and what `datasets.transforms.read_image` raises for a bad one.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets import BenchmarkDataset
+from datasets.transforms import read_image
+
+from ..search.index import ModelIdentity, TwoStageIndex
+from .evaluator import Described, Evaluation, search
+
+
+def _describe(paths, describe) -> np.ndarray:
+    """`describe` (path -> (d,)) of every path: -> (n, d), unit rows; a row of zeros (an image of one colour) stays."""
+    rows = [describe(path) for path in paths]
+    if not rows:
+        raise ValueError("no image to describe: give at least one path")
+    rows = np.stack(rows).astype(np.float32)
+    return _unit(rows)
+
+
+def _unit(vectors):
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def _thumbnail(path, mode, side):
+    """-> (side, side[, 3]) float64 pixels 0..255 in the mode, resized without keeping the ratio, with antialiasing."""
+    return np.asarray(read_image(path).convert(mode).resize((side, side), Image.BILINEAR), dtype=np.float64)
+
+
+def grey_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
+    """Raw grey values of the 32 x 32 thumbnail, their mean removed: -> (n, 1024)."""
+
+    def describe(path):
+        grey = _thumbnail(path, "L", 32).ravel()
+        return grey - grey.mean()
+
+    return _describe(paths, describe)
+
+
+def colour_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
+    """Histogram, over 8 x 8 x 8 RGB bins, of the mean colours of an image's 32 x 32 cells: -> (n, 512)."""
+
+    def describe(path):
+        red, green, blue = (_thumbnail(path, "RGB", 32) // 32).astype(np.int64).reshape(-1, 3).T
+        return np.bincount(64 * red + 8 * green + blue, minlength=512)
+
+    return _describe(paths, describe)
+
+
+def hog_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
+    """Histograms of oriented gradients (Dalal and Triggs, CVPR 2005): -> (n, 1764).
+
+    128 x 128 grey, cells of 16 pixels, 9 unsigned orientations, blocks of 2 x 2 cells at a stride of one cell, each
+    L2-normalised, clipped at 0.2 and normalised again.  A pixel votes with the magnitude of its central differences
+    (zero at the image's border), shared between the two nearest orientations.
+    """
+    row = np.arange(128) // 16
+    cell = row[:, None] * 8 + row  # (128, 128): the cell of each pixel, row by row
+
+    def describe(path):
+        grey = _thumbnail(path, "L", 128)
+        down, right = np.zeros_like(grey), np.zeros_like(grey)
+        down[1:-1] = grey[2:] - grey[:-2]
+        right[:, 1:-1] = grey[:, 2:] - grey[:, :-2]
+        # Orientation in bins of 20 degrees, counted from the centre of the first bin.
+        bins = np.arctan2(down, right) % np.pi * (9 / np.pi) - 0.5
+        low = np.floor(bins).astype(np.int64)
+        magnitude, share = np.hypot(down, right), bins - low
+        votes = np.zeros((64, 9))
+        np.add.at(votes, (cell, low % 9), magnitude * (1 - share))
+        np.add.at(votes, (cell, (low + 1) % 9), magnitude * share)
+        cells = votes.reshape(8, 8, 9)
+        blocks = np.concatenate([cells[:-1, :-1], cells[:-1, 1:], cells[1:, :-1], cells[1:, 1:]], axis=2)
+        return _unit(np.minimum(_unit(blocks), 0.2)).ravel()
+
+    return _describe(paths, describe)
+
+
+def search_baseline(describe: Callable[[Iterable[str | Path]], np.ndarray], dataset: BenchmarkDataset, *,
+                    recall_values: Sequence[int]) -> Evaluation:
+    """Describes a set's images without learning and searches them by flat L2."""
+    listing = dataset.listing
+    database, queries = (np.ascontiguousarray(describe(paths), np.float32)
+                         for paths in (listing.database_paths, listing.query_paths))
+    with tempfile.TemporaryDirectory() as folder:
+        index = TwoStageIndex.build(folder, model=ModelIdentity("none", "no model"), names=listing.names("database"),
+                                    floats=database)
+        return search(Described(index, None, queries), listing, mode="float", recall_values=recall_values)
+
+
+BASELINES: dict[str, Callable[[Iterable[str | Path]], np.ndarray]] = {
+    "raw grey 32x32": grey_descriptors,
+    "mean-colour histogram": colour_descriptors,
+    "HOG": hog_descriptors,
+}

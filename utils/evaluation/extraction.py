@@ -1,0 +1,239 @@
+"""Describing a set's images into indexes on disk: in blocks, on from where a run stopped, by several processes."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datasets import BenchmarkDataset
+from model import Descriptors, SelaVPRpp, fast_inference, fingerprint
+
+from ..device import PRECISIONS, warm_up_compiled
+from ..distributed import broadcast, collect, is_first, own_share, total
+from ..run import progress, write_json
+from ..search.exact import pack_codes
+from ..search.index import IndexWriter, ModelIdentity, RowShape, TwoStageIndex
+from ..search.stores import store_rows
+from .forecast import Forecast, check_disk
+
+log = logging.getLogger("selavprpp")
+COST = "extraction.json"  # in the queries' folder
+SAMPLE = 8  # images that are described in fp32 too, where something is rounded
+
+Describe = Callable[..., Descriptors]
+
+
+class Extraction(NamedTuple):
+    """Descriptors of a set: indexes of its database and of its queries, and what they cost, as in results.json; of
+    descriptors that were there already, what they cost then.
+
+    Of several processes the first alone has the indexes.
+    """
+
+    database: TwoStageIndex | None
+    queries: TwoStageIndex | None
+    cost: dict
+
+
+@torch.inference_mode()
+def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], batch_size: int,
+            num_workers: int, precision: str = "fp32", store: str = "fp32", compiled: bool = False) -> Extraction:
+    """Runs the model, in eval mode, over a set's images with one pass of the backbone for all branches.
+
+    folder     gets an index "database" and one for these queries; what lies there of the same images, described in
+               the same way, is not done again
+    precision  a key of PRECISIONS: what the network computes in; descriptors are fp32 all the same
+    store      how the float descriptors of the database are kept, one of STORES; those of queries stay fp32
+
+    Queries that vary in size go one a batch, all other images `batch_size`. Each process describes its share, into
+    the same files or, where it does not see the first one's folder, into files of its own, from which the first then
+    receives the rows. Raises ValueError where the folder holds something else, or its disk has no room for the rest.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    sides = _sides(model, dataset, folder, branches=branches, precision=precision, store=store)
+    cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
+    finished = broadcast([side.finished() for side in sides])
+    unfinished = [side for side, done in zip(sides, finished, strict=True) if not done]
+    if unfinished:
+        check_disk(folder, sum(side.bytes_to_come() for side in unfinished))
+        network = fast_inference(model, dtype=PRECISIONS[precision], compiled=compiled)
+        if compiled:
+            images = torch.stack([dataset[0][0]] * batch_size).to(device)
+            warm_up_compiled(lambda: network(images, branches=branches), device)
+        with contextlib.ExitStack() as stack:
+            writers = {side: stack.enter_context(side.writer()) for side in unfinished}
+            cost |= _describe(network, dataset, writers, branches=branches, batch_size=batch_size,
+                              num_workers=num_workers, device=device)
+            if is_first():
+                if (precision, store) != ("fp32", "fp32"):
+                    cost["rounding"] = _rounding(model, network, dataset, branches=branches, store=store)
+                sides[-1].folder.mkdir(parents=True, exist_ok=True)
+                write_json(cost, sides[-1].folder / COST)
+            for side, writer in writers.items():
+                side.complete(writer)
+    elif is_first():
+        log.info("%s holds the descriptors of %s already", folder, dataset.listing.label)
+        cost = {**json.loads((sides[-1].folder / COST).read_bytes()), "reused": True}
+    opened = [TwoStageIndex.open(side.folder) for side in sides] if is_first() else [None, None]
+    total(0)  # nobody goes on, or deletes the folder, before the first has it open
+    return Extraction(*opened, cost)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Side:
+    """One of the two indexes. first: its first image's number in the data set; alone: its images vary in size."""
+
+    folder: Path
+    first: int
+    names: list[str]
+    coordinates: np.ndarray | None
+    alone: bool
+    row: RowShape
+    model: ModelIdentity
+    identity: dict
+
+    def finished(self) -> bool:
+        return IndexWriter.finished(self.folder, self.identity)
+
+    def writer(self) -> IndexWriter:
+        return IndexWriter(self.folder, n=len(self.names), identity=self.identity, **self.row._asdict())
+
+    def bytes_to_come(self) -> int:
+        there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*")) if self.folder.is_dir() else 0
+        return max(0, len(self.names) * self.row.bytes_of() - there)
+
+    def batches(self, writer: IndexWriter, batch_size: int) -> Iterator[range]:
+        """The numbers of this process's images that are not described yet, without gaps in a batch."""
+        rows = writer.missing(own_share(len(self.names)))
+        size = 1 if self.alone else batch_size
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
+            for start in range(0, len(run), size):
+                some = run[start:start + size]
+                yield range(self.first + int(some[0]), self.first + int(some[-1]) + 1)
+
+    def complete(self, writer: IndexWriter) -> None:
+        """Has the first process make an index of the rows, once all are there."""
+        total(0)  # everybody's are on a disk
+        if broadcast(bool(len(writer.missing(range(len(self.names)))))):
+            # Others see no folder of the first process: this is another node, with a disk of its own.
+            collect(len(self.names), writer.read_arrays, writer.write_arrays)
+        if is_first():
+            writer.finish(names=self.names, coordinates=self.coordinates, model=self.model)
+
+
+def _sides(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], precision: str,
+           store: str) -> list[_Side]:
+    config, listing = model.config, dataset.listing
+    who = ModelIdentity(fingerprint(model), f"{config.backbone} {config.aggregation}")
+    sides, first = [], 0
+    for name, kept, coordinates, alone, prepared in (
+            ("database", store, listing.database_utm, False, dataset.prepared[0]),
+            ("query", "fp32", listing.query_utm, dataset.queries_vary, dataset.prepared[1])):
+        names = listing.names(name)
+        row = RowShape(config.code_bits // 8 if "binary" in branches else None,
+                       config.float_dim if "float" in branches else None, kept)
+        identity = {"model": str(who), "weights": who.fingerprint, "branches": list(branches), "prepared": prepared,
+                    "precision": precision, "store": kept, "files": _sha256("\n".join(names))}
+        # Other queries may come to the same database, each set to a folder of its own.
+        place = name if name == "database" else f"queries-{_sha256(json.dumps(identity))[:8]}"
+        sides.append(_Side(folder / place, first, names, coordinates, alone, row, who, identity))
+        first += len(names)
+    return sides
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _describe(network: Describe, dataset: BenchmarkDataset, writers: dict[_Side, IndexWriter], *,
+              branches: Sequence[str], batch_size: int, num_workers: int, device: torch.device) -> dict:
+    """Describes what is missing; returns what that cost."""
+    to_do = sum(len(writer.missing(own_share(len(side.names)))) for side, writer in writers.items())
+    batches = (batch for side, writer in writers.items() for batch in side.batches(writer, batch_size))
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
+    disk = sum(len(side.names) * side.row.bytes_of() for side in writers)
+    forecast = Forecast(to_do, disk, device)
+    pending = None
+    with progress([], f"describing {dataset.listing.label}", total=to_do, unit=" images") as bar:
+        asked = time.perf_counter()
+        for images, numbers in loader:
+            waited = time.perf_counter() - asked
+            out = network(images.to(device, non_blocking=True), branches=branches)
+            number = int(numbers[0])
+            side = max((side for side in writers if side.first <= number), key=lambda side: side.first)
+            write = functools.partial(_write, writers[side], number - side.first, *_fetch(out))
+            if device.type == "cuda":  # which is at the next batch while the last one's rows are written
+                write, pending = pending, write
+            if write is not None:
+                write()
+            forecast.add(len(images), waited=waited)
+            bar.update(len(images))
+            asked = time.perf_counter()
+        if pending is not None:
+            pending()
+    for writer in writers.values():
+        writer.flush()
+    cost = forecast.end()
+    cost["images"] = int(total(forecast.done))
+    cost["images_per_second"] = cost["images"] / cost["measured"]["seconds"]
+    if cost["images"]:
+        log.info("described %d images, %.1f a second; %.0f %% of the time was spent waiting for images",
+                 cost["images"], cost["images_per_second"], 100 * cost["waiting_share"])
+    return cost
+
+
+def _fetch(out: Descriptors) -> tuple[Tensor | None, Tensor | None, torch.cuda.Event | None]:
+    """Codes and descriptors on their way to the processor's memory, and what tells that they are there."""
+    rows = [None if field is None else field.to("cpu", non_blocking=True) for field in (out.binary, out.floating)]
+    made = out.binary if out.floating is None else out.floating
+    event = None
+    if made.is_cuda:
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(made.device))
+    return *rows, event
+
+
+def _write(writer: IndexWriter, start: int, binary: Tensor | None, floating: Tensor | None,
+           event: torch.cuda.Event | None) -> None:
+    if event is not None:
+        event.synchronize()
+    codes, floats = _rows(binary, floating)
+    writer.write(start, codes=codes, floats=floats)
+
+
+def _rows(binary: Tensor | None, floating: Tensor | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Packed codes and float descriptors."""
+    return None if binary is None else pack_codes(binary), None if floating is None else floating.numpy()
+
+
+def _rounding(model: SelaVPRpp, network: Describe, dataset: BenchmarkDataset, *, branches: Sequence[str],
+              store: str) -> dict:
+    """What `precision` and `store` change, on the first images of the database, described exactly beside it."""
+    device = next(model.parameters()).device
+    images = torch.stack([dataset[number][0] for number in range(min(SAMPLE, dataset.n_database))]).to(device)
+    (code, floating), (exact_code, exact) = (
+        _rows(*(None if rows is None else rows.cpu() for rows in (out.binary, out.floating)))
+        for out in (network(images, branches=branches), fast_inference(model)(images, branches=branches)))
+    found = {"images": len(images), "least_cosine": None, "bits_changed_percent": None}
+    if floating is not None:
+        held = store_rows(floating, store).read(slice(None)).astype(np.float64)
+        norms = np.linalg.norm(held, axis=1) * np.linalg.norm(exact, axis=1)
+        found["least_cosine"] = float(((held * exact).sum(axis=1) / norms).min())
+    if code is not None:
+        found["bits_changed_percent"] = 100 * float(np.unpackbits(code ^ exact_code).mean())
+    log.info("rounding, on %d images: %s", len(images),
+             ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in found.items()
+                       if name != "images" and value is not None))
+    return found

@@ -1,0 +1,83 @@
+"""What a long extraction will take, told when its first batches have shown its pace."""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from ..device import peak_memory_mib
+from ..training.memory import shown
+
+log = logging.getLogger("selavprpp")
+SECONDS = 10  # of watching, or until
+SHARE = 0.1  # of the images are described; and at least
+BATCHES = 3
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises ValueError where `folder`, which need not exist yet, has no room for so many bytes."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ValueError(f"{folder}: the descriptors need {shown(needed)}, its disk has {shown(free)} free; choose "
+                         "another folder with --index, or smaller descriptors with --store")
+
+
+class Forecast:
+    """Watches an extraction batch by batch, predicts its end once, and tells in the end what came of it.
+
+    images    that this process describes
+    disk_bytes  that all processes will have written
+    device      where the model runs; its memory is told beside the process's
+    """
+
+    def __init__(self, images: int, disk_bytes: int, device: torch.device):
+        self.images, self.disk_bytes, self.device = images, disk_bytes, device
+        self.predicted: dict[str, float | None] | None = None
+        self.done = self.batches = 0
+        self.waited = 0.0  # for images
+        self.started = time.perf_counter()
+
+    def add(self, images: int, *, waited: float) -> None:
+        """A batch is described; its images had been waited for so many seconds."""
+        now = time.perf_counter()
+        self.done += images
+        self.batches += 1
+        self.waited += waited
+        if self.batches == 1:  # libraries start, and so do the loader's workers: no measure of what comes
+            self.first_done, self.first_end = self.done, now
+        elif self.predicted is None and self.batches > BATCHES and (
+                now - self.first_end >= SECONDS or self.done >= SHARE * self.images):
+            pace = (now - self.first_end) / (self.done - self.first_done)
+            self._predict(now - self.started + pace * (self.images - self.done))
+
+    def _predict(self, seconds: float) -> None:
+        self.predicted = {"seconds": seconds, **self._memory(), "disk_bytes": self.disk_bytes}
+        if seconds >= 2 * SECONDS:
+            memory = ", ".join(f"{value:.0f} MiB of {name.removesuffix('_mib').replace('_', ' ')}"
+                               for name, value in self._memory().items() if value)
+            log.info("this will take %s in all (%.1f images/s), %s, and %s of disk", _duration(seconds),
+                     self.images / seconds, memory, shown(self.disk_bytes))
+
+    def _memory(self) -> dict[str, float | None]:
+        memory = {"memory_mib": peak_memory_mib(torch.device("cpu"))}
+        if self.device.type == "cuda":
+            memory["gpu_memory_mib"] = peak_memory_mib(self.device)
+        return memory
+
+    def end(self) -> dict:
+        """The share of the time that was spent waiting for images; seconds, memory and disk, as predicted (None: too
+        few batches) and as measured."""
+        seconds = time.perf_counter() - self.started
+        return {"waiting_share": self.waited / seconds,
+                "measured": {"seconds": seconds, **self._memory(), "disk_bytes": self.disk_bytes},
+                "predicted": self.predicted}
+
+
+def _duration(seconds: float) -> str:
+    """For people: 40 s, 12 min, 5.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

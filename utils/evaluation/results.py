@@ -1,0 +1,94 @@
+"""What an evaluation leaves in the run folder: results.json, predictions.npz, answers, official prediction files."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from datasets import check_predictions, image_key, write_predictions
+from model import SelaVPRpp, fingerprint
+
+from ..distributed import is_first
+from ..run import Run, hardware, temporary_path, versions
+from .answers import write_answers
+from .evaluator import KEPT_PREDICTIONS, Evaluation
+from .metrics import correctness
+
+log = logging.getLogger("selavprpp")
+OFFICIAL_DEPTH = 20  # predictions of a query that MSLS's evaluation needs
+
+
+def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pretrained: bool | None,
+                     checkpoint: Path | str, selected_by: str | None = None, training: dict | None = None,
+                     answers: int | None = None) -> None:
+    """Writes results.json (schema 1) and predictions.npz into the run folder; of several processes, the first.
+
+    selected_by  the validation set whose score chose these weights; None: the file does not say
+    training     what the model's training cost, where this run trained it
+    answers      how many of each query to write into answers.csv and answers.json; None: no such files
+    """
+    if not is_first():
+        return
+    listing = evaluation.listing
+    _write_predictions(evaluation, run.folder / "predictions.npz")
+    if answers:
+        written = write_answers(run.folder, listing, evaluation.final, evaluation.final_distances, k=answers,
+                                kind=evaluation.distance)
+        log.info("answers: %s, %s", *written)
+    if listing.protocol == "msls_test":
+        _write_official(evaluation, run.folder / "msls_predictions.zip")
+    run.write_results({
+        "schema": 1,
+        "dataset": listing.name,
+        "split": listing.split,
+        "protocol": evaluation.protocol,
+        "benchmark": {"protocol": listing.protocol, "rule": listing.rule, "files_sha256": listing.fingerprint(),
+                      "warnings": list(listing.warnings)},
+        "n_database": listing.n_database,
+        "n_queries": listing.n_queries,
+        "n_queries_without_positives": listing.n_unanswerable,
+        "threshold_m": listing.threshold_m,
+        "recalls": evaluation.recalls(),
+        "recalls_answerable": evaluation.recalls(answerable_only=True),
+        "parts": {part.listing.name: {"rule": part.listing.rule, "n_queries": part.listing.n_queries,
+                                      "n_database": part.listing.n_database, "recalls": part.recalls()}
+                  for part in evaluation.parts},
+        "latency_ms": evaluation.latency_ms,
+        "bytes_per_image": evaluation.bytes_per_image,
+        "extraction": evaluation.extraction,
+        "model": {"backbone": model.config.backbone, "pretrained": pretrained, "checkpoint": str(checkpoint),
+                  "selected_by": selected_by,
+                  "fingerprint": fingerprint(model), "config": model.config.to_dict()},
+        "training": training,
+        "options": {**run.options, "resize_antialias": True},
+        "versions": versions(),
+        "hardware": hardware(next(model.parameters()).device),
+    })
+
+
+def _write_official(evaluation: Evaluation, path: Path) -> None:
+    listing = evaluation.listing
+    if evaluation.final.shape[1] < OFFICIAL_DEPTH:
+        log.warning("no %s: %d predictions of a query, and its format asks for %d; the database is too small",
+                    path.name, evaluation.final.shape[1], OFFICIAL_DEPTH)
+        return
+    queries, database = ([image_key(path) for path in paths] for paths in (
+        listing.query_paths, listing.database_paths))
+    write_predictions(path, queries,
+                      [[database[i] for i in row] for row in evaluation.final[:, :OFFICIAL_DEPTH]])
+    check_predictions(path, queries, database)
+    log.info("predictions in the official format, checked: %s", path)
+
+
+def _write_predictions(evaluation: Evaluation, path: Path) -> None:
+    listing = evaluation.listing
+    arrays = {f"{side}_names": np.array(listing.names(side)) for side in ("database", "query")}
+    for stage, ids, distances in (("first_stage", evaluation.first, evaluation.first_distances),
+                                  ("final", evaluation.final, evaluation.final_distances)):
+        if ids is not None:
+            ids = ids[:, :KEPT_PREDICTIONS]
+            arrays |= {f"{stage}_ids": ids, f"{stage}_distances": distances[:, :KEPT_PREDICTIONS]}
+            if listing.positives is not None:
+                arrays[f"{stage}_correct"] = correctness(ids, listing.positives)
+    with temporary_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -1,0 +1,216 @@
+"""Searching an index that was exported to LanceDB, in the same two stages and with the same order of equal distances.
+
+LanceDB is imported when something is opened. Its table `images` holds a row for each image, in order of id:
+
+    id                  row of the index, int64
+    name                text; bytes that are no UTF-8 as \\xNN
+    code                bits / 8 of uint8, searched by Hamming distance
+    float, scale        the float descriptor as the index stores it; scale for int8 only
+    utm_east, utm_north metres, null where unknown
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .exact import rerank_l2
+from .index import ModelIdentity
+from .stores import StoredRows
+
+TABLE, COMPLETE = "images", "complete"
+ABOUT = b"selavprpp"  # in the schema's metadata: which part of which index
+
+
+class Candidates(NamedTuple):
+    """The first stage's best of one table, in its order, with the second stage's distances; c = depth or fewer.
+
+    ids (m, c) int64; bits (m, c) int32, Hamming, ascending; distances (m, c) float32, L2; names (m, c) str;
+    coordinates (m, c, 2) float64, NaN where unknown.
+    """
+
+    ids: np.ndarray
+    bits: np.ndarray
+    distances: np.ndarray
+    names: np.ndarray
+    coordinates: np.ndarray
+
+
+class FoundImages(NamedTuple):
+    """The k best of each query, by L2 distance: parts (m, k) int64, the number of the table that holds it, else as in
+    `Candidates`."""
+
+    parts: np.ndarray
+    ids: np.ndarray
+    distances: np.ndarray
+    names: np.ndarray
+    coordinates: np.ndarray
+
+
+class Exported:
+    """Complete exports, the parts of one index or of several, searched as one database.
+
+    model   the ModelIdentity whose descriptors these are
+    """
+
+    def __init__(self, *targets: str, model: ModelIdentity | None = None):
+        """Opens exports at these addresses. ValueError where one is not complete, or of another model."""
+        if not targets:
+            raise ValueError("no target given; expected at least one address of an export")
+        self._tables = [_open(target) for target in targets]
+        abouts = [about_of(table) for table in self._tables]
+        self.model = model or ModelIdentity(**abouts[0]["model"])
+        for target, about in zip(targets, abouts, strict=True):
+            there = ModelIdentity(**about["model"])
+            if there.fingerprint != self.model.fingerprint or about["row"] != abouts[0]["row"]:
+                raise ValueError(f"{target} is an export of {there}, {about['row']}; expected {self.model}, "
+                                 f"{abouts[0]['row']}")
+        self._code_bytes = abouts[0]["row"]["code_bytes"]
+
+    def __len__(self) -> int:
+        return sum(table.count_rows() for table in self._tables)
+
+    def search(self, codes: np.ndarray, floats: np.ndarray, *, k: int = 10, depth: int = 100,
+               where: str | None = None) -> FoundImages:
+        """The k best of each query by L2, among the `depth` nearest codes of all parts together.
+
+        Args:
+            codes: (m, bytes) uint8 from `pack_codes`. floats: (m, D) float32.
+            where: a condition in SQL, e.g. "utm_east between 4e5 and 5e5", that images have to meet.
+        Equal Hamming distances go by part and id, equal L2 distances keep that order, as in `TwoStageIndex.search`.
+        Fewer come back where there are fewer. Raises ValueError for shapes and types that do not fit.
+        """
+        return merged(self.candidates(codes, floats, depth=depth, where=where), k=k, depth=depth)
+
+    def candidates(self, codes: np.ndarray, floats: np.ndarray, *, depth: int = 100,
+                   where: str | None = None) -> list[Candidates]:
+        """Both stages' distances for each part. Where a machine searches its own part, `merged` joins what they found.
+
+        Arguments as for `search`.
+        """
+        if codes.dtype != np.uint8 or codes.shape != (len(floats), self._code_bytes):
+            raise ValueError(f"codes are {codes.dtype} {codes.shape}; "
+                             f"expected uint8 ({len(floats)}, {self._code_bytes})")
+        if depth < 1:
+            raise ValueError(f"depth is {depth}; expected at least 1")
+        return [_stacked([_candidates(table, code, query, depth, where)
+                          for code, query in zip(codes, floats, strict=True)]) for table in self._tables]
+
+
+def merged(parts: Sequence[Candidates], *, k: int = 10, depth: int = 100) -> FoundImages:
+    """What a search of all parts as one finds: their `depth` best by Hamming distance, and of these the k best by L2.
+
+    parts  of the same queries, in the order in which equal distances shall be kept; each to that depth
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; expected at least 1")
+    joined = Candidates(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
+    numbers = np.repeat(np.arange(len(parts)), [part.ids.shape[1] for part in parts])
+    first = np.argsort(joined.bits, axis=1, kind="stable")[:, :depth]
+    by_l2 = np.argsort(np.take_along_axis(joined.distances, first, axis=1), axis=1, kind="stable")[:, :k]
+    chosen = np.take_along_axis(first, by_l2, axis=1)
+    queries = np.arange(len(chosen))[:, None]
+    return FoundImages(numbers[chosen], *(array[queries, chosen] for name, array in joined._asdict().items()
+                                            if name != "bits"))
+
+
+def _candidates(table: Any, code: np.ndarray, query: np.ndarray, depth: int, where: str | None) -> Candidates:
+    """Of one query: arrays (c,), coordinates (c, 2)."""
+    nearest = table.search(code, vector_column_name="code").distance_type("hamming").limit(depth)
+    if where is not None:
+        nearest = nearest.where(where, prefilter=True)
+    first = nearest.select(["id", "_distance"]).with_row_id(True).to_arrow()
+    ids, bits = first["id"].to_numpy(), first["_distance"].to_numpy().astype(np.int32)
+    order = np.lexsort((ids, bits))
+    ids, bits = ids[order], bits[order]
+    if not len(ids):
+        return Candidates(ids, bits, np.zeros(0, np.float32), np.zeros(0, object), np.zeros((0, 2)))
+    columns = [name for name in table.schema.names if name != "code"]
+    rows = table.take_row_ids(first["_rowid"].to_pylist()).select(columns).to_arrow().combine_chunks()
+    place = np.argsort(rows["id"].to_numpy())[np.argsort(np.argsort(ids))]  # they come in an order of their own
+    values = rows["float"].chunk(0).flatten().to_numpy().reshape(len(ids), -1)
+    scales = rows["scale"].to_numpy() if "scale" in columns else None
+    ranked, distances = rerank_l2(StoredRows(values, scales), query[None], place[None], depth)
+    by_place = np.empty(len(ids), np.float32)
+    by_place[ranked[0]] = distances[0]
+    metres = np.stack([rows[name].to_numpy() for name in ("utm_east", "utm_north")], axis=1)
+    return Candidates(ids, bits, by_place[place], np.array(rows["name"].to_pylist(), object)[place], metres[place])
+
+
+def _stacked(queries: list[Candidates]) -> Candidates:
+    if not queries:
+        raise ValueError("no queries given; expected at least one")
+    return Candidates(*map(np.stack, zip(*queries, strict=True)))
+
+
+def _open(target: str) -> Any:
+    lancedb = load_lancedb()
+    with reaching(target):
+        table = open_table(lancedb.connect(target))
+        if table is None:
+            raise FileNotFoundError(f"{target} holds no export; write one: python -m utils.export INDEX {target}")
+        if about_of(table) is None or COMPLETE not in table.tags.list():
+            raise ValueError(f"{target} is not complete: {described(table)}; run the export again, it goes on")
+        table.checkout(COMPLETE)
+    return table
+
+
+def open_table(database: Any) -> Any | None:
+    """The table of a connection's database; None where there is none."""
+    try:
+        return database.open_table(TABLE)
+    except ValueError as error:
+        if "was not found" not in str(error):
+            raise
+        return None
+
+
+def about_of(table: Any) -> dict | None:
+    about = (table.schema.metadata or {}).get(ABOUT)
+    return None if about is None else json.loads(about)
+
+
+def described(table: Any) -> str:
+    about = about_of(table)
+    return f"{table.count_rows()} rows of {name_of(about) if about else 'a table that was not written here'}"
+
+
+def name_of(about: dict) -> str:
+    number, parts = about["part"]
+    return (f"part {number}/{parts} of {about['images']} images of {ModelIdentity(**about['model'])}, "
+            f"generation {about['generation']}")
+
+
+class reaching:
+    """Turns what LanceDB says of a store that it cannot read or write into one line."""
+
+    def __init__(self, target: str):
+        self.target = target
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, _) -> None:
+        if kind is not None and issubclass(kind, (RuntimeError, OSError)) and not issubclass(kind, FileNotFoundError):
+            raise ValueError(f"cannot use {self.target}: {str(error).splitlines()[0]}") from error
+
+
+def load_lancedb() -> Any:
+    """The optional package; ValueError where it is not installed."""
+    # Where a module `datasets` is loaded, LanceDB takes it for Hugging Face's and wants classes from it. So it is
+    # imported as if this project's were not there, and told that it has dealt with a module of that name.
+    ours = sys.modules.pop("datasets", None)
+    try:
+        import lancedb
+        from lancedb import scannable
+    except ModuleNotFoundError as error:
+        if error.name != "lancedb":
+            raise
+        raise ValueError("this needs the package lancedb, which is optional: pip install 'lancedb==0.40.*'") from None
+    finally:
+        if ours is not None:
+            sys.modules["datasets"] = ours
+    scannable._registered_modules.add("datasets")
+    return lancedb

@@ -1,0 +1,214 @@
+"""The plumbing of a training: data, precision, optimiser, best model, early stopping, going on after a break."""
+
+import json
+import logging
+import shutil
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datasets import nearest_multiple, normalise
+from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_model, save_checkpoint
+
+from .. import distributed
+from ..device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
+from ..distributed import is_first
+from ..evaluation.evaluator import Evaluation
+from ..run import Run, progress, temporary_path
+from .epoch import EpochMeter
+from .memory import report_step_memory
+
+log = logging.getLogger("selavprpp")
+
+# What a resumed run is rightly called without, or with another value: the file holds or decides it.
+OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashing", "rerank", "resume", "save_dir",
+                      "set", "variant"}
+
+
+class Training:
+    """Optimiser, schedule, precision and record of one training; the loop itself stands in the script.
+
+    Adam over the trainable parameters, the learning rate halved every `lr_halving` epochs. After every epoch
+    last_model.pth is written, with all that is needed to go on, and copied to best_model.pth when the score is the best
+    so far.
+
+    network  what a training step calls instead of the model: of several processes, each has a share of a batch's
+             images, and all take the same step
+    """
+
+    def __init__(self, model: SelaVPRpp, *, run: Run, script: str, device: torch.device, precision: str,
+                 compiled: bool, lr: float, lr_halving: int, epochs: int, patience: int, pretrained: bool | None,
+                 size: Sequence[int], places_per_batch: int, images_per_place: int):
+        report_step_memory(model, size=nearest_multiple(size), dtype=PRECISIONS[precision], device=device,
+                           places_per_batch=places_per_batch, images_per_place=images_per_place)
+        self.model = model.to(device)
+        self.network = distributed.wrap(self.model)
+        self.run, self.script, self.device = run, script, device
+        self.precision, self.compiled, self.warm = precision, compiled, False
+        self.epochs, self.patience, self.pretrained = epochs, patience, pretrained
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.Adam(trainable, lr=lr, fused=True)
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimiser, step_size=lr_halving, gamma=0.5)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
+        self.selected_by: str | None = None  # the validation set that chose the best weights
+        self.meter = self._meter()
+        log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, precision,
+                 distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+                 sum(parameter.numel() for parameter in trainable) / 1e6)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on where a file of this script stopped; one without a training state starts at epoch 0."""
+        state = checkpoint.training
+        if state is None:
+            log.info("weights of %s loaded; it holds no training state: starting at epoch 0", checkpoint.source)
+            return
+        if state["script"] != self.script:
+            raise CheckpointError(f"{checkpoint.source}: written by {state['script']}, this is {self.script}")
+        for name in sorted(set(self.run.options) - OPTIONS_OF_A_START):
+            before, now = state["options"].get(name), self.run.options[name]
+            if before != now:
+                log.warning("option %s was %s in the resumed run and is %s now%s", name, before, now,
+                            "; the schedule goes on as it was" if name in ("lr", "lr_halving") else "")
+        for group in state["optimiser"]["param_groups"]:
+            group["fused"] = True  # not so in files of earlier versions
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        if state["scaler"]:  # empty unless it was fp16
+            self.scaler.load_state_dict(state["scaler"])
+        restore_random_states(state["random"], self.device)
+        self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
+        self.best_score = state["best_score"]
+        self.selected_by = checkpoint.selected_by
+        folder = Path(checkpoint.source).parent
+        best = folder / "best_model.pth"
+        if not distributed.broadcast(best.is_file()):
+            log.warning("no best_model.pth beside %s: the best so far is taken to be that file itself",
+                        checkpoint.source)
+            best, self.best_score = Path(checkpoint.source), state["score"]
+        if is_first():
+            _copy(best, self.run.folder / "best_model.pth")
+            if (folder / "metrics.jsonl").is_file():
+                earlier = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)[:self.epoch]
+                (self.run.folder / "metrics.jsonl").write_text("".join(earlier))
+        log.info("going on with %s after %d epochs (best score %.1f)", checkpoint.source, self.epoch,
+                 self.best_score[0])
+
+    def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        """Yields, epoch by epoch, the epoch's batches on the device; ends at the last or when patience is spent."""
+        while self.epoch < self.epochs:
+            if self.epochs_without_gain >= self.patience:
+                log.info("stopping: no gain in %d epochs", self.patience)
+                return
+            loader.batch_sampler.set_epoch(self.epoch)
+            self.model.train()
+            self.meter = self._meter()
+            yield self._batches(loader)
+
+    def _meter(self) -> EpochMeter:
+        last_good = self.run.folder / "last_model.pth" if self.epoch else None
+        return EpochMeter(self.device, epoch=self.epoch + 1, last_good=last_good)
+
+    def _batches(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        # In bf16 the frozen weights need not be held, and converted in every step, in fp32; fp16 lacks their range.
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        with self.model.backbone.rounded(dtype, compiled=self.compiled):
+            for images, labels in progress(loader, f"epoch {self.epoch + 1}/{self.epochs}"):
+                images = normalise(images.to(self.device, non_blocking=True))
+                self.meter.images += len(images)
+                if self.compiled and not self.warm:
+                    self._warm_up(images)
+                yield images, labels.to(self.device, non_blocking=True)
+
+    def _warm_up(self, images: Tensor) -> None:
+        def run() -> None:
+            with self.autocast():
+                for _ in self.model.backbone.stream_tokens(images):
+                    pass
+
+        warm_up_compiled(run, self.device)
+        self.warm = True
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+    def step(self, loss: Tensor, **parts: Tensor) -> None:
+        """Backward and optimiser step; the loss and its named parts are averaged over the epoch for the log.
+
+        Nothing in it waits for a GPU, neither does fp16's scaler: a fused optimiser itself skips what overflowed.
+        """
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.meter.add({"loss": loss, **parts})
+
+    def end_training_pass(self) -> None:
+        """Notes the time, images and memory of the epoch's batches; to be called before validation."""
+        self.meter.stop()
+
+    def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
+        """Records the epoch, whose score is R@1 + R@5 of the last validation set, and writes the checkpoints."""
+        self.score = score = evaluations[-1].score()
+        self.selected_by = evaluations[-1].listing.label
+        better = score > self.best_score
+        self.best_score = max(score, self.best_score)
+        self.epochs_without_gain = 0 if better else self.epochs_without_gain + 1
+        lr = self.optimiser.param_groups[0]["lr"]
+        self.schedule.step()
+        self.epoch += 1
+        losses, seconds, memory_mib = self.meter.losses(), self.meter.seconds, self.meter.memory_mib
+        shown_memory = "unknown" if memory_mib is None else f"{memory_mib:.0f} MiB"
+        record = {"epoch": self.epoch, **losses, "lr": lr, "images_per_second": self.meter.images / seconds,
+                  "peak_memory_mib": memory_mib, "seconds": seconds,
+                  "recalls": {evaluation.listing.name: evaluation.recalls() for evaluation in evaluations},
+                  "score": score[0], "best_score": self.best_score[0], "first_stage_score": score[1]}
+        if is_first():
+            self.run.add_metrics(record)
+            self._save(better)
+        log.info("epoch %d/%d: %s, lr %.1e, %.1f images/s, peak memory %s, %s R@1+R@5 %.1f (%s)", self.epoch,
+                 self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
+                 record["images_per_second"], shown_memory, self.selected_by, score[0],
+                 "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
+
+    def _save(self, better: bool) -> None:
+        last, best = self.run.folder / "last_model.pth", self.run.folder / "best_model.pth"
+        # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
+        save_checkpoint(self.model, best if better else last, pretrained=self.pretrained, training={
+            "script": self.script, "selected_by": self.selected_by, "options": self.run.options, "epoch": self.epoch,
+            "score": self.score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
+            "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(), "random": random_states(self.device)})
+        if better:
+            _copy(best, last)
+
+    def costs(self) -> dict[str, float | None]:
+        """What the paper's Tables IV to VI and Figure 7 compare: parameters that learn, the highest memory of an epoch,
+        and an epoch's time without validation; of all epochs of this training, those before a break included."""
+        metrics = self.run.folder / "metrics.jsonl"
+        epochs = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+        peaks = [epoch["peak_memory_mib"] for epoch in epochs if epoch["peak_memory_mib"] is not None]
+        costs = {"trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+                 "peak_memory_mib": max(peaks, default=None),
+                 "minutes_per_epoch": statistics.mean(epoch["seconds"] for epoch in epochs) / 60 if epochs else None}
+        if epochs:
+            log.info("trained %.2f million parameters, peak memory %s, %.2f minutes an epoch",
+                     costs["trainable_parameters"] / 1e6,
+                     "unknown" if not peaks else f"{max(peaks):.0f} MiB", costs["minutes_per_epoch"])
+        return costs
+
+    def best_model(self) -> tuple[SelaVPRpp, Path]:
+        """The model with the best validation score, on the device in eval mode, and its file."""
+        path = self.run.folder / "best_model.pth"
+        model = (load_model(path) if is_first() else build_model(self.model.config)).to(self.device).eval()
+        distributed.broadcast_weights(model)  # only the first process need see the run folder
+        return model, path
+
+
+def _copy(source: Path, target: Path) -> None:
+    with temporary_path(target) as temporary:
+        shutil.copyfile(source, temporary)
