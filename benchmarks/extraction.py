@@ -6,11 +6,12 @@ Weights are random and seeded, images random and in memory; all paths run altern
 import functools
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import Descriptors, ModelConfig, SelaVPRpp, build_model, fast_inference
+from model.layers.batch_norm import BatchNorm
 from utils.device import synchronise
 
 from .measure import alternate
@@ -121,7 +122,7 @@ def _with_statistics(model: SelaVPRpp) -> SelaVPRpp:
     """As after a training: BatchNorms whose folding would be seen if it were wrong."""
     generator = torch.Generator().manual_seed(0)
     for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, BatchNorm):
             norm.running_mean.normal_(0, 0.1, generator=generator)
             norm.running_var.uniform_(0.5, 1.5, generator=generator)
     return model

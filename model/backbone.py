@@ -47,7 +47,7 @@ class DinoV2(nn.Module):
         self.blocks = nn.ModuleList(
             (AdaptedBlock if inner_adapters else Block)(dim, heads, swiglu) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self._run_block: Callable[[Block, Tensor], Tensor] = run_block
+        self.run_block: Callable[[Block, Tensor], Tensor] = run_block
         self._initialise()
 
     def _initialise(self) -> None:
@@ -157,15 +157,19 @@ class DinoV2(nn.Module):
         # Rounded weights decide the type themselves; autocast would turn LayerNorm and the residuals back to fp32.
         rounded = x.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x.device.type, enabled=False) if rounded else contextlib.nullcontext():
-            parts = [self._run_block(block, part) for part in x.split(IMAGES_AT_ONCE)]
+            parts = [self.run_block(block, part) for part in x.split(IMAGES_AT_ONCE)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def compile_blocks(self) -> None:
+        """Lets torch.compile translate the blocks, which share one translation, at their first use."""
+        self.run_block = torch.compile(run_block)
 
     @contextlib.contextmanager
     def rounded(self, dtype: torch.dtype, *, compiled: bool = False) -> Iterator[None]:
         """Inside the context, embedding and blocks hold their weights, and compute, in `dtype`; exact again after it.
 
-        `compiled` lets torch.compile translate the blocks, which share one translation, at their first use. A backbone
-        with trained parameters is left alone: its steps need the exact weights. ValueError if it is to be compiled.
+        `compiled` compiles the blocks, see `compile_blocks`. A backbone with trained parameters is left alone: its
+        steps need the exact weights. ValueError if it is to be compiled.
 
         Nothing here is trained, so that half the memory and no conversion in every step cost no more than rounding.
         On a GPU the exact weights wait in the processor's memory. The last LayerNorm stays: it takes the side networks'
@@ -181,11 +185,11 @@ class DinoV2(nn.Module):
         for p in parameters:
             p.data = p.data.to(dtype)
         if compiled:
-            self._run_block = torch.compile(run_block)
+            self.compile_blocks()
         try:
             yield
         finally:
-            self._run_block = run_block
+            self.run_block = run_block
             for p, values in zip(parameters, exact, strict=True):
                 p.data = values.to(p.device)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .aggregators import AGGREGATORS
-from .layers.adapter import ADAPTERS
+from .side_network import ADAPTERS
 
 BRANCHES = ("float", "binary")
 HASHING = ("direct", "lc", "sc", "ste", "sc+ste")

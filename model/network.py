@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from .aggregators import AGGREGATORS
-from .backbone import DinoV2
+from .backbone import IMAGES_AT_ONCE, DinoV2
 from .config import BRANCHES, ModelConfig
-from .economical import keep_input_only
-from .layers.adapter import SideNetwork
 from .layers.binarize import straight_through_sign
 from .layers.gem import GeMHead
+from .layers.recompute import draws, recomputed
 from .published_names import to_own_names
+from .side_network import SideNetwork
 
 
 class Descriptors(NamedTuple):
@@ -46,11 +46,11 @@ class SelaVPRpp(nn.Module):
     that BatchNorm statistics of a frozen branch cannot drift.
     State dicts in the published code's names load as they are: a hook translates them.
 
-    economical  training keeps only what the gradient needs (economical.py); False: the readable modules all through,
-                with equal results and some six times the memory
+    recompute  training keeps the inputs of adapters and heads alone and computes the rest again for the gradient;
+               False: everything is kept, with equal results and some six times the memory
     """
 
-    economical = True
+    recompute = True
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -100,21 +100,22 @@ class SelaVPRpp(nn.Module):
         states: dict[str, Tensor | None] = dict.fromkeys(active)
         for level, tokens in enumerate(self.backbone.stream_tokens(images)):
             for name, branch in active.items():
-                states[name] = branch.side.step(states[name], tokens, level, grid, economical=self.economical)
-        outputs = {name: self._describe(branch.head, states[name], grid) for name, branch in active.items()}
+                states[name] = branch.side.step(states[name], tokens, level, grid, recompute=self.recompute)
+        outputs = {name: self._descriptors(branch.head, states[name], grid) for name, branch in active.items()}
         relaxed = outputs.get("binary")
         binary = None if relaxed is None else straight_through_sign(relaxed)
         return Descriptors(relaxed=relaxed, binary=binary, floating=outputs.get("float"))
 
-    def _describe(self, head: nn.Module, state: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _descriptors(self, head: nn.Module, state: Tensor, grid: tuple[int, int]) -> Tensor:
         # The backbone's last LayerNorm, frozen too, is applied to each side network's state, not to x_depth.
-        def describe(tokens: Tensor) -> Tensor:
+        def extract(tokens: Tensor) -> Tensor:
             return head(self.backbone.norm(tokens), grid)
 
-        draws = any(isinstance(module, nn.Dropout) and module.p for module in head.modules())
-        if self.economical and head.training and torch.is_grad_enabled() and not draws:
-            return keep_input_only(describe, state, [*head.parameters(), *self.backbone.norm.parameters()])
-        return describe(state)
+        if not (self.recompute and head.training and torch.is_grad_enabled()):
+            return extract(state)
+        # Some images at a time, as the fp32 of the pooling is large; but dropout draws for the whole batch at once.
+        parts = [state] if draws(head) else state.split(IMAGES_AT_ONCE)
+        return torch.cat([recomputed(extract, part, module=head) for part in parts])
 
     def initialise_adapters(self) -> None:
         """The start of training from a foundation model (train.py, train_hashing.py): every adapter gives 0."""

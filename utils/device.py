@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from model.layers.processor import features
+
 from .distributed import launched, local_processes, local_rank
 
 try:
@@ -42,9 +44,7 @@ def best_precision(device: torch.device) -> str:
     """bf16 where the device multiplies it natively, else fp16 on a GPU and fp32 on a CPU."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    # torch.cpu's probes are not public yet: where one is gone, the answer is the safe one.
-    probes = (getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return "bf16" if any(probe() for probe in probes) else "fp32"
+    return "bf16" if features() & {"amx_bf16", "avx512_bf16"} else "fp32"
 
 
 def seed_everything(seed: int) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
 
 def processes() -> int:
@@ -29,43 +30,43 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values if processes() == 1 else _SumOverProcesses.apply(values)
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """torch's BatchNorm2d on one process; on several, the statistics are those of all their images.
+class BatchNorm(nn.BatchNorm1d):
+    """torch's BatchNorm, over all dimensions but the last; of several processes over the tokens of them all.
 
     torch's own SyncBatchNorm needs a GPU. Here a channel's count, sum and sum of squares travel in one all-reduce,
     in float64, so that the variance can be told from them whatever the mean. Processes may hold unequal shares.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, rows, columns) -> the same."""
-        if not self.training or processes() == 1:
-            return super().forward(x)
-        mean, variance = self._statistics_of_all(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return ((x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+    moves = True  # whether training moves the running statistics
 
-    def _statistics_of_all(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        mean, variance, count = merge_statistics(mean, variance, x.numel() // x.shape[1])
-        self.update_statistics(mean, variance, count)
-        return mean, variance
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> the same."""
+        rows = x.reshape(-1, x.shape[-1])
+        if self.training and self.moves:
+            self.num_batches_tracked += 1
+        if self.training and processes() > 1:
+            return self._normalise_over_processes(rows).view(x.shape)
+        rows = F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, self.training,
+                            self.momentum if self.moves else 0.0, self.eps)
+        return rows.view(x.shape)
+
+    def _normalise_over_processes(self, rows: Tensor) -> Tensor:
+        exact = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+        variance, mean = torch.var_mean(exact, dim=0, correction=0)
+        mean64, variance64 = mean.double(), variance.double()
+        count = torch.full_like(mean64[:1], len(rows))
+        total = sum_over_processes(torch.cat([count, count * mean64, count * (variance64 + mean64.square())]))
+        count, (sums, squares) = total[0], total[1:].view(2, -1)
+        mean64 = sums / count
+        variance64 = squares / count - mean64.square()
+        if self.moves:
+            self._move(mean64, variance64, count)
+        scale = self.weight * (variance64.to(exact.dtype) + self.eps).rsqrt()
+        return ((exact - mean64.to(exact.dtype)) * scale + self.bias).to(rows.dtype)
 
     @torch.no_grad()
-    def update_statistics(self, mean: Tensor, variance: Tensor, count: Tensor | float) -> None:
-        """Moves the running statistics towards a batch's (its biased variance, over `count` values a channel)."""
-        self.num_batches_tracked += 1
+    def _move(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        variance = variance * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
 
-
-def merge_statistics(mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor | int]:
-    """Mean, biased variance (C,) and count of all processes' values from those of this process; differentiable."""
-    if processes() == 1:
-        return mean, variance, count
-    mean64, variance64 = mean.double(), variance.double()
-    counts = torch.full_like(mean64[:1], count)
-    total = sum_over_processes(torch.cat([counts, count * mean64, count * (variance64 + mean64.square())]))
-    count_of_all, (sums, squares) = total[0], total[1:].view(2, -1)
-    mean_of_all = sums / count_of_all
-    variance_of_all = squares / count_of_all - mean_of_all.square()
-    return mean_of_all.to(mean.dtype), variance_of_all.to(mean.dtype), count_of_all

@@ -12,6 +12,8 @@ PARALLEL_SCALE = 0.2  # s of equation 4
 class Attention(nn.Module):
     """Multi-head self-attention, one fused qkv product; (B, 1+N, C) -> the same."""
 
+    attend = staticmethod(F.scaled_dot_product_attention)  # processor.py may set another on an instance
+
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -22,28 +24,19 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, 1+N, C / heads)
-        attend = F.scaled_dot_product_attention if x.is_cuda or q.dtype == torch.float32 else _attend_by_products
-        x = attend(q, k, v)
+        x = self.attend(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, dim))
-
-
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(width)) v, as `scaled_dot_product_attention`: torch's fused kernel for processors takes
-    2.7 times as long in bfloat16 at 257 tokens (benchmarks/training.md)."""
-    shape = q.shape
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
-    return torch.bmm(scores.softmax(dim=-1), v).view(shape)
 
 
 class MLP(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.fc1 = nn.Linear(dim, 4 * dim)
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class SwiGLU(nn.Module):

@@ -423,10 +423,10 @@ def test_a_head_that_is_unknown_or_incomplete_is_refused(tiny_gem, aggregation):
             load_model(Checkpoint(infer_config(state, "test"), state))
 
 
-@pytest.mark.parametrize("economical", [True, False])
-def test_a_model_learns_through_the_head(tiny_gem, aggregation, economical):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_a_model_learns_through_the_head(tiny_gem, aggregation, recompute):
     model = model_of(tiny_weights(tiny_gem, aggregation)).train()
-    model.economical = economical
+    model.recompute = recompute
     images = batch(range(2), 126, 112)  # 9 x 8 patches
     floating = model(images, ("float",)).floating
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """model/inference.py against the readable modules, and benchmarks/plain.py's evaluation against both."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from benchmarks.plain import plain_describe
 from benchmarks.report import Report
 from model import AGGREGATORS, BACKBONES, ModelConfig, PublishedInterface, build_model, fast_inference, fingerprint
 from model.config import ViT
-from model.inference import FastAttention, FastLinear, FoldedAdapter
-from model.layers.adapter import MultiConvAdapter
+from model.layers import processor
+from model.layers.batch_norm import BatchNorm
 from model.layers.block import Attention
 
 SWIGLU = ViT(64, 3, 2, "last:2", 96, None, swiglu=160, registers=4)  # the giant's blocks
@@ -77,51 +78,63 @@ def test_equals_the_model(case):
 
 
 def test_folding_takes_statistics_of_every_size():
+    model = trained_like(backbone="dinov2-tiny", branches=("float",))
     torch.manual_seed(0)
-    adapter = MultiConvAdapter(64).eval()
-    for norm in adapter.modules():
-        if isinstance(norm, nn.BatchNorm2d):
+    for norm in model.modules():
+        if isinstance(norm, BatchNorm):
             for value in (norm.running_mean, norm.weight, norm.bias):
                 nn.init.normal_(value)
             nn.init.uniform_(norm.running_var, 1e-4, 1e-2)  # beside it the BatchNorms' epsilon of 1e-3 is seen
-    tokens = torch.randn(2, 3 + 4 * 5, 64)
+    images = batch(range(2), 56, 70)
     with one_thread(), torch.no_grad():
-        exact, ours = adapter(tokens, (4, 5)), FoldedAdapter(adapter, torch.float32)(tokens, (4, 5))
-    assert (ours - exact).abs().max() < 1e-5 * exact.abs().max()
+        ours, exact = fast_inference(model)(images).floating, model.eval()(images).floating
+    assert (ours - exact).abs().max() < 1e-6
 
 
-def test_attention_in_bfloat16_where_it_matters_where_a_token_looks():
-    torch.manual_seed(0)
-    attention = Attention(64, 2)
-    with torch.no_grad():
-        attention.qkv.weight[:128] *= 3  # scores of a wide range
-    x = torch.randn(3, 20, 64)
-    with one_thread(), torch.no_grad():
-        exact = attention(x)
-        ours = FastAttention(copy.deepcopy(attention).bfloat16())(x.bfloat16()).float()
-    assert ((ours - exact).norm() / exact.norm()) < 0.03
+PROCESSORS = {"AMD without AMX": {"AuthenticAMD", "avx512_bf16"}, "Intel with AMX": {"GenuineIntel", "amx_bf16"},
+              "another": set()}
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
-def test_a_layer_on_two_threads_which_take_another_convolution(activation):
-    torch.manual_seed(0)
-    linear, x = nn.Linear(64, 96), torch.randn(2, 5, 64)
-    exact = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}[activation](linear(x))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert (FastLinear(linear, activation)(x) - exact).abs().max() < 1e-5
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_a_bfloat16_layer_without_the_operators_of_the_compiler(monkeypatch):
-    model, images = trained_like(backbone="dinov2-tiny"), batch(range(2), 28, 28)
+@pytest.mark.parametrize("flags", PROCESSORS.values(), ids=PROCESSORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", ["both, wide", "selavpr", "boq"])
+def test_every_processor_gives_the_same(case, dtype, flags, monkeypatch):
+    config, size = CASES[case]
+    model, images = trained_like(**{**config, "branches": ("float",)}), batch(range(3), *size)
+    monkeypatch.setattr(processor, "features", lambda: frozenset(flags))
     with one_thread():
-        packed = fast_inference(model, dtype=torch.bfloat16)(images)
-        monkeypatch.setattr("model.inference.mkldnn", object())
-        plain = fast_inference(model, dtype=torch.bfloat16)(images)
-    assert F.cosine_similarity(packed.floating, plain.floating).min() > 0.9999
+        ours = fast_inference(model, dtype=dtype)(images).floating
+        monkeypatch.setattr("model.inference.quicken", lambda model: None)  # the file is optional
+        plain = fast_inference(model, dtype=dtype)(images).floating
+    assert F.cosine_similarity(ours, plain).min() > (0.999999 if dtype == torch.float32 else 0.9999)
+
+
+@pytest.mark.parametrize("missing", ["_reorder_linear_weight", "_linear_pointwise"])
+def test_bfloat16_without_the_operators_of_the_compiler(missing, monkeypatch):
+    kept = {name: getattr(processor.mkldnn, name) for name in ("_is_mkldnn_bf16_supported", "_reorder_linear_weight",
+                                                               "_linear_pointwise") if name != missing}
+    monkeypatch.setattr(processor, "features", lambda: frozenset(PROCESSORS["AMD without AMX"]))
+    monkeypatch.setattr(processor, "mkldnn", SimpleNamespace(**kept))
+    model, images = trained_like(backbone="dinov2-tiny"), batch(range(2), 28, 28)
+    with one_thread(), torch.no_grad():
+        found, exact = fast_inference(model, dtype=torch.bfloat16)(images).floating, model.eval()(images).floating
+    assert F.cosine_similarity(found, exact).min() > 0.999
+
+
+def test_attention_by_products_where_it_matters_where_a_token_looks(monkeypatch):
+    monkeypatch.setattr(processor, "features", frozenset)
+    torch.manual_seed(0)
+    exact = Attention(64, 2)
+    with torch.no_grad():
+        exact.qkv.weight[:128] *= 3  # scores of a wide range
+    ours = copy.deepcopy(exact).bfloat16()
+    processor.quicken_attention(ours)
+    x = torch.randn(3, 20, 64)
+    with one_thread():
+        expected, found = exact(x), ours(x.bfloat16()).float()
+        assert ((found - expected).norm() / expected.norm()) < 0.03
+        expected.square().sum().backward(), found.square().sum().backward()
+    assert F.cosine_similarity(ours.qkv.weight.grad.float().flatten(), exact.qkv.weight.grad.flatten(), dim=0) > 0.999
 
 
 def test_branches_and_errors_are_the_model_s():

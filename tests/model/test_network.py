@@ -13,8 +13,8 @@ from published import PUBLISHED, filled_weights, model_of, published_shapes
 from model import BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, published_state_dict
 from model.backbone import DinoV2
 from model.config import ViT
-from model.layers.adapter import MultiConvAdapter
 from model.layers.binarize import straight_through_sign
+from model.layers.multiconv import MultiConvAdapter
 from model.published_names import to_own_names, to_published_names
 
 TINY = ModelConfig(backbone="dinov2-tiny")

@@ -1,4 +1,4 @@
-"""The economical training path (model/economical.py) against the readable modules: values, gradients, statistics."""
+"""Training that keeps inputs alone and computes the rest again (model/layers/recompute.py), against keeping it all."""
 
 import contextlib
 import copy
@@ -10,17 +10,16 @@ from fill import batch
 from benchmarks.measure import saved_bytes
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BRANCHES, ModelConfig, build_model
-from model.economical import economical_step
-from model.layers.adapter import MultiConvAdapter
+from model.layers.batch_norm import BatchNorm
 from model.layers.binarize import straight_through_sign
 from model.layers.block import Block
-
-ZERO_IN_EXACT_ARITHMETIC = ".conv.bias"  # BatchNorm takes a channel's mean away, and with it any bias before it
+from model.layers.multiconv import MultiConvAdapter
+from model.side_network import SideNetwork
 
 
 def random_norms(module: torch.nn.Module) -> torch.nn.Module:
     for norm in module.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
+        if isinstance(norm, BatchNorm):
             torch.nn.init.normal_(norm.weight, 1, 0.2)
             torch.nn.init.normal_(norm.bias, 0, 0.2)
     return module
@@ -32,86 +31,94 @@ def tiny():
     return random_norms(build_model(ModelConfig(backbone="dinov2-tiny"), seed=0)).train()
 
 
-def two_paths(model):
-    readable, economical = copy.deepcopy(model), copy.deepcopy(model)
-    readable.economical = False
-    assert economical.economical
-    return readable, economical
+def two_ways(model):
+    """Of one model: everything kept, and recomputed."""
+    kept, recomputed = copy.deepcopy(model), copy.deepcopy(model)
+    kept.recompute = False
+    assert recomputed.recompute
+    return kept, recomputed
 
 
-def relu_patterns(model) -> list[torch.Tensor]:
-    """Where the ReLUs of a readable model let through, filled by its next forward pass."""
-    found = []
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.register_forward_hook(lambda _, __, output: found.append(output.detach()))
-        elif isinstance(module, MultiConvAdapter):
-            module.down.register_forward_hook(lambda _, __, output: found.append(output.detach()))
-    return found
+def step(model, branch, images, precision=torch.float32):
+    labels = torch.arange(len(images) // 2).repeat_interleave(2)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        out = model(images, (branch,))
+    described = out.floating if branch == "float" else out.binary
+    pairs = mine_pairs(described, labels)
+    assert pairs.positive.any() and pairs.negative.any()
+    loss = multi_similarity_loss(described, pairs)
+    if branch == "binary":
+        loss = loss + 0.1 * similarity_constrained_loss(out.relaxed, out.binary, pairs)
+    loss.backward()
+    return loss
 
 
-def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
-
-
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("size", [(70, 70), (56, 84)], ids=["square", "wide"])
 @pytest.mark.parametrize("branch", BRANCHES)
-def test_a_step_in_fp32_equals_the_readable_one(tiny, branch, size):
-    images, labels = batch(range(8), *size), torch.arange(4).repeat_interleave(2)
-    readable, economical = two_paths(tiny)
-    before_relu = relu_patterns(readable)
-    outputs, mined = [], []
-    for model in (readable, economical):
-        out = model(images, (branch,))
-        pairs = mine_pairs(out.floating if branch == "float" else out.binary, labels)
-        loss = multi_similarity_loss(out.floating if branch == "float" else out.binary, pairs)
-        if branch == "binary":
-            loss = loss + 0.1 * similarity_constrained_loss(out.relaxed, out.binary, pairs)
-        loss.backward()
-        outputs.append(out)
-        mined.append(pairs)
-    # A value within rounding of a ReLU's kink could fall to either side, and with it its gradient.
-    assert min(values.abs().min() for values in before_relu) > 1e-7
-    if branch == "binary":
-        assert torch.equal(outputs[0].binary, outputs[1].binary)
-    assert all(torch.equal(a, b) and a.any() for a, b in zip(*mined, strict=True))
-    gradients = {name: p.grad for name, p in readable.named_parameters() if p.grad is not None}
+def test_a_step_is_equal_to_the_last_bit(tiny, branch, size, precision):
+    images = batch(range(8), *size)
+    kept, recomputed = two_ways(tiny)
+    losses = [step(model, branch, images, precision) for model in (kept, recomputed)]
+    assert torch.equal(*losses)
+    gradients = {name: p.grad for name, p in kept.named_parameters() if p.grad is not None}
     assert len(gradients) == 4 * 24 + 5
-    for name, parameter in economical.named_parameters():
-        if name not in gradients:
-            assert parameter.grad is None
-        elif not name.endswith(ZERO_IN_EXACT_ARITHMETIC):
-            assert distance(parameter.grad, gradients[name]) <= 1e-5, name
-    for (name, a), (_, b) in zip(economical.named_buffers(), readable.named_buffers(), strict=True):
-        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6), name
-    counted = {int(b) for name, b in economical.named_buffers()
+    for name, parameter in recomputed.named_parameters():
+        assert parameter.grad is None if name not in gradients else torch.equal(parameter.grad, gradients[name]), name
+    for (name, a), (_, b), (_, before) in zip(recomputed.named_buffers(), kept.named_buffers(), tiny.named_buffers(),
+                                              strict=True):
+        assert torch.equal(a, b), name
+        assert torch.equal(a, before) != name.startswith(f"{branch}_branch"), name
+    counted = {int(b) for name, b in recomputed.named_buffers()
                if name.startswith(f"{branch}_branch") and name.endswith("num_batches_tracked")}
     assert counted == {1}  # recomputing for the gradient is no second batch
 
 
 def test_gradient_of_a_small_adapter_in_double_precision():
     torch.manual_seed(0)
-    adapter = random_norms(MultiConvAdapter(32)).double().train()
+    side = random_norms(SideNetwork(dim=32, first_level=0, taps=[1], adapter="multiconv")).double().train()
     state = torch.randn(2, 1 + 2 * 3, 32, dtype=torch.double, requires_grad=True)
     tokens = torch.randn(2, 1 + 2 * 3, 32, dtype=torch.double)
-    parameters = list(adapter.parameters())
-    assert torch.autograd.gradcheck(
-        lambda state, *_: economical_step(adapter, state, tokens, (2, 3)), (state, *parameters), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda state, *_: side.step(state, tokens, 1, (2, 3), recompute=True),
+                                    (state, *side.parameters()), eps=1e-6, atol=1e-6)
+
+
+def test_an_adapter_is_the_paper_s_five_convolutions_one_by_one():
+    """Fig. 3c, written out over maps with channels first; tokens before the patches pass by."""
+    torch.manual_seed(0)
+    adapter = random_norms(MultiConvAdapter(64)).train()
+    expected, tokens = copy.deepcopy(adapter), torch.randn(3, 2 + 4 * 5, 64)
+
+    def unit(part, maps):
+        norm = part.bn
+        return torch.relu(torch.nn.functional.batch_norm(part.conv(maps), norm.running_mean, norm.running_var,
+                                                         norm.weight, norm.bias, True, norm.momentum, norm.eps))
+
+    x = torch.relu(expected.down(tokens))
+    maps = x[:, 2:].transpose(1, 2).reshape(3, 32, 4, 5)
+    scales = [unit(expected.conv1x1, maps), unit(expected.conv3x3, unit(expected.reduce3x3, maps)),
+              unit(expected.conv5x5, unit(expected.reduce5x5, maps))]
+    patches = torch.cat(scales, dim=1).flatten(2).transpose(1, 2)
+    wanted = expected.up(torch.cat([x[:, :2], patches], dim=1) + x)
+    assert (adapter(tokens, (4, 5)) - wanted).abs().max() < 1e-5
+    for name, value in adapter.named_buffers():
+        if "num_batches" not in name:
+            assert torch.allclose(value, expected.get_buffer(name), atol=1e-6), name
 
 
 def test_a_state_without_gradient_gets_none():
-    adapter = MultiConvAdapter(32).train()
+    side = SideNetwork(dim=32, first_level=0, taps=[1], adapter="multiconv").train()
     state, tokens = torch.randn(2, 5, 32), torch.randn(2, 5, 32)
-    economical_step(adapter, state, tokens, (2, 2)).sum().backward()
+    side.step(state, tokens, 1, (2, 2), recompute=True).sum().backward()
     assert state.grad is None
-    assert adapter.down.weight.grad.abs().sum() > 0
+    assert side.adapters[0].down.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
 @pytest.mark.parametrize("rounded", [False, True], ids=["autocast", "rounded backbone"])
 def test_gradient_in_bf16_points_where_the_fp32_one_does(tiny, branch, rounded):
     images = batch(range(8), 70, 70)
-    exact, rough = two_paths(tiny)
+    exact, rough = copy.deepcopy(tiny), copy.deepcopy(tiny)
     wanted = "floating" if branch == "float" else "relaxed"
     # One gradient for both: signs and mined pairs would turn a rounding into another loss.
     given = torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
@@ -126,14 +133,17 @@ def test_gradient_in_bf16_points_where_the_fp32_one_does(tiny, branch, rounded):
     assert torch.cosine_similarity(*gradients, dim=0) >= 0.999
 
 
-def test_only_the_inputs_are_kept(tiny):
-    readable, economical = two_paths(tiny)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_only_the_inputs_are_kept(tiny, precision):
     images = batch(range(4), 112, 112)
-    kept = [saved_bytes(lambda model=model: model(images, ("float",)),
-                        excluded=[*model.parameters(), *model.buffers()]) for model in (readable, economical)]
-    tokens = 4 * 65 * 192 * 4
-    assert kept[1] == pytest.approx(5 * tokens, rel=0.05)  # the inputs of four adapters and of the head
-    assert kept[0] > 3 * kept[1]
+    found = []
+    for model in two_ways(tiny):
+        with model.backbone.rounded(precision), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            found.append(saved_bytes(lambda model=model: model(images, ("float",)),
+                                     excluded=[*model.parameters(), *model.buffers()]))
+    tokens = 4 * 65 * 192 * precision.itemsize
+    assert found[1] == pytest.approx(5 * tokens, rel=0.05)  # the inputs of four adapters and of the head
+    assert found[0] > 3 * found[1]
 
 
 def test_the_backbone_runs_once(tiny, monkeypatch):
@@ -151,11 +161,10 @@ def test_the_sign_saves_nothing():
 
 def test_many_images_run_in_parts_with_equal_results(tiny, monkeypatch):
     images = batch(range(5), 28, 42)
-    _, whole = two_paths(tiny)
-    _, parts = two_paths(tiny)
+    whole, parts = copy.deepcopy(tiny), copy.deepcopy(tiny)
     expected = whole(images, ("float",)).floating
     expected.square().sum(1).log().sum().backward()
-    for module in ("backbone", "economical"):
+    for module in ("backbone", "network"):
         monkeypatch.setattr(f"model.{module}.IMAGES_AT_ONCE", 2)
     found = parts(images, ("float",)).floating
     found.square().sum(1).log().sum().backward()
@@ -164,8 +173,9 @@ def test_many_images_run_in_parts_with_equal_results(tiny, monkeypatch):
         assert a.grad is None if b.grad is None else torch.allclose(a.grad, b.grad, atol=1e-5), name
 
 
-def test_evaluation_takes_the_readable_modules(tiny, monkeypatch):
-    monkeypatch.setattr("model.layers.adapter.economical_step", None)
+def test_nothing_is_recomputed_in_evaluation(tiny, monkeypatch):
+    for module in ("network", "side_network"):
+        monkeypatch.setattr(f"model.{module}.recomputed", None)
     model = copy.deepcopy(tiny).eval()
     assert model(batch(range(1), 28, 28)).floating.requires_grad
     with torch.no_grad():

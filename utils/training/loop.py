@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from datasets import nearest_multiple, normalise
 from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_model, save_checkpoint
+from model.layers.processor import quicken_attention
 
 from .. import distributed
 from ..device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
@@ -46,6 +47,8 @@ class Training:
         report_step_memory(model, size=nearest_multiple(size), dtype=PRECISIONS[precision], device=device,
                            places_per_batch=places_per_batch, images_per_place=images_per_place)
         self.model = model.to(device)
+        if device.type == "cpu":
+            quicken_attention(model)
         self.network = distributed.wrap(self.model)
         self.run, self.script, self.device = run, script, device
         self.precision, self.compiled, self.warm = precision, compiled, False

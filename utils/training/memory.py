@@ -1,115 +1,124 @@
-"""What a training step needs of the device's memory, told before training starts."""
+"""What a training step takes of the device's memory, measured before training starts."""
 
-import dataclasses
+import copy
 import logging
 import math
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from model import SelaVPRpp
-from model.backbone import IMAGES_AT_ONCE, PATCH
 
 from ..distributed import processes
 
 log = logging.getLogger("selavprpp")
 
-# Tensors of the size of a batch's tokens that are alive at the peak, beside those kept: counted on the code in
-# model/economical.py and model/backbone.py, and compared with every allocation of a step in tests/test_memory.py.
-ADAPTER = 5.1  # an adapter, forward or backward
-LEVELS = 1.1  # the stream of tokens while a block or a head runs over a part of the batch
-BLOCK = 9  # of that part
-# Heads: what they keep, and what they take while they run over a part of the batch, GeM always in fp32. GeM and BoQ
-# keep their input alone; SALAD is not computed twice, for its dropout draws anew each time.
-HEADS = {"gem": (1, 10), "boq": (1, 17), "salad": (5.5, 2)}
-# Kept in a block that learns, or that the gradient passes, in fp32 and under autocast, counted in fp32's size; and how
-# much more where the MLP is a SwiGLU.
-BLOCK_KEPT = {"full": (18.1, 12.3), "partial": (18.1, 12.3), "selavpr": (12.8, 9.3)}
-SWIGLU_KEPT = {"full": (2.6, 1.5), "partial": (2.6, 1.5), "selavpr": (4.1, 2.4)}
 
-
-@dataclasses.dataclass(frozen=True)
-class StepMemory:
+class StepMemory(NamedTuple):
     """Bytes that one process's training step takes on its device.
 
-    fixed        weights, gradients, Adam's two moments
-    per_image  what is kept for the gradient, and the image itself
-    working      (a, b): at the peak a * images + b * min(images, IMAGES_AT_ONCE) more; the largest pair counts
+    fixed  weights, gradients, Adam's two moments
+    kept   saved for the backward pass of these images
+    peak   most that is alive at once, the fixed included
     """
 
+    images: int
     fixed: int
-    kept_per_image: int
-    image: int
-    working: tuple[tuple[float, float], ...]
-
-    def kept(self, images: int) -> int:
-        """Saved for the backward pass."""
-        return images * self.kept_per_image
-
-    def total(self, images: int) -> int:
-        part = min(images, IMAGES_AT_ONCE)
-        peak = max(all_of_them * images + some * part for all_of_them, some in self.working)
-        return int(self.fixed + images * (self.kept_per_image + self.image) + peak)
+    kept: int
+    peak: int
 
     def largest_batch(self, available: int) -> int:
-        """The most images whose step fits into so many bytes; 0 where none does."""
-        low, high = 0, 1
-        while self.total(high) <= available:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.total(middle) <= available else (low, middle)
-        return low
+        """About the most images whose step fits into so many bytes, if each takes as much as one of these; 0: none."""
+        return max(0, (available - self.fixed) * self.images // (self.peak - self.fixed))
 
 
-def step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> StepMemory:
-    """Of images of `size` (H, W) pixels, in `dtype` (the frozen backbone's weights too), for what is not frozen."""
-    vit = model.config.vit
-    tuned = model.config.tuned_blocks
-    tokens = 1 + vit.registers + (size[0] // PATCH) * (size[1] // PATCH)
-    exact = tokens * vit.dim * torch.float32.itemsize
-    unit = tokens * vit.dim * dtype.itemsize
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    if dtype == torch.bfloat16 and not tuned:  # rounded weights (training.py); the exact ones wait beside the processor
-        backbone = sum(p.numel() for p in model.backbone.parameters())
-        frozen += backbone * (dtype.itemsize - (0 if device.type == "cpu" else torch.float32.itemsize))
-    learning = {name: model.branch(name) for name in model.config.branches
-                if any(p.requires_grad for p in model.branch(name).parameters())}
-    # A head of one's own is taken to be like GeM.
-    heads = {name: HEADS.get(model.config.aggregation if name == "float" else "gem", HEADS["gem"]) for name in learning}
-    kept = unit * sum(len(branch.side.adapters) + heads[name][0] for name, branch in learning.items())
-    if tuned:
-        kind, column = model.config.tuning.partition(":")[0], int(dtype != torch.float32)
-        kept += len(tuned) * exact * (BLOCK_KEPT[kind][column] + (SWIGLU_KEPT[kind][column] if vit.swiglu else 0))
-    in_head = max(heads[name][1] * (exact if heads[name] is HEADS["gem"] else unit) for name in learning)
-    not_yet = (max(head[0] for head in heads.values()) - 1) * unit  # the head's, while blocks and adapters run
-    working = [(ADAPTER * unit - not_yet, 0.0), (LEVELS * unit - not_yet, BLOCK * unit), (LEVELS * unit, in_head)]
-    if device.type == "cpu" and dtype != torch.float32:  # attention by products holds its scores twice
-        working.append((LEVELS * unit - not_yet, 7 * unit + 2 * vit.heads * tokens**2 * dtype.itemsize))
-    return StepMemory(fixed=frozen + 4 * trained, kept_per_image=int(kept),
-                      image=3 * size[0] * size[1] * torch.float32.itemsize, working=tuple(working))
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside the context that are alive now, and their peak: what CUDA's
+    max_memory_allocated counts, on any device, but for what an operator takes and gives back inside itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, Tensor) and id(x.untyped_storage()) not in given | self._known.keys():
+                self._count(x.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+
+        def gone(_) -> None:
+            del self._known[key]
+            self.now -= size
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def step_memory(model: SelaVPRpp, *, images: int, size: tuple[int, int], dtype: torch.dtype,
+                device: torch.device) -> StepMemory:
+    """Of a step with so many images of `size` (H, W) pixels in `dtype` (the frozen backbone's weights too).
+
+    The step runs on a copy of the model whose tensors have shapes, types and lifetimes, but no values: it takes a
+    second, whatever the head, and no memory.
+    """
+    learning = [name for name in model.config.branches
+                if any(p.requires_grad for p in model.branch(name).parameters())]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        empty = {id(b): torch.empty_like(b, device=device) for b in model.buffers()}
+        empty |= {id(p): nn.Parameter(torch.empty_like(p, device=device), p.requires_grad) for p in model.parameters()}
+        step = copy.deepcopy(model, empty).train()
+        exact = _bytes_of(step.backbone.parameters())
+        with step.backbone.rounded(dtype if dtype == torch.bfloat16 else torch.float32):
+            frozen, trained = (_bytes_of(p for p in step.parameters() if p.requires_grad == learns)
+                               for learns in (False, True))
+            if device.type == "cpu" and _bytes_of(step.backbone.parameters()) < exact:
+                frozen += exact  # which wait there until the epoch's end
+            with LiveBytes() as live:
+                batch = torch.empty(images, 3, *size, device=device)
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    outputs = step(batch, learning)
+                kept = live.now - _bytes_of([batch])
+                sum(output.sum() for output in outputs if output is not None).backward()
+    # The gradients are among what is alive in the end, and so are they in `fixed`.
+    return StepMemory(images, frozen + 4 * trained, kept, frozen + 3 * trained + live.peak)
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def report_step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device,
                        places_per_batch: int, images_per_place: int) -> None:
-    """Logs what a step takes, what is free and the largest batch that would fit; changes nothing, for the batch is part
-    of the recipe. Of several processes each takes its share of the places."""
-    memory, free = step_memory(model, size=size, dtype=dtype, device=device), free_memory(device)
+    """Logs what a step takes, what is free and about the largest batch that would fit; changes nothing, for the batch
+    is part of the recipe. Of several processes each takes its share of the places."""
     images = images_per_place * math.ceil(places_per_batch / processes())
-    needed = memory.total(images)
-    log.info("memory: a step of %d images takes about %s, %s of them kept for the gradient", images, shown(needed),
-             shown(memory.kept(images)))
+    memory, free = step_memory(model, images=images, size=size, dtype=dtype, device=device), free_memory(device)
+    log.info("memory: a step of %d images takes about %s, %s of them kept for the gradient", images,
+             shown(memory.peak), shown(memory.kept))
     if free is None:
         return
     if device.type == "cpu":
         free //= processes()
     largest = memory.largest_batch(free) // images_per_place * processes()
-    if needed > free:
-        log.warning("memory: only %s are free; the largest batch that would fit is --train_batch_size %d", shown(free),
-                    largest)
+    if memory.peak > free:
+        log.warning("memory: only %s are free; the largest batch that would fit is about --train_batch_size %d",
+                    shown(free), largest)
     else:
-        log.info("memory: %s are free, enough for --train_batch_size %d", shown(free), largest)
+        log.info("memory: %s are free, enough for about --train_batch_size %d", shown(free), largest)
 
 
 def shown(size: int) -> str:

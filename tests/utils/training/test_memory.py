@@ -1,111 +1,149 @@
-"""The estimate of a step's memory against autograd's saved tensors and against every allocation of a step.
+"""What a step takes, measured without values, against autograd's saved tensors and the allocations of a real step."""
 
-Steps of the real size run on fake tensors: shapes, types and lifetimes are real, the arithmetic is left out.
-"""
-
-import contextlib
+import copy
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import nn
 
-from benchmarks.measure import PeakBytes, saved_bytes
-from model import BACKBONES, ModelConfig, SelaVPRpp, build_model
-from utils.training.memory import free_memory, step_memory
+from benchmarks.measure import saved_bytes
+from model import AGGREGATORS, BACKBONES, ModelConfig, build_model
+from utils.training.memory import LiveBytes, StepMemory, free_memory, step_memory
 
 CPU = torch.device("cpu")
+IMAGE = 3 * 4  # bytes of an image's pixel
 
 
-@pytest.fixture
-def no_initialisation(monkeypatch):
-    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda tensor, **_: tensor)  # it looks at the values
+def measured(model, images, size, dtype=torch.float32) -> StepMemory:
+    return step_memory(model, images=images, size=(size, size), dtype=dtype, device=CPU)
 
 
-def rounded(model, dtype):
-    return model.backbone.rounded(dtype) if dtype != torch.float32 else contextlib.nullcontext()
+def real_step(model, images, size, dtype, branches):
+    """Bytes that autograd keeps, and the most that are alive, of a step with values."""
+    batch = torch.zeros(images, 3, size, size)
+    own = [*model.parameters(), *model.buffers()]
+
+    def forward():
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            return model(batch, branches)
+
+    with model.backbone.rounded(dtype):
+        kept = saved_bytes(forward, excluded=own)
+        with LiveBytes() as live:
+            sum(output.sum() for output in forward() if output is not None).backward()
+    return kept, live.peak
 
 
-def autocast(dtype):
-    return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-
-
-def estimate(model, size, dtype):
-    return step_memory(model, size=(size, size), dtype=dtype, device=CPU)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
-@pytest.mark.parametrize(("backbone", "branch", "size", "n_images"), [
-    ("dinov2-large", "float", 224, 480), ("dinov2-base", "binary", 322, 64),
-    ("dinov2-small", "float", 224, 100), ("dinov2-tiny", "float", 112, 80)])
-def test_estimate_agrees_with_every_allocation(no_initialisation, backbone, branch, size, n_images, dtype):
-    with FakeTensorMode():
-        model = SelaVPRpp(ModelConfig(backbone=backbone, branches=(branch,))).train()
-        images = torch.empty(n_images, 3, size, size)
-        expected = estimate(model, size, dtype)
-        with rounded(model, dtype), PeakBytes() as allocated:
-            with autocast(dtype):
-                outputs = model(images)
-            (outputs.floating if branch == "float" else outputs.relaxed).square().sum().backward()
-    # What is made once and for all was there before: weights, Adam's moments and the n_images.
-    during = expected.total(n_images) - expected.fixed - n_images * expected.image
-    assert during == pytest.approx(allocated.peak, rel=0.15)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
-@pytest.mark.parametrize(("backbone", "branches", "frozen"), [
-    ("dinov2-tiny", ("float",), ()), ("dinov2-tiny", ("float", "binary"), ("float_branch",)),
-    ("dinov2-base", ("float",), ()), ("dinov2-large", ("binary",), ())])
-def test_saved_bytes_are_the_estimate(no_initialisation, backbone, branches, frozen, dtype):
-    """Goals of the project at 224: base 6.5 (bf16) and 13 (fp32), large 11 and 22 MiB an image."""
-    with FakeTensorMode():
-        model = SelaVPRpp(ModelConfig(backbone=backbone, branches=branches)).train()
-        model.freeze(*frozen)
-        images = torch.empty(2, 3, 224, 224)
-        with rounded(model, dtype), autocast(dtype):
-            own = [*model.parameters(), *model.buffers()]
-            saved = saved_bytes(lambda: model(images, branches[-1:]), excluded=own)
-        expected = estimate(model, 224, dtype)
-    assert saved == pytest.approx(expected.kept(2), rel=0.05)
-    goal = {"dinov2-base": 6.5, "dinov2-large": 11}.get(backbone, float("inf"))
-    assert saved / 2 / 2**20 <= goal * dtype.itemsize / 2
+def test_live_bytes_are_those_of_what_lives():
+    x = torch.zeros(1000)
+    with LiveBytes() as live:
+        y = x + 1
+        assert live.now == live.peak == 4000
+        z = y.view(10, 100).exp()  # a view is no memory
+        assert live.now == 8000
+        del y
+        assert live.now == 4000
+        z.mul_(2)
+        w = z.double()
+        del z
+        assert (live.now, live.peak) == (8000, 12000)
+        del w
+    assert (live.now, live.peak) == (0, 12000)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("fields", [
-    {"aggregation": "boq"}, {"aggregation": "salad"}, {"adapter": "vanilla"}, {"tuning": "full"},
-    {"tuning": "partial:4"}, {"tuning": "selavpr"}, {"backbone": "dinov2-giant", "tuning": "full"},
-    {"backbone": "dinov2-giant", "tuning": "selavpr"}], ids=lambda fields: " ".join(fields.values()))
-def test_other_methods(no_initialisation, monkeypatch, fields, dtype):
-    for name in ("base", "giant"):  # 6 blocks tell as much as 12 or 40
-        short = BACKBONES[f"dinov2-{name}"]._replace(depth=6, placement="all")
-        monkeypatch.setitem(BACKBONES, f"dinov2-{name}", short)
-    config = ModelConfig(**{"backbone": "dinov2-base", "branches": ("float",), **fields})
-    with FakeTensorMode():
-        model = SelaVPRpp(config).train()
-        images = torch.empty(96, 3, 224, 224)
-        expected = estimate(model, 224, dtype)
-        with rounded(model, dtype), autocast(dtype):
-            saved = saved_bytes(lambda: model(images), excluded=[*model.parameters(), *model.buffers()])
-        with rounded(model, dtype), PeakBytes() as allocated:
-            with autocast(dtype):
-                outputs = model(images)
-            outputs.floating.square().sum().backward()
-        # Autocast's copies of trained weights are kept too, whatever the number of n_images.
-        copies = 2 * sum(p.numel() for n in config.tuned_blocks for p in model.backbone.blocks[n].parameters())
-        copies *= dtype != torch.float32
-    assert expected.kept(96) == pytest.approx(saved - copies, rel=0.1)
-    during = expected.total(96) - expected.fixed - 96 * expected.image
-    assert during == pytest.approx(allocated.peak - copies, rel=0.2)
+    {}, {"branches": ("float", "binary"), "order": "joint"}, {"aggregation": "boq"}, {"aggregation": "salad"},
+    {"adapter": "vanilla"}, {"tuning": "full"}, {"tuning": "partial:2"}, {"tuning": "selavpr"}],
+    ids=lambda fields: " ".join(str(value) for value in fields.values()) or "float")
+def test_a_step_takes_what_was_measured_before_it(fields, dtype):
+    model = build_model(ModelConfig(**{"backbone": "dinov2-tiny", "branches": ("float",), **fields}), seed=0).train()
+    found = measured(model, 6, 126, dtype)
+    kept, peak = real_step(model, 6, 126, dtype, model.config.branches)
+    # Autocast's copies of weights that learn are alive after the forward pass, though not all are saved; the images,
+    # which are not counted as kept, are saved where the first layer learns.
+    copies = 2 * sum(p.numel() for p in model.parameters() if p.requires_grad) if dtype == torch.bfloat16 else 0
+    assert found.kept == pytest.approx(kept, rel=0.05, abs=copies + 6 * 126 * 126 * IMAGE)
+    weights = sum(p.numel() * 4 for p in model.parameters())
+    learning = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    rounded = dtype == torch.bfloat16 and not model.config.tuned_blocks
+    halves = sum(2 * p.numel() for name, p in model.backbone.named_parameters() if not name.startswith("norm."))
+    held = weights + 2 * learning + (halves if rounded else 0)  # and Adam's two moments
+    assert found.peak - held == pytest.approx(peak + 6 * 126 * 126 * IMAGE, rel=0.1)
+    assert found.fixed == pytest.approx(held + learning, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize(("backbone", "goal"), [("dinov2-base", 6.5), ("dinov2-large", 11)])
+def test_goals_of_the_real_sizes(backbone, goal, dtype):
+    """Kept at 224: base 6.5 (bf16) and 13 (fp32), large 11 and 22 MiB an image."""
+    found = measured(build_model(ModelConfig(backbone=backbone, branches=("float",))).train(), 64, 224, dtype)
+    assert found.kept / 64 / 2**20 <= goal * dtype.itemsize / 2
+
+
+class WideHead(nn.Module):
+    fixed_dim = None
+
+    def __init__(self, dim, out_dim):
+        super().__init__()
+        self.expand = nn.Linear(dim, out_dim)
+
+    def forward(self, tokens, grid):
+        wide = tokens.repeat(1, 1, 50).sin()
+        return nn.functional.normalize(self.expand(wide.mean(dim=1)[:, :tokens.shape[2]]).float(), dim=-1)
+
+
+def test_a_head_of_one_s_own_is_measured_too(monkeypatch):
+    monkeypatch.setitem(AGGREGATORS, "wide", WideHead)
+    config = {"backbone": "dinov2-tiny", "branches": ("float",), "placement": "none"}
+    gem, wide = (measured(build_model(ModelConfig(**config, aggregation=name)), 8, 126) for name in ("gem", "wide"))
+    assert wide.peak - gem.peak > 8 * 82 * 192 * 50 * 4  # a single tensor of the head
+
+
+def test_measuring_changes_nothing():
+    model = build_model(ModelConfig(backbone="dinov2-tiny"), seed=0)
+    model.freeze("float_branch")
+    before, random = copy.deepcopy(model), torch.get_rng_state()
+    alone = measured(model, 4, 56)
+    both = measured(build_model(ModelConfig(backbone="dinov2-tiny"), seed=0), 4, 56)
+    assert alone.kept < 0.6 * both.kept  # a frozen branch keeps nothing
+    assert torch.equal(torch.get_rng_state(), random)
+    for (name, value), (_, expected) in zip(model.state_dict().items(), before.state_dict().items(), strict=True):
+        assert torch.equal(value, expected), name
+    for module, expected in zip(model.modules(), before.modules(), strict=True):
+        assert module.training == expected.training
+    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in before.parameters()]
 
 
 def test_largest_batch_is_the_largest_that_fits():
-    memory = estimate(build_model(ModelConfig(backbone="dinov2-tiny")), 112, torch.float32)
-    for available in (memory.fixed + 10**7, memory.fixed + 10**9):
-        largest = memory.largest_batch(available)
-        assert memory.total(largest) <= available < memory.total(largest + 1)
-    assert memory.largest_batch(memory.fixed - 1) == 0
+    memory = StepMemory(images=10, fixed=1000, kept=300, peak=1500)  # 50 an image
+    assert [memory.largest_batch(free) for free in (0, 1049, 1050, 1500, 6000)] == [0, 0, 1, 10, 100]
+    model = build_model(ModelConfig(backbone="dinov2-tiny", branches=("float",)))
+    more = measured(model, 256, 112).largest_batch(10**9)
+    assert measured(model, more, 112).peak == pytest.approx(10**9, rel=0.15)
 
 
 def test_free_memory_of_this_machine():
     free = free_memory(CPU)
     assert free is None or 2**20 < free < 2**50
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("backbone", ["dinov2-small", "dinov2-base"])
+def test_a_step_on_a_gpu(backbone):
+    assert BACKBONES[backbone]
+    device = torch.device("cuda")
+    model = build_model(ModelConfig(backbone=backbone, branches=("float",)), seed=0).train()
+    found = step_memory(model, images=160, size=(224, 224), dtype=torch.bfloat16, device=device)
+    model.to(device)
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], fused=True)
+    images = torch.randn(160, 3, 224, 224, device=device)
+    with model.backbone.rounded(torch.bfloat16):
+        for _ in range(2):
+            torch.cuda.reset_peak_memory_stats()
+            with torch.autocast("cuda", torch.bfloat16):
+                output = model(images).floating
+            output.sum().backward()
+            optimiser.step()
+    assert torch.cuda.max_memory_allocated() == pytest.approx(found.peak, rel=0.2)
