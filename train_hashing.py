@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> None:
             described = codes if method.straight_through else relaxed
             pairs = mine_pairs(described, labels, epsilon=0.1)
             metric = multi_similarity_loss(described, pairs, alpha=1.0, beta=50.0, base=0.0)
-            quantisation = method.quantisation(relaxed, codes, pairs, fraction=config.pair_fraction)
-            loss = metric + config.quantization_weight * quantisation
-            training.step(loss, metric=metric, quantisation=quantisation)
+            quantization = method.quantization(relaxed, codes, pairs, fraction=config.pair_fraction)
+            loss = metric + config.quantization_weight * quantization
+            training.step(loss, metric=metric, quantization=quantization)
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
 

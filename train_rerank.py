@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> None:
                 described = codes if method.straight_through else relaxed
                 pairs = mine_pairs(described, labels, epsilon=0.1)
                 metric = multi_similarity_loss(described, pairs, alpha=1.0, beta=50.0, base=0.0)
-                quantisation = method.quantisation(relaxed, codes, pairs, fraction=config.pair_fraction)
-                loss = metric + config.quantization_weight * quantisation
-                parts |= {"metric": metric, "quantisation": quantisation}
+                quantization = method.quantization(relaxed, codes, pairs, fraction=config.pair_fraction)
+                loss = metric + config.quantization_weight * quantization
+                parts |= {"metric": metric, "quantization": quantization}
             if "float" in config.learning:
                 pairs = mine_pairs(floating, labels, epsilon=0.1)
                 float_metric = multi_similarity_loss(floating, pairs, alpha=1.0, beta=50.0, base=0.0)

@@ -147,7 +147,7 @@ def saved(report: Report, backbone: str) -> None:
         vit = BACKBONES[backbone]
         inputs = (vit.depth - step.model.config.first_level) * (1 + (SIZE // 14)**2) * vit.dim * dtype.itemsize
         report.add(f"saved an image, {backbone}, {precision}", f"<= {goal} MiB" if goal else "", f"{measured:.2f} MiB",
-                   f"inputs alone {inputs / MIB:.1f}; plain / ours {plain / measured:.1f}; told before a training {told:.2f}",
+                   f"inputs alone {inputs / MIB:.1f}; plain / ours {plain / measured:.1f}; told beforehand {told:.2f}",
                    None if goal is None else measured <= goal)
 
 

@@ -1,9 +1,9 @@
-"""Training losses of SelaVPR++: multi-similarity with its miner, and what codes are learnt by (Table XI)."""
+"""Training losses of SelaVPR++: multi-similarity with its miner, and what codes are learnt by (equation 15, Table XI)."""
 
-from .hashing import HASHING, HashingMethod, no_quantisation_loss
+from .ablations import ablated_hashing_losses
 from .locality import locality_constrained_loss
 from .multi_similarity import Pairs, mine_pairs, multi_similarity_loss
 from .similarity import similarity_constrained_loss
 
-__all__ = ["HASHING", "HashingMethod", "Pairs", "locality_constrained_loss", "mine_pairs", "multi_similarity_loss",
-           "no_quantisation_loss", "similarity_constrained_loss"]
+__all__ = ["Pairs", "ablated_hashing_losses", "locality_constrained_loss", "mine_pairs", "multi_similarity_loss",
+           "similarity_constrained_loss"]

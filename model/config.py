@@ -8,7 +8,7 @@ from .aggregators import AGGREGATORS
 from .side_network import ADAPTERS
 
 BRANCHES = ("float", "binary")
-HASHING = ("direct", "lc", "sc", "ste", "sc+ste")
+HASHING_METHODS = ("direct", "lc", "sc", "ste", "sc+ste")
 ORDERS = ("float-binary", "binary-float", "joint")
 
 
@@ -61,7 +61,7 @@ class ModelConfig:
     code_bits            length of the binary code, a multiple of 8
     hashing              loss of the binary branch, see losses/hashing.py (Table XI)
     quantization_weight  lambda of equations 12 and 15
-    pair_fraction        share of the mined pairs in the quantisation loss
+    pair_fraction        share of the mined pairs in the quantization loss
     order                how two branches are trained (section III-C): "float-binary", "binary-float" or "joint"
 
     Raises ValueError, with the choices, for a value that fits no model.
@@ -95,7 +95,7 @@ class ModelConfig:
             object.__setattr__(self, "float_dim", fixed_dim or vit.float_dim)
         if fixed_dim not in (None, self.float_dim):
             raise ValueError(f"float_dim {self.float_dim}: the descriptor of {self.aggregation} has {fixed_dim}")
-        for field, choices in (("adapter", ADAPTERS), ("hashing", HASHING), ("order", ORDERS)):
+        for field, choices in (("adapter", ADAPTERS), ("hashing", HASHING_METHODS), ("order", ORDERS)):
             _check_choice(field, getattr(self, field), choices)
         if self.code_bits < 8 or self.code_bits % 8:
             raise ValueError(f"code_bits {self.code_bits} must be a positive multiple of 8")

@@ -1,4 +1,4 @@
-"""Binary quantisation with a straight-through gradient (equations 8, 13 and 14 of the paper)."""
+"""Binary quantization with a straight-through gradient (equations 8, 13 and 14 of the paper)."""
 
 import torch
 from torch import Tensor

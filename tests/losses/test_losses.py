@@ -197,8 +197,8 @@ def test_golden_losses_of_codes(golden):
     assert positive | negative == set(map(tuple, arrays["loss.sc.pairs"].T.tolist()))
 
     metric = multi_similarity_loss(binary, pairs)
-    quantisation = similarity_constrained_loss(relaxed, binary, pairs)
-    parts = {"metric": metric, "quant": quantisation, "total": metric + 0.1 * quantisation}
+    quantization = similarity_constrained_loss(relaxed, binary, pairs)
+    parts = {"metric": metric, "quant": quantization, "total": metric + 0.1 * quantization}
     for name, loss in parts.items():
         assert loss.item() == pytest.approx(summary[f"loss.sc.{name}"]["loss"], rel=1e-4)
         (gradient,) = torch.autograd.grad(loss, relaxed, retain_graph=True)
@@ -433,15 +433,15 @@ def test_errors_name_what_was_given_and_expected():
 
 
 def step(descriptors: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Metric and quantisation loss of relaxed codes, as train_rerank.py has them, after backward."""
+    """Metric and quantization loss of relaxed codes, as train_rerank.py has them, after backward."""
     relaxed = torch.nn.functional.normalize(descriptors, dim=1)
     binary = Sign.apply(relaxed)
     pairs = mine_pairs(binary, labels, epsilon=0.1)
     metric = multi_similarity_loss(binary, pairs)
-    quantisation = similarity_constrained_loss(relaxed, binary, pairs, fraction=0.4)
+    quantization = similarity_constrained_loss(relaxed, binary, pairs, fraction=0.4)
     metric_of_floats = multi_similarity_loss(descriptors, mine_pairs(descriptors, labels))
-    (metric + quantisation + metric_of_floats).backward()
-    return metric, quantisation
+    (metric + quantization + metric_of_floats).backward()
+    return metric, quantization
 
 
 NOT_FINITE = [("one entry", math.nan), ("one entry", math.inf), ("one entry", -math.inf), ("a row", math.nan),

@@ -72,6 +72,9 @@ def losses_of(outputs, labels):
     return outputs.relaxed, pairs, metric, metric + 0.1 * constrained
 
 
+# The re-ranking step runs in double precision: of the 4 million values before a ReLU some lie within the rounding of
+# fp32 around the kink, and where two of them fall to the other side, which depends on threads and on torch, a gradient
+# of the smallest branch moves by 0.2 %.
 @pytest.mark.parametrize("tag", ["float_init", "hashing", "hashing_init", "rerank_init"])
 def test_training_step_equals_the_published_code(base_weights, tag):
     summary = TRAIN_SUMMARY[tag]
@@ -84,7 +87,8 @@ def test_training_step_equals_the_published_code(base_weights, tag):
     elif tag == "rerank_init":
         model.start_from(base_model(base_weights, "float/gem"))
         model.freeze("float_branch")
-    if tag == "rerank_init":
+        model.double()
+        images = images.double()
         frozen_descriptors = model(images, ("float",)).floating
     model.train()
     outputs = model(images)

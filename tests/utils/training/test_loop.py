@@ -13,7 +13,6 @@ from scripts import RANDOM, metrics, one_thread, results, run_folder, training_o
 import train
 import train_hashing
 import train_rerank
-from losses import HASHING
 from model import ModelConfig, build_model, load_model, published_state_dict, read_checkpoint
 from utils.run import Run
 from utils.training.loop import Training
@@ -225,7 +224,7 @@ def test_another_seed_gives_other_weights(data, float_run, tmp_path):
 # --- what is recorded
 
 def test_losses_are_the_means_of_the_batches(data, float_run, tmp_path, monkeypatch):
-    seen = {"metric": [], "quantisation": []}
+    seen = {"metric": [], "quantization": []}
 
     def spy(name, values):
         loss = getattr(train_rerank, name)
@@ -236,20 +235,15 @@ def test_losses_are_the_means_of_the_batches(data, float_run, tmp_path, monkeypa
         monkeypatch.setattr(train_rerank, name, recorded)
 
     spy("multi_similarity_loss", seen["metric"])
-    quantisation = HASHING["sc+ste"].quantisation
-
-    def recorded(*inputs, **options):
-        seen["quantisation"].append(quantisation(*inputs, **options))
-        return seen["quantisation"][-1]
-    monkeypatch.setitem(HASHING, "sc+ste", HASHING["sc+ste"]._replace(quantisation=recorded))
+    spy("similarity_constrained_loss", seen["quantization"])
     folder = run_folder(train_rerank.main, *training_options(data), "--resume", float_run / "last_model.pth",
                         "--epochs_num", 1, "--set", "quantization_weight=0.7", cwd=tmp_path)
     record, = metrics(folder)
     assert len(seen["metric"]) == 4  # 7 places, 2 a batch
     means = {key: sum(value.item() for value in values) / 4 for key, values in seen.items()}
     assert record["metric"] == pytest.approx(means["metric"], rel=1e-5)
-    assert record["quantisation"] == pytest.approx(means["quantisation"], rel=1e-5)
-    assert record["loss"] == pytest.approx(means["metric"] + 0.7 * means["quantisation"], rel=1e-5)
+    assert record["quantization"] == pytest.approx(means["quantization"], rel=1e-5)
+    assert record["loss"] == pytest.approx(means["metric"] + 0.7 * means["quantization"], rel=1e-5)
 
 
 def test_an_epoch_is_recorded(float_run, rerank_run):
@@ -265,7 +259,7 @@ def test_an_epoch_is_recorded(float_run, rerank_run):
         log = (folder / "info.log").read_text()
         assert "epoch 2/2: loss " in log
         assert all(word in log for word in ("images/s", "peak memory", "lr 4.0e-04", "device cpu, precision fp32"))
-    assert {"metric", "quantisation"} <= metrics(rerank_run)[0].keys()
+    assert {"metric", "quantization"} <= metrics(rerank_run)[0].keys()
 
 
 # --- the best weights, patience and schedule, with scores made up

@@ -15,7 +15,6 @@ import eval_rerank
 import train
 import train_hashing
 import train_rerank
-from losses import HASHING
 from model import (
     AGGREGATORS,
     BACKBONES,
@@ -305,10 +304,6 @@ def test_registers_and_swiglu_in_every_script(backbone, data, tmp_path, monkeypa
 
 # --- how codes are learnt (Table XI)
 
-def test_the_names_of_the_hashing_methods_are_known_once():
-    assert tuple(HASHING) == model_config.HASHING
-
-
 @pytest.fixture(scope="module")
 def hashing_runs(data, tmp_path_factory):
     return {name: run_folder(train_hashing.main, *training_options(data), *RANDOM, "--epochs_num", 1, "--variant", name,
@@ -323,8 +318,8 @@ def test_every_hashing_method_learns_otherwise(hashing_runs):
         assert read_checkpoint(hashing_runs[name] / "best_model.pth").config.hashing == VARIANTS[name].fields["hashing"]
     for name, folder in hashing_runs.items():
         record, = metrics(folder)
-        assert (record["quantisation"] == 0) == (name in ("direct", "ste"))
-        assert record["loss"] == pytest.approx(record["metric"] + 0.1 * record["quantisation"], rel=1e-5)
+        assert (record["quantization"] == 0) == (name in ("direct", "ste"))
+        assert record["loss"] == pytest.approx(record["metric"] + 0.1 * record["quantization"], rel=1e-5)
 
 
 def test_codes_have_the_stated_length(hashing_runs, data, tmp_path):
@@ -337,11 +332,11 @@ def test_codes_have_the_stated_length(hashing_runs, data, tmp_path):
     assert set(out.binary.unique().tolist()) == {-1.0, 1.0}
 
 
-def test_the_weight_of_the_quantisation_loss_is_that_of_the_configuration(data, tmp_path):
+def test_the_weight_of_the_quantization_loss_is_that_of_the_configuration(data, tmp_path):
     folder = run_folder(train_hashing.main, *training_options(data), *RANDOM, "--epochs_num", 1,
                         "--set", "quantization_weight=0.7", "pair_fraction=0.5", cwd=tmp_path)
     record, = metrics(folder)
-    assert record["loss"] == pytest.approx(record["metric"] + 0.7 * record["quantisation"], rel=1e-5)
+    assert record["loss"] == pytest.approx(record["metric"] + 0.7 * record["quantization"], rel=1e-5)
     saved = read_checkpoint(folder / "best_model.pth").config
     assert (saved.quantization_weight, saved.pair_fraction) == (0.7, 0.5)
     assert json.loads((folder / "config.json").read_text())["model"]["quantization_weight"] == 0.7
@@ -394,7 +389,7 @@ def test_both_branches_learn_at_once(orders):
     assert not [name for name in learnt if torch.equal(fresh[name], after[name])]
     assert not [name for name in fresh if name.startswith("backbone.") and not torch.equal(fresh[name], after[name])]
     record, = metrics(folder)
-    parts = record["metric"] + 0.1 * record["quantisation"] + record["float_metric"]
+    parts = record["metric"] + 0.1 * record["quantization"] + record["float_metric"]
     assert record["loss"] == pytest.approx(parts, rel=1e-5)
 
 
