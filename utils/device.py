@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .distributed import launched, local_processes, local_rank
+from .ranks import launched, local_processes, local_rank
 
 try:
     import resource

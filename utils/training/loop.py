@@ -16,9 +16,10 @@ from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_mode
 
 from .. import distributed
 from ..device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
-from ..distributed import is_first
 from ..evaluation.evaluator import Evaluation
-from ..run import Run, progress, temporary_path
+from ..files import temporary_path
+from ..ranks import is_first, progress
+from ..run import Run
 from .epoch import EpochMeter
 from .memory import report_step_memory
 
