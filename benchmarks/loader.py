@@ -25,7 +25,8 @@ from datasets import GSV_CITIES, PlaceDataset, collate_places, normalise, traini
 from datasets.toy_city.city import build_toy_city
 from datasets.training.places import COLUMNS
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
-from utils.run import exit_with, hardware, versions, write_json
+from utils.files import write_json
+from utils.run import exit_with, hardware, versions
 
 HERE = Path(__file__).parent
 IMAGES = 96  # a repeat's

@@ -19,7 +19,8 @@ from utils.data import as_dataset
 from utils.device import PRECISIONS
 from utils.evaluation.evaluator import Evaluation, Evaluator
 from utils.evaluation.metrics import correctness
-from utils.run import exit_with, hardware, versions, write_json
+from utils.files import write_json
+from utils.run import exit_with, hardware, versions
 from utils.search.stores import STORES
 
 HERE = Path(__file__).parent

@@ -16,7 +16,8 @@ from model import ModelConfig, build_model
 from utils.demo import best_model, run
 from utils.evaluation.baselines import BASELINES, search_baseline
 from utils.evaluation.evaluator import Evaluation, Evaluator
-from utils.run import exit_with, hardware, versions, write_json
+from utils.files import write_json
+from utils.run import exit_with, hardware, versions
 
 SIZE = (168, 168)
 SETS = ("sped_thumbs", "corridor", "sf_toy")

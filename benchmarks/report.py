@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from utils.device import synchronise
-from utils.run import hardware, temporary_path, versions, write_json
+from utils.files import temporary_path, write_json
+from utils.run import hardware, versions
 
 from .measure import alternate
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from utils.run import hardware, temporary_path, versions, write_json
+from utils.files import temporary_path, write_json
+from utils.run import hardware, versions
 
 FITTED_FROM = 100_000  # images: below, costs that do not grow show
 START, STOP = "<!-- measured: written by scale.py -->", "<!-- end of what is measured -->"

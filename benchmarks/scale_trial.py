@@ -15,7 +15,8 @@ import faiss
 import numpy as np
 
 from utils.evaluation.metrics import recall_at_k
-from utils.run import exit_with, write_json
+from utils.files import write_json
+from utils.run import exit_with
 
 from .scale import DEPTH, GOAL
 from .simulated import BITS, simulated

@@ -18,6 +18,7 @@ from model.layers.batch_norm import BatchNorm
 from utils import distributed
 from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.extraction import extract
+from utils.ranks import rank
 
 IMAGES = 4  # of each place
 
@@ -155,7 +156,7 @@ def separate_disks(folder: Path, data: Path) -> dict | None:
 
 def exchanges() -> dict:
     """The small ones; process r brings the numbers 10 r, 10 r + 1, ..., r + 1 of them."""
-    r = distributed.rank()
+    r = rank()
     rows = (10.0 * r + torch.arange(r + 1.0))[:, None].repeat(1, 3).requires_grad_()
     labels = 10 * r + torch.arange(r + 1)
     gathered, gathered_labels = distributed.gather(rows, labels)
@@ -188,8 +189,8 @@ def main(folder: Path, data: Path) -> None:
 
     found = {"there_already": distributed.first_on_each_node(fetch), "exchanges": exchanges(), "steps": steps(),
              "batch_norms": batch_norms(), "evaluation": evaluation(data),
-             "separate_disks": separate_disks(folder / f"disk{distributed.rank()}", data)}
-    torch.save(found, folder / f"{distributed.rank()}.pt")
+             "separate_disks": separate_disks(folder / f"disk{rank()}", data)}
+    torch.save(found, folder / f"{rank()}.pt")
     distributed.stop()
 
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .run import exit_with, write_json
+from .files import write_json
+from .run import exit_with
 
 RECALLS = (1, 5, 10, 100)
 STAGES = ("first_stage", "final")

@@ -27,7 +27,8 @@ from datasets import (
     training_transform,
 )
 
-from .distributed import processes, rank
+from .distributed import processes
+from .ranks import rank
 
 log = logging.getLogger("selavprpp")
 

@@ -22,7 +22,8 @@ from model import ModelConfig, build_model
 
 from .evaluation.baselines import BASELINES, search_baseline
 from .evaluation.evaluator import Evaluation, Evaluator
-from .run import exit_with, temporary_path
+from .files import temporary_path
+from .run import exit_with
 
 PROJECT = Path(__file__).resolve().parent.parent
 IMAGE_SIZE = (112, 112)

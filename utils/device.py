@@ -11,7 +11,7 @@ import torch
 
 from model.layers.processor import features
 
-from .distributed import launched, local_processes, local_rank
+from .ranks import launched, local_processes, local_rank
 
 try:
     import resource

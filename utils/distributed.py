@@ -1,10 +1,9 @@
-"""Several processes that work as one, as torchrun starts them: who is who, what they share, what becomes of an error.
+"""Several processes that work as one, as torchrun starts them: what they share, and what becomes of an error.
 
 In one process every function here is an identity without cost, and nothing is started.
 """
 
 import datetime
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from datasets.training.places import share
 from model.layers.batch_norm import processes, sum_over_processes
+
+from .ranks import is_first, launched, local_rank, rank, share
 
 T = TypeVar("T")
 
@@ -22,31 +22,6 @@ T = TypeVar("T")
 TIMEOUT = datetime.timedelta(hours=3)
 GRACE_S = 5.0
 ROWS_SENT = 1024  # at a time
-
-
-def launched() -> bool:
-    """Whether torchrun started this process beside others."""
-    return {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys() and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def rank() -> int:
-    """This process's number, from 0, over all nodes."""
-    return int(os.environ["RANK"]) if launched() else 0
-
-
-def local_rank() -> int:
-    """This process's number, from 0, on its node: that of its GPU among the visible ones."""
-    return int(os.environ["LOCAL_RANK"]) if launched() else 0
-
-
-def local_processes() -> int:
-    """How many processes of this training run on this node."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if launched() else 1
-
-
-def is_first() -> bool:
-    """Whether this is the process that logs and writes the files."""
-    return rank() == 0
 
 
 def start(device: torch.device) -> None:

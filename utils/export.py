@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from .run import exit_with, progress
+from .ranks import progress
+from .run import exit_with
 from .search.index import TwoStageIndex
 from .search.lancedb_search import (
     ABOUT,

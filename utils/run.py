@@ -10,16 +10,17 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from model import ModelConfig
 
 from . import distributed
-from .distributed import is_first, processes
+from .distributed import processes
+from .files import write_json
+from .ranks import is_first, local_rank, rank
 
 log = logging.getLogger("selavprpp")
 
@@ -85,40 +86,13 @@ def _log_to(path: Path) -> None:
 def _set_handlers(second: logging.Handler) -> None:
     log.setLevel(logging.INFO if is_first() else logging.ERROR)  # the first of several processes speaks for all
     log.propagate = False
-    speaker = "" if is_first() else f"process {distributed.rank()}: "
+    speaker = "" if is_first() else f"process {rank()}: "
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
     for handler in (logging.StreamHandler(sys.stderr), second):
         handler.setFormatter(logging.Formatter(f"%(asctime)s {speaker}%(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
-
-
-def write_json(content: object, path: Path) -> None:
-    """Under a temporary name, then renamed."""
-    with temporary_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
-
-
-class temporary_path:
-    """`with temporary_path(path) as temporary:` renames what was written at `temporary` to `path` on success."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.temporary = self.path.with_name(f".{os.getpid()}.{self.path.name}")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind, *_) -> None:
-        if kind is None:
-            self.temporary.replace(self.path)
-        self.temporary.unlink(missing_ok=True)
-
-
-def progress(items: Iterable, description: str, **options) -> tqdm:
-    """A progress bar with an estimate on stderr, quiet when that is not a terminal."""
-    return tqdm(items, desc=description, disable=not (is_first() and sys.stderr.isatty()), leave=False, **options)
 
 
 def versions() -> dict[str, str]:
@@ -185,7 +159,7 @@ def exit_with(main: Callable[[], object]) -> None:
             _say(f"error: another process ended, or cannot be reached: {error}")
             sys.exit(1)
     except KeyboardInterrupt:
-        if distributed.local_rank() == 0:
+        if local_rank() == 0:
             _say("interrupted")
         sys.exit(130)
     finally:

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from datasets import resolve
-from utils.run import exit_with, write_json
+from utils.files import write_json
+from utils.run import exit_with
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,8 @@ import faiss
 import numpy as np
 import torch
 
-from utils.run import exit_with, hardware, versions, write_json
+from utils.files import write_json
+from utils.run import exit_with, hardware, versions
 from utils.search.exact import rerank_l2
 
 from ..measure import alternate

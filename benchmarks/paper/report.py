@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.run import temporary_path
+from utils.files import temporary_path
 
 from .measure import Measured
 from .rows import AVERAGE, Column, Table

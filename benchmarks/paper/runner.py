@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model import CheckpointError, fetch_foundation, fetch_released
-from utils.run import temporary_path, write_json
+from utils.files import temporary_path, write_json
 
 from .plan import published_config
 from .rows import Released

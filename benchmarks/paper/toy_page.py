@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from utils.run import hardware, temporary_path, versions
+from utils.files import temporary_path
+from utils.run import hardware, versions
 
 from .measure import Measured
 from .report import absences, failures, measured_text

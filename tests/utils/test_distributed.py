@@ -280,12 +280,13 @@ def test_a_wrong_option_is_one_line(tmp_path):
 MISTAKE = """
 import torch
 from utils import distributed
+from utils.ranks import rank
 from utils.run import exit_with, start_log
 
 def main():
     distributed.start(torch.device("cpu"))
     start_log()
-    if distributed.rank() == 1:
+    if rank() == 1:
         raise ValueError("an image that process 1 alone has seen")
     distributed.total(1)
 

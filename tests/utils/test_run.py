@@ -1,7 +1,6 @@
-"""The run folder: what is in it, whole files only; how a script ends; quiet progress."""
+"""The run folder: what is in it; how a script ends."""
 
 import contextlib
-import io
 import json
 import logging
 import signal
@@ -14,7 +13,7 @@ from model import ModelConfig
 from utils import distributed
 from utils import run as module
 from utils.device import pick_device
-from utils.run import Run, exit_with, hardware, progress, start_log, temporary_path, versions, write_json
+from utils.run import Run, exit_with, hardware, start_log, versions
 
 TINY = ModelConfig(backbone="dinov2-tiny")
 log = logging.getLogger("selavprpp")
@@ -22,11 +21,6 @@ log = logging.getLogger("selavprpp")
 
 def new_run(folder, name="name"):
     return Run(folder, name, options={"lr": 0.1}, model=TINY)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_a_run_folder(tmp_path, capsys, monkeypatch):
@@ -94,28 +88,6 @@ def test_results_path_is_the_last_line_on_stdout(tmp_path, capsys):
     assert json.loads(path.read_text()) == {"schema": 1}
 
 
-def test_json_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "results.json"
-    write_json({"a": 1}, path)
-    circle = []
-    circle.append(circle)
-    with pytest.raises(ValueError):
-        write_json(circle, path)
-    assert json.loads(path.read_text()) == {"a": 1}
-    with pytest.raises(KeyboardInterrupt), temporary_path(path) as temporary:
-        temporary.write_text("half of")
-        raise KeyboardInterrupt
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
-
-
-def test_progress_is_quiet_unless_stderr_is_a_terminal(monkeypatch):
-    for stream, said in ((io.StringIO(), False), (Terminal(), True)):
-        monkeypatch.setattr(sys, "stderr", stream)
-        assert list(progress(range(3), "counting")) == [0, 1, 2]
-        assert ("counting" in stream.getvalue()) == said
-
-
 @pytest.fixture
 def second_of_two(monkeypatch):
     """As if torchrun had started this process as the second on its node."""
@@ -134,9 +106,6 @@ def test_only_the_first_of_several_processes_writes_and_talks(second_of_two, tmp
     line, = capsys.readouterr().err.splitlines()
     assert line.endswith(" process 1: trouble")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    assert list(progress(range(3), "counting")) == [0, 1, 2]
-    assert sys.stderr.getvalue() == ""
 
 
 @pytest.mark.parametrize(("error", "code", "said", "waits"), [

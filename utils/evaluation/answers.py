@@ -9,7 +9,7 @@ import numpy as np
 
 from datasets.listing import Listing
 
-from ..run import temporary_path
+from ..files import temporary_path
 
 COLUMNS = ("query", "rank", "database", "distance", "query_east", "query_north", "database_east", "database_north",
            "metres", "answer")

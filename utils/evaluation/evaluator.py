@@ -15,8 +15,9 @@ import torch
 from datasets import BenchmarkDataset, Listing, subset_of
 from model import SelaVPRpp
 
-from ..distributed import broadcast, is_first
+from ..distributed import broadcast
 from ..modes import MODES, protocol
+from ..ranks import is_first
 from ..search.index import TwoStageIndex
 from .extraction import extract
 from .metrics import recall_at_k

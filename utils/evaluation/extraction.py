@@ -20,8 +20,9 @@ from datasets import BenchmarkDataset
 from model import Descriptors, SelaVPRpp, fast_inference, fingerprint
 
 from ..device import PRECISIONS, warm_up_compiled
-from ..distributed import broadcast, collect, is_first, own_share, total
-from ..run import progress, write_json
+from ..distributed import broadcast, collect, own_share, total
+from ..files import write_json
+from ..ranks import is_first, progress
 from ..search.exact import pack_codes
 from ..search.index import IndexWriter, ModelIdentity, RowShape, TwoStageIndex
 from ..search.stores import store_rows

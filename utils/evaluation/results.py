@@ -8,8 +8,9 @@ import numpy as np
 from datasets import check_predictions, image_key, write_predictions
 from model import SelaVPRpp, fingerprint
 
-from ..distributed import is_first
-from ..run import Run, hardware, temporary_path, versions
+from ..files import temporary_path
+from ..ranks import is_first
+from ..run import Run, hardware, versions
 from .answers import write_answers
 from .evaluator import KEPT_PREDICTIONS, Evaluation
 from .metrics import correctness

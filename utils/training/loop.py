@@ -17,9 +17,10 @@ from model.layers.processor import quicken_attention
 
 from .. import distributed
 from ..device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
-from ..distributed import is_first
 from ..evaluation.evaluator import Evaluation
-from ..run import Run, progress, temporary_path
+from ..files import temporary_path
+from ..ranks import is_first, progress
+from ..run import Run
 from .epoch import EpochMeter
 from .memory import report_step_memory
 

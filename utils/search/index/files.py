@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...run import progress, temporary_path
+from ...files import temporary_path
+from ...ranks import progress
 from ..stores import STORES
 
 MANIFEST, UNFINISHED, MARKS = "manifest.json", "unfinished.json", "unfinished.rows"
