@@ -1,22 +1,37 @@
 """Evaluates float descriptors: exhaustive L2 search, recall@k."""
 
-from utils.cli import options as cli
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils import cli
 from utils.data import evaluated_set
-from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage
 from utils.evaluation.results import write_evaluation
 from utils.models import model_for_evaluation
 from utils.run import Run, exit_with
 
 
+def retrieve(found: ExtractedSet, depth: int) -> Iterator[Stage]:
+    """L2 distance of each query's float descriptor to every one of the database; yields ids and squared distances."""
+    distances, ids = found.database.search_floats(found.floats, depth, device=found.device)
+    yield ids, distances
+
+
+def evaluator(options: EvaluationOptions, folder: Path | None = None) -> Evaluator:
+    """Extracts float descriptors, retrieves, counts recall@k; called with a model and a data set."""
+    return Evaluator(retrieve, "flat L2", ("float",), options, folder)
+
+
 def main(argv: list[str] | None = None) -> None:
-    args = cli.parse(cli.evaluation_parser(__doc__, mode="float"), argv)
-    dataset = evaluated_set(**cli.evaluated_options(args))
-    model, checkpoint = model_for_evaluation(args.resume, **cli.model_flags(args), branches=("float",))
-    run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
-    evaluate = Evaluator(**cli.evaluation_options(args), **cli.descriptor_options(args), folder=run.folder)
-    evaluation = evaluate(model.to(args.device), dataset)
+    options = cli.evaluation(__doc__, argv)
+    dataset = evaluated_set(options.chosen, options.images)
+    model, checkpoint = model_for_evaluation(options.model, branches=("float",))
+    run = Run(options.run, model=model.config)
+
+    evaluate = evaluator(options.evaluation, run.folder)
+    evaluation = evaluate(model.to(options.device), dataset)
     write_evaluation(run, evaluation, model, pretrained=checkpoint.pretrained, checkpoint=checkpoint.source,
-                     selected_by=checkpoint.selected_by, answers=args.answers if args.database_folder else None)
+                     selected_by=checkpoint.selected_by, answers=options.answers)
 
 
 if __name__ == "__main__":

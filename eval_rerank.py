@@ -1,22 +1,42 @@
 """Evaluates two-stage retrieval: the top candidates by Hamming distance, re-ranked by L2; recall@k of both stages."""
 
-from utils.cli import options as cli
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+from model import BRANCHES
+from utils import cli
 from utils.data import evaluated_set
-from utils.evaluation.evaluator import Evaluator
+from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage
 from utils.evaluation.results import write_evaluation
 from utils.models import model_for_evaluation
 from utils.run import Run, exit_with
 
 
+def retrieve(found: ExtractedSet, depth: int, *, rerank_num: int) -> Iterator[Stage]:
+    """First by Hamming distance to every code of the database, then the best `rerank_num` by L2 distance to their float
+    descriptors; yields ids and distances of both stages."""
+    bits, candidates = found.database.search_codes(found.codes, max(depth, rerank_num), device=found.device)
+    yield candidates, bits
+    yield found.database.rerank(found.floats, candidates, rerank_num, device=found.device)
+
+
+def evaluator(options: EvaluationOptions, folder: Path | None = None, *, rerank_num: int) -> Evaluator:
+    """Extracts both kinds of descriptors, retrieves, counts recall@k; called with a model and a data set."""
+    two_stages = functools.partial(retrieve, rerank_num=rerank_num)
+    return Evaluator(two_stages, f"Hamming top {rerank_num}, then L2", BRANCHES, options, folder)
+
+
 def main(argv: list[str] | None = None) -> None:
-    args = cli.parse(cli.evaluation_parser(__doc__, mode="rerank"), argv)
-    dataset = evaluated_set(**cli.evaluated_options(args))
-    model, checkpoint = model_for_evaluation(args.resume, **cli.model_flags(args), branches=("float", "binary"))
-    run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=model.config)
-    evaluate = Evaluator(**cli.evaluation_options(args), **cli.descriptor_options(args), folder=run.folder)
-    evaluation = evaluate(model.to(args.device), dataset)
+    options = cli.evaluation(__doc__, argv, flags=("hashing", "rerank"))
+    dataset = evaluated_set(options.chosen, options.images)
+    model, checkpoint = model_for_evaluation(options.model, branches=BRANCHES)
+    run = Run(options.run, model=model.config)
+
+    evaluate = evaluator(options.evaluation, run.folder, rerank_num=options.rerank_num)
+    evaluation = evaluate(model.to(options.device), dataset)
     write_evaluation(run, evaluation, model, pretrained=checkpoint.pretrained, checkpoint=checkpoint.source,
-                     selected_by=checkpoint.selected_by, answers=args.answers if args.database_folder else None)
+                     selected_by=checkpoint.selected_by, answers=options.answers)
 
 
 if __name__ == "__main__":

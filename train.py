@@ -1,11 +1,11 @@
 """Trains the float branch: a side network and head on the frozen backbone, multi-similarity loss (equation 16)."""
 
+from eval import evaluator
 from losses import mine_pairs, multi_similarity_loss
-from utils.cli import options as cli
+from utils import cli
 from utils.data import training_loader, validation_and_test_sets
 from utils.device import seed_everything
 from utils.distributed import gather
-from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.results import write_evaluation
 from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
@@ -13,19 +13,19 @@ from utils.training.loop import Training
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = cli.parse(cli.training_parser(__doc__, mode="float"), argv)
-    checkpoint, config = read_resume(args.resume, **cli.method_options(args), branches=("float",))
-    run = Run(args.output_root, args.save_dir, options=cli.resolved_options(args), model=config)
-    seed_everything(args.seed)
+    options = cli.training(__doc__, argv)
+    checkpoint, config = read_resume(options.model, branches=("float",))
+    run = Run(options.run, model=config)
+    seed_everything(options.seed)
 
-    loader = training_loader(**cli.loader_options(args))
-    validation_sets, test_set = validation_and_test_sets(args.val_datasets, args.dataset_name, **cli.set_options(args))
-    evaluate = Evaluator(**cli.evaluation_options(args), folder=run.folder)
+    loader = training_loader(options.data, device=options.device)
+    validation_sets, test_set = validation_and_test_sets(options.validation, options.test, options.images)
+    evaluate = evaluator(options.evaluation, run.folder)
 
     # A frozen DINOv2 and a side network whose adapters start at zero, so that y_l = x_0 (on random weights at random).
     # Under --variant full, partial or selavpr-global it is the backbone itself that learns.
-    model, pretrained = model_to_train(checkpoint, config, foundation=args.foundation_model_path, seed=args.seed)
-    training = Training(model, run=run, script="train.py", pretrained=pretrained, **cli.training_options(args))
+    model, pretrained = model_to_train(checkpoint, config, options.model)
+    training = Training(model, options.training, options.data, run=run, script="train.py", pretrained=pretrained)
     if checkpoint is not None:
         training.resume(checkpoint)
 

@@ -1,4 +1,4 @@
-"""Training losses of SelaVPR++: multi-similarity with its miner, and what codes are learnt by (equation 15, Table XI)."""
+"""Training losses of SelaVPR++: multi-similarity with its miner, and what codes learn by (equation 15, Table XI)."""
 
 from .ablations import ablated_hashing_losses
 from .locality import locality_constrained_loss

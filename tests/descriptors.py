@@ -5,7 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.evaluation.evaluator import Described
+import eval as eval_float  # `eval` is a builtin
+import eval_hashing
+import eval_rerank
+from utils.evaluation.evaluator import Evaluation, EvaluationOptions, Evaluator, ExtractedSet
+from utils.evaluation.evaluator import search as search_by
 from utils.evaluation.extraction import extract
 from utils.search.index import ModelIdentity, TwoStageIndex
 
@@ -17,14 +21,27 @@ class Rows(NamedTuple):
     floating: np.ndarray | None
 
 
-def searchable(folder: Path, rows: Rows, n_database: int) -> Described:
+def searchable(folder: Path, rows: Rows, n_database: int) -> ExtractedSet:
     """An index in a new folder inside `folder`, and the queries."""
     database, queries = ([None if part is None else part[of] for part in rows]
                          for of in (slice(n_database), slice(n_database, None)))
     number = len(list(folder.glob("index*"))) if folder.is_dir() else 0
     index = TwoStageIndex.build(folder / f"index{number}", model=ModelIdentity("", "made up"), codes=database[0],
                                 floats=database[1], names=map(str, range(n_database)))
-    return Described(index, *queries)
+    return ExtractedSet(index, *queries)
+
+
+def evaluator_of(mode: str, rerank_num: int = 100, **options) -> Evaluator:
+    """That of eval.py ("float"), eval_hashing.py ("hashing") or eval_rerank.py ("rerank")."""
+    chosen = EvaluationOptions(**options)
+    if mode == "rerank":
+        return eval_rerank.evaluator(chosen, rerank_num=rerank_num)
+    return {"float": eval_float, "hashing": eval_hashing}[mode].evaluator(chosen)
+
+
+def search(found: ExtractedSet, listing, *, mode: str, recall_values, rerank_num: int = 100) -> Evaluation:
+    evaluator = evaluator_of(mode, rerank_num)
+    return search_by(evaluator.retrieve, found, listing, protocol=evaluator.protocol, recall_values=recall_values)
 
 
 def describe(model, dataset, folder: Path, *, branches, batch_size, num_workers=0, **options) -> Rows:

@@ -11,6 +11,9 @@ import torch
 
 from utils.run import exit_with
 
+# Of the published flags, which only say what a script says, those that fit.
+FLAGS = {"train.py": (), "train_hashing.py": ("hashing",), "train_rerank.py": ("hashing", "rerank"),
+         "eval.py": (), "eval_hashing.py": ("hashing",), "eval_rerank.py": ("hashing", "rerank")}
 RANDOM = ("--backbone", "dinov2-tiny", "--foundation_model_path", "random")
 
 

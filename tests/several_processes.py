@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from descriptors import evaluator_of
 from images import SIDE
 from torch import Tensor, nn
 
@@ -16,7 +17,6 @@ from losses import mine_pairs, multi_similarity_loss, similarity_constrained_los
 from model import BRANCHES, ModelConfig, build_model
 from model.layers.batch_norm import BatchNorm
 from utils import distributed
-from utils.evaluation.evaluator import Evaluator
 from utils.evaluation.extraction import extract
 from utils.ranks import rank
 
@@ -134,7 +134,7 @@ def batch_norms(kind: type[nn.BatchNorm1d] = BatchNorm) -> dict:
 def evaluation(data: Path) -> dict:
     dataset = BenchmarkDataset(read_folder(data, "msls", split="val"), transform=evaluation_transform((SIDE, SIDE)))
     model = build_model(ModelConfig(backbone="dinov2-tiny"), seed=0)
-    found = Evaluator(mode="rerank", recall_values=(1, 5), batch_size=4, num_workers=0, rerank_num=5)(model, dataset)
+    found = evaluator_of("rerank", 5, recall_values=(1, 5), batch_size=4)(model, dataset)
     return {"score": found.score(), "recalls": found.recalls(), "n_queries": found.listing.n_queries,
             **{name: torch.from_numpy(getattr(found, name)) for name in (
                 "first", "first_distances", "final", "final_distances")}}

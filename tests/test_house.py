@@ -1,6 +1,7 @@
 """Rules of the house: layers, sizes, options, imports without effects, nothing of one machine."""
 
 import ast
+import dataclasses
 import itertools
 import os
 import re
@@ -10,13 +11,17 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from scripts import FLAGS
 
 from utils.cli import options as cli
+from utils.data import EvaluatedSet, EvaluationImages, TrainingData
+from utils.evaluation.evaluator import EvaluationOptions
+from utils.models import ModelOptions
+from utils.run import RunOptions
+from utils.training.loop import TrainingOptions
 
-MODES = {"train.py": "float", "train_hashing.py": "hashing", "train_rerank.py": "rerank",
-         "eval.py": "float", "eval_hashing.py": "hashing", "eval_rerank.py": "rerank"}
 PARSERS = {"train": cli.training_parser, "eval": cli.evaluation_parser}
-SCRIPTS = sorted(MODES)
+SCRIPTS = sorted(FLAGS)
 PACKAGES = ("utils", "datasets", "losses", "model")
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).glob("**/*.py"))
 LOWER = {"utils": {"datasets", "losses", "model"}, "datasets": set(), "losses": set(), "model": set()}
@@ -27,7 +32,7 @@ def tree(path: Path | str) -> ast.Module:
 
 
 def options_of(script: str) -> list[str]:
-    parser = PARSERS[script.split("_")[0].removesuffix(".py")]("", mode=MODES[script])
+    parser = PARSERS[script.split("_")[0].removesuffix(".py")]("", flags=FLAGS[script])
     return [action.dest for action in parser._actions if action.dest != "help"]
 
 
@@ -77,14 +82,23 @@ def test_at_most_30_options_and_each_is_read(script):
     assert len(set(options)) == len(options)
     assert len(set(options) - {"hashing", "rerank"}) <= 30  # which --help does not show: they change nothing
     functions = {node.name: node for node in tree("utils/cli/options.py").body if isinstance(node, ast.FunctionDef)}
-    used = {node.attr for node in ast.walk(tree(script)) if ast.unparse(node).startswith("cli.")
-            and isinstance(node, ast.Attribute)}  # functions of utils/cli/options.py that this script calls
-    read = attributes_of_args(tree(script)).union(*(attributes_of_args(functions[name]) for name in used))
+    used = {"training" if script.startswith("train") else "evaluation", "_images", "_run"}
+    read = set().union(*(attributes_of_args(functions[name]) for name in used))
     # The published flags are looked up by name: they are only checked against the script.
-    read |= {node.value for node in ast.walk(functions["parse"])
+    read |= {node.value for node in ast.walk(functions["_parse"])
              if isinstance(node, ast.Constant) and node.value in ("hashing", "rerank")}
     assert set(options) - read == set()
-    assert attributes_of_args(tree(script)) - set(options) <= {"output_root"}  # which parser.set_defaults gives
+
+
+def test_every_field_of_a_record_is_read():
+    """A record's field that nobody reads is an option without effect."""
+    records = {kind.__name__: kind for kind in (
+        cli.TrainingCommand, cli.EvaluationCommand, ModelOptions, TrainingData, EvaluationImages, EvaluatedSet,
+        TrainingOptions, EvaluationOptions, RunOptions)}
+    read = {node.attr for path in [*MODULES, *map(Path, SCRIPTS)] if path != Path("utils/cli/options.py")
+            for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    assert {(name, field.name) for name, kind in records.items() for field in dataclasses.fields(kind)
+            if field.name not in read} == set()
 
 
 def imported(path: Path | str) -> set[str]:
@@ -111,8 +125,11 @@ def test_layers(module):
 
 
 def test_scripts_import_packages_only():
+    """And a training script the evaluation script of its kind, whose search it validates by."""
     allowed = {*PACKAGES, "torch", *sys.stdlib_module_names}
-    assert {name for script in SCRIPTS for name in imported(script)} <= allowed
+    for script in SCRIPTS:
+        own = {Path(script).stem.replace("train", "eval")} if script.startswith("train") else set()
+        assert imported(script) <= allowed | own
     assert imported("hubconf.py") <= {"torch", *sys.stdlib_module_names}
 
 

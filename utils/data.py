@@ -1,5 +1,6 @@
 """Image sizes, training batches and benchmark sets as the scripts ask for them."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
@@ -31,6 +32,61 @@ from .distributed import processes
 from .ranks import rank
 
 log = logging.getLogger("selavprpp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Which places to train on, and how they come in batches.
+
+    training_dataset  a name of TRAINING_SETS, in `datasets_folder`, or a folder in that layout
+    cities            a choice among its cities; None: all
+    images_per_place  drawn of each place
+    size              (H, W) in pixels
+    places_per_batch  of all processes
+    """
+
+    training_dataset: str = "gsv_cities"
+    datasets_folder: Path
+    cities: Sequence[str] | None = None
+    images_per_place: int = 4
+    size: Sequence[int] = (224, 224)
+    places_per_batch: int = 120
+    seed: int = 0
+    num_workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationImages:
+    """Where benchmark sets lie, and how their images are prepared.
+
+    size         (H, W) in pixels: database images are resized to it
+    test_method  one of TEST_METHODS: what becomes of queries
+    threshold_m  right answers lie within it; None: the protocol's, 25 m for a folder
+    """
+
+    datasets_folder: Path | None
+    size: Sequence[int] = (322, 322)
+    test_method: str = "hard_resize"
+    threshold_m: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluatedSet:
+    """What an evaluation is of: a benchmark, or two folders of one's own.
+
+    name        a protocol or a folder of `datasets_folder`
+    split       of a folder; None: the protocol's, "test" for a folder
+    file_lists  a folder of .npy lists that say what to take of the benchmark's images
+    database_folder, queries_folder, coordinates, labels   as in datasets.own_images
+    """
+
+    name: str = "pitts30k"
+    split: str | None = None
+    file_lists: Path | None = None
+    database_folder: Path | None = None
+    queries_folder: Path | None = None
+    coordinates: Path | None = None
+    labels: bool = True
 
 
 @functools.cache
@@ -66,45 +122,51 @@ def training_set(training_dataset: str, datasets_folder: Path) -> tuple[Path, Se
     return folder, cities
 
 
-def training_loader(*, training_dataset: str, datasets_folder: Path, cities: Sequence[str] | None,
-                    images_per_place: int, size: Sequence[int], places_per_batch: int, seed: int, num_workers: int,
-                    device: torch.device) -> DataLoader:
+def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
     """Batches (images (P*K, 3, H, W) uint8, labels (P*K,)) of P places with K images each, mostly of one city.
 
-    P is this process's share of `places_per_batch`.  `training_dataset` is that of `training_set`, `cities` a choice
-    among its cities.
+    P is this process's share of `data.places_per_batch`.
     """
-    folder, all_cities = training_set(training_dataset, datasets_folder)
-    dataset = PlaceDataset(folder, cities=cities or all_cities, images_per_place=images_per_place, seed=seed,
-                           transform=training_transform(patch_size(size, "--train_resize")))
+    folder, all_cities = training_set(data.training_dataset, data.datasets_folder)
+    dataset = PlaceDataset(folder, cities=data.cities or all_cities, images_per_place=data.images_per_place,
+                           seed=data.seed, transform=training_transform(patch_size(data.size, "--train_resize")))
     if dataset.missing_cities:
         log.warning("training goes on without %d absent cities: %s", len(dataset.missing_cities),
                     " ".join(dataset.missing_cities))
     log.info("training on %s: %d places, %d images, %d cities; %d places with fewer than %d images left out",
              dataset.folder, dataset.n_places, dataset.n_images, len(dataset.cities), dataset.dropped_places,
-             images_per_place)
-    sampler = CityBatchSampler(dataset, places_per_batch=places_per_batch, seed=seed, process=rank(),
+             data.images_per_place)
+    sampler = CityBatchSampler(dataset, places_per_batch=data.places_per_batch, seed=data.seed, process=rank(),
                                processes=processes())
     # A generator of its own: otherwise starting workers would draw from torch's global one, and what the losses
     # draw there would depend on the number of workers.
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=collate_places,
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=data.num_workers, collate_fn=collate_places,
                       generator=torch.Generator(),
-                      pin_memory=device.type == "cuda", persistent_workers=num_workers > 0)
+                      pin_memory=device.type == "cuda", persistent_workers=data.num_workers > 0)
 
 
-def benchmark_set(name: str, *, datasets_folder: Path, split: str | None, threshold_m: float | None,
-                  file_lists: Path | None = None, **images) -> BenchmarkDataset:
-    """A protocol, one split of a folder's set, or what the lists in the folder `file_lists` say of that folder.
+def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDataset:
+    """The set that an evaluation is of."""
+    if chosen.database_folder is None:
+        return benchmark_set(chosen.name, images, split=chosen.split, file_lists=chosen.file_lists)
+    threshold = {} if images.threshold_m is None else {"threshold_m": images.threshold_m}
+    listing = own_images(chosen.database_folder, chosen.queries_folder, coordinates=chosen.coordinates,
+                         labels=chosen.labels, **threshold)
+    return as_dataset(listing, size=images.size, test_method=images.test_method)
 
-    split, threshold_m   None: the protocol's, and "test" within 25 m for a folder
-    images             as in `as_dataset`
-    """
-    if file_lists is None:
-        listing = resolve(datasets_folder, name, split=split, threshold_m=threshold_m)
-        return as_dataset(listing, parts=_parts(listing, datasets_folder), **images)
-    root = datasets_folder / name
-    listing = read_file_lists(file_lists, root if root.is_dir() else datasets_folder, name=name)
-    return as_dataset(as_protocol(listing, name) if name in PROTOCOLS else listing, **images)
+
+def benchmark_set(name: str, images: EvaluationImages, *, split: str | None = None,
+                  file_lists: Path | None = None) -> BenchmarkDataset:
+    """A protocol, one split of a folder's set, or what the lists in the folder `file_lists` say of that folder."""
+    folder, parts = images.datasets_folder, []
+    if file_lists is not None:
+        root = folder / name
+        listing = read_file_lists(file_lists, root if root.is_dir() else folder, name=name)
+        listing = as_protocol(listing, name) if name in PROTOCOLS else listing
+    else:
+        listing = resolve(folder, name, split=split, threshold_m=images.threshold_m)
+        parts = _parts(listing, folder)
+    return as_dataset(listing, size=images.size, test_method=images.test_method, parts=parts)
 
 
 def _parts(listing: Listing, datasets_folder: Path) -> list[Listing]:
@@ -118,15 +180,20 @@ def _parts(listing: Listing, datasets_folder: Path) -> list[Listing]:
         return []
 
 
-def own_set(database_folder: Path, queries_folder: Path, *, coordinates: Path | None, threshold_m: float | None,
-            labels: bool, **images) -> BenchmarkDataset:
-    """Two folders of images of one's own; arguments as in `own_images` and `as_dataset`."""
-    options = {} if threshold_m is None else {"threshold_m": threshold_m}
-    return as_dataset(own_images(database_folder, queries_folder, coordinates=coordinates, labels=labels, **options),
-                      **images)
+def validation_and_test_sets(validation: Sequence[str], test: str, images: EvaluationImages) -> tuple[
+        list[BenchmarkDataset], BenchmarkDataset]:
+    """The `val` splits of some sets and the `test` split of one, or protocols.
+
+    `images.test_method` holds for all of them: the best weights are chosen by what they will be tested on.
+    """
+    def of(name: str, split: str) -> BenchmarkDataset:
+        is_protocol = name in PROTOCOLS and not (images.datasets_folder / name / "images").is_dir()
+        return benchmark_set(name, images, split=None if is_protocol else split)
+
+    return [of(name, "val") for name in validation], of(test, "test")
 
 
-def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = "hard_resize",
+def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = EvaluationImages.test_method,
                parts: Sequence[Listing] = ()) -> BenchmarkDataset:
     """The images of a listing, which is logged: counts, what is right, and what its reader should know.
 
@@ -144,26 +211,3 @@ def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = "har
                             query_transform=query_transform(test_method, size),
                             queries_vary=test_method in VARYING_SIZES,
                             prepared=(f"{size[0]}x{size[1]}", f"{size[0]}x{size[1]}, {test_method}"), parts=parts)
-
-
-def evaluated_set(*, name: str, own: dict | None, datasets_folder: Path | None, split: str | None,
-                  threshold_m: float | None, file_lists: Path | None, **images) -> BenchmarkDataset:
-    """What an evaluation is of: a benchmark, or the folders `own` (keywords of `own_set`)."""
-    if own:
-        return own_set(**own, threshold_m=threshold_m, **images)
-    return benchmark_set(name, datasets_folder=datasets_folder, split=split, threshold_m=threshold_m,
-                         file_lists=file_lists, **images)
-
-
-def validation_and_test_sets(validation: Sequence[str], test: str, *, datasets_folder: Path, **options) -> tuple[
-        list[BenchmarkDataset], BenchmarkDataset]:
-    """The `val` splits of some sets and the `test` split of one, or protocols; options as in `benchmark_set`.
-
-    `test_method` holds for all of them: the best weights are chosen by what they will be tested on.
-    """
-    def of(name: str, split: str) -> BenchmarkDataset:
-        if name in PROTOCOLS and not (datasets_folder / name / "images").is_dir():
-            split = None  # the protocol's
-        return benchmark_set(name, split=split, datasets_folder=datasets_folder, **options)
-
-    return [of(name, "val") for name in validation], of(test, "test")

@@ -12,16 +12,19 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
-from model import ModelConfig, build_model
+from datasets.transforms import read_image
+from model import ModelConfig, build_model, fast_inference
 
 from .evaluation.baselines import BASELINES, search_baseline
-from .evaluation.evaluator import Evaluation, Evaluator
+from .evaluation.evaluator import Evaluation
 from .files import temporary_path
 from .run import exit_with
 
@@ -96,9 +99,13 @@ def baseline(name: str, test_set: BenchmarkDataset) -> dict:
 
 def untrained(test_set: BenchmarkDataset) -> dict:
     """The model of the same seed before its first step."""
-    model = build_model(ModelConfig(backbone="dinov2-tiny", branches=("float",)), seed=SEED)
-    evaluation = Evaluator(mode="float", recall_values=RECALLS, batch_size=64, num_workers=0)(model, test_set)
-    return float_row("float, untrained", evaluation)
+    extract = fast_inference(build_model(ModelConfig(backbone="dinov2-tiny", branches=("float",)), seed=SEED))
+
+    def descriptors(paths: Sequence[Path]) -> np.ndarray:
+        images = torch.stack([test_set.transform(read_image(path)) for path in paths])
+        return extract(images).floating.numpy()
+
+    return float_row("float, untrained", search_baseline(descriptors, test_set, recall_values=RECALLS))
 
 
 def float_row(name: str, evaluation: Evaluation) -> dict:

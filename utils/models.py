@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from model import (
@@ -22,23 +23,37 @@ log = logging.getLogger("selavprpp")
 
 DEFAULT_BACKBONE = "dinov2-large"
 DEFAULT_AGGREGATION = "gem"
-
-
 # What decides the modules that a trained branch shares with the one to be trained beside it.
 _SHARED = ("tuning", "placement", "adapter")
 # What may change between a file and a training that goes on from it.
 _LOSS = ("hashing", "quantization_weight", "pair_fraction")
 
 
-def read_resume(path: Path | None, *, backbone: str | None, aggregation: str | None, fields: dict[str, object],
-                branches: tuple[str, ...]) -> tuple[Checkpoint | None, ModelConfig]:
-    """The file of --resume, if any, and the configuration to train, which has `branches`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What was chosen of a model; what was not is the file's, or the paper's.
 
-    fields  those of ModelConfig that --variant and --set chose
+    resume      a model file, ours or published
+    backbone, aggregation, fields   of ModelConfig; the last by --variant and --set
+    foundation  where a training starts without `resume`: an official DINOv2 file; "random": seeded random weights;
+                None: the official file is fetched
+    """
+
+    resume: Path | None = None
+    backbone: str | None = None
+    aggregation: str | None = None
+    fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    foundation: str | None = None
+    seed: int = 0
+
+
+def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Checkpoint | None, ModelConfig]:
+    """The file of --resume, if any, and the configuration to train, which has `branches`.
 
     A model with two branches also starts from a file with one, beside which it trains the other (section III-C).
     Raises ValueError where the file holds other branches or contradicts what was chosen.
     """
+    path, backbone, aggregation, fields = chosen.resume, chosen.backbone, chosen.aggregation, chosen.fields
     if path is None:
         config = ModelConfig(backbone=backbone or DEFAULT_BACKBONE, branches=branches,
                              aggregation=aggregation or DEFAULT_AGGREGATION, **fields)
@@ -63,24 +78,36 @@ def read_resume(path: Path | None, *, backbone: str | None, aggregation: str | N
     own = ("float_dim",) if held == ("float",) else ("code_bits",)
     _check_chosen(checkpoint, **{name: fields[name] for name in (*_SHARED, *own) if name in fields})
     if fields.get("order", order) != order:
-        start = "a foundation model: leave --resume out" if fields["order"] == "joint" else "the other branch's file"
-        raise ValueError(f"order {fields['order']!r} starts from {start}; {path} holds a {held[0]} model")
-    chosen = {"branches": branches, **fields, "order": order}
+        origin = "a foundation model: leave --resume out" if fields["order"] == "joint" else "the other branch's file"
+        raise ValueError(f"order {fields['order']!r} starts from {origin}; {path} holds a {held[0]} model")
+    start = {"branches": branches, **fields, "order": order}
     if held == ("float",):
         _check_chosen(checkpoint, aggregation=aggregation)
     else:  # the file's values for the float branch mean nothing
-        chosen = {"float_dim": None, "aggregation": aggregation or DEFAULT_AGGREGATION, **chosen}
+        start = {"float_dim": None, "aggregation": aggregation or DEFAULT_AGGREGATION, **start}
     log.info("starting both branches from the %s model %s", held[0], path)
-    return checkpoint, dataclasses.replace(found, **chosen)
+    return checkpoint, dataclasses.replace(found, **start)
+
+
+def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, chosen: ModelOptions) -> tuple[
+        SelaVPRpp, bool | None]:
+    """The model of --resume's file, one with a new branch beside that file's, or one at its start on a DINOv2 file; and
+    whether its DINOv2 was pre-trained. A branch that does not learn is the script's to freeze."""
+    if checkpoint is None:
+        return model_from_foundation(config, chosen.foundation, seed=chosen.seed)
+    if checkpoint.config.branches == config.branches:
+        return load_model(dataclasses.replace(checkpoint, config=config)), checkpoint.pretrained
+    model = build_model(config, seed=chosen.seed)
+    model.start_from(load_model(checkpoint))
+    return model, checkpoint.pretrained
 
 
 def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -> tuple[SelaVPRpp, bool]:
-    """A model at the start of its training on a DINOv2 file, and whether that was a pre-trained one.
-
-    path  an official file; "random": seeded random weights; None: the official file is fetched
+    """A model at the start of its training on a DINOv2 file (`ModelOptions.foundation`), and whether that was a
+    pre-trained one.
 
     Adapters start at zero, so that training starts from what the pre-trained model sees. Random weights see nothing
-    that would be worth it, and random adapters learn twice as fast on them (benchmarks/demo.md).
+    that would be worth it, and random adapters learn twice as fast on them (docs/benchmarks/demo.md).
     """
     model = build_model(config, seed=seed)
     if path == "random":
@@ -93,35 +120,22 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     return model, path != "random"
 
 
-def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, *, foundation: str | None,
-                   seed: int) -> tuple[SelaVPRpp, bool | None]:
-    """The model of --resume's file, one with a new branch beside that file's, or one at its start on a DINOv2 file; and
-    whether its DINOv2 was pre-trained. A branch that does not learn is the script's to freeze."""
-    if checkpoint is None:
-        return model_from_foundation(config, foundation, seed=seed)
-    if checkpoint.config.branches == config.branches:
-        return load_model(dataclasses.replace(checkpoint, config=config)), checkpoint.pretrained
-    model = build_model(config, seed=seed)
-    model.start_from(load_model(checkpoint))
-    return model, checkpoint.pretrained
-
-
-def model_for_evaluation(path: Path | None, *, backbone: str | None, aggregation: str | None,
-                         branches: tuple[str, ...]) -> tuple[SelaVPRpp, Checkpoint]:
+def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[SelaVPRpp, Checkpoint]:
     """The model of --resume, or the published one of that backbone, with at least `branches`; in eval mode."""
-    if path is None:
+    if chosen.resume is None:
         # No file with a binary branch alone is published: the two-branch file holds it.
-        published = ModelConfig(backbone=backbone or DEFAULT_BACKBONE, aggregation=aggregation or DEFAULT_AGGREGATION,
+        published = ModelConfig(backbone=chosen.backbone or DEFAULT_BACKBONE,
+                                aggregation=chosen.aggregation or DEFAULT_AGGREGATION,
                                 branches=("float", "binary") if "binary" in branches else branches)
         checkpoint = first_on_each_node(lambda: fetch_released(published))
         log.info("no --resume: published weights of %s, %s", published.backbone, checkpoint.source)
     else:
-        checkpoint = read_checkpoint(path)
-        _check_chosen(checkpoint, backbone=backbone, aggregation=aggregation)
+        checkpoint = read_checkpoint(chosen.resume)
+        _check_chosen(checkpoint, backbone=chosen.backbone, aggregation=chosen.aggregation)
     held = checkpoint.config.branches
     missing = [name for name in branches if name not in held]
     if missing:
-        raise ValueError(f"--resume {path} holds a {' + '.join(held)} model; this script needs its "
+        raise ValueError(f"--resume {chosen.resume} holds a {' + '.join(held)} model; this script needs its "
                          f"{' and '.join(missing)} branch (train_rerank.py trains both)")
     return load_model(checkpoint), checkpoint
 

@@ -1,5 +1,6 @@
 """A run's folder: resolved options, log, metrics, results; and how a script ends."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -25,16 +26,26 @@ from .ranks import is_first, local_rank, rank
 log = logging.getLogger("selavprpp")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Run folders lie in <root>/<name>; options: every option's value by name, of what JSON can hold."""
+
+    root: Path
+    name: str = "default"
+    options: dict[str, object]
+
+
 class Run:
     """The folder <root>/<name>/<date_time>, with config.json, info.log, metrics.jsonl and results.json.
 
     Of several processes the first fills it; the others only know its path.
     """
 
-    def __init__(self, root: str | Path, name: str, *, options: dict, model: ModelConfig):
+    def __init__(self, chosen: RunOptions, *, model: ModelConfig):
         stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        self.folder = distributed.broadcast(_new_folder(Path(root) / name, stamp) if is_first() else None)
-        self.options = options
+        folder = _new_folder(chosen.root / chosen.name, stamp) if is_first() else None
+        self.folder = distributed.broadcast(folder)
+        self.options = options = chosen.options
         if not is_first():
             return
         _log_to(self.folder / "info.log")

@@ -20,7 +20,14 @@ import utils.evaluation.extraction
 from datasets import TEST_METHODS, TRAINING_SETS, evaluation_transform, query_transform
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, aspect_size, central_crop
 from model import ModelConfig, build_model, fast_inference
-from utils.data import benchmark_set, training_loader, training_set, validation_and_test_sets
+from utils.data import (
+    EvaluationImages,
+    TrainingData,
+    benchmark_set,
+    training_loader,
+    training_set,
+    validation_and_test_sets,
+)
 
 # H, W in pixels: portrait, landscape, the size that is asked for, its ratio, square, tiny, strips.
 SIZES = [(97, 61), (61, 97), (42, 56), (84, 112), (75, 75), (5, 9), (1, 1), (200, 9), (9, 200)]
@@ -169,8 +176,9 @@ def mixed(tmp_path_factory):
 
 
 def read(folder, method, **options):
-    return benchmark_set("set", datasets_folder=folder, threshold_m=25.0, test_method=method,
-                         **{"split": "test", "size": (40, 60), **options})
+    images = EvaluationImages(datasets_folder=folder, threshold_m=25.0, test_method=method,
+                              size=options.pop("size", (40, 60)))
+    return benchmark_set("set", images, **{"split": "test", **options})
 
 
 @pytest.fixture(scope="module")
@@ -190,14 +198,14 @@ def test_queries_alone_are_treated_so(mixed, method):
 
 
 def test_without_a_word_queries_are_treated_like_the_database(mixed):
-    dataset = benchmark_set("set", datasets_folder=mixed, split="test", size=SIZE, threshold_m=25.0)
+    dataset = benchmark_set("set", EvaluationImages(datasets_folder=mixed, size=SIZE), split="test")
     assert torch.equal(dataset[len(DATABASE)][0], evaluation_transform(SIZE)(drawn(*QUERIES[0])))
     assert not dataset.queries_vary
 
 
 def test_validation_sets_are_read_like_the_test_set(mixed):
-    validation, test = validation_and_test_sets(["set", "set"], "set", datasets_folder=mixed, size=SIZE,
-                                                threshold_m=25.0, test_method="single_query")
+    images = EvaluationImages(datasets_folder=mixed, size=SIZE, test_method="single_query")
+    validation, test = validation_and_test_sets(["set", "set"], "set", images)
     assert [dataset.listing.split for dataset in (*validation, test)] == ["val", "val", "test"]
     for dataset in (*validation, test):
         assert dataset.queries_vary
@@ -243,8 +251,9 @@ def test_every_image_is_described_as_if_alone(mixed, model, method, num_workers,
 # --- the training set's folder and cities
 
 def loader(data, name, cities=None):
-    return training_loader(training_dataset=str(name), datasets_folder=data, cities=cities, images_per_place=4,
-                           size=(14, 28), places_per_batch=2, seed=0, num_workers=0, device=torch.device("cpu"))
+    chosen = TrainingData(training_dataset=str(name), datasets_folder=data, cities=cities, size=(14, 28),
+                          places_per_batch=2)
+    return training_loader(chosen, device=torch.device("cpu"))
 
 
 def test_a_name_is_a_list_of_cities_in_the_datasets_folder(data, caplog):

@@ -101,7 +101,7 @@ def small(seed: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor
 
 
 def test_the_methods_are_those_of_the_configuration():
-    assert NAMES == tuple(NAIVE)
+    assert tuple(NAIVE) == NAMES
     relaxed = torch.ones(4, 8)
     with pytest.raises(ValueError, match="hashing 'ste\\+sc': expected direct, lc, sc, ste or sc\\+ste"):
         ablated_hashing_losses("ste+sc", relaxed, relaxed, torch.arange(4))

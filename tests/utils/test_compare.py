@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from descriptors import Rows, searchable
+from descriptors import Rows, search, searchable
 from images import write_benchmark
 from scipy.stats import binomtest
 from scripts import error_of, results
@@ -19,9 +19,8 @@ from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
 from utils import compare
 from utils.compare import bootstrap_interval, compare_predictions, mcnemar
-from utils.evaluation.evaluator import search
 from utils.evaluation.results import write_evaluation
-from utils.run import Run
+from utils.run import Run, RunOptions
 
 ON_MSLS = {"dataset": "msls", "split": "val", "threshold_m": 25.0}
 
@@ -173,7 +172,7 @@ def searched(tmp_path_factory):
         codes[130:160] = codes[:30] ^ np.where(rng.random((30, 8)) < 0.7, codes[130:160], 0).astype(np.uint8)
         found = search(searchable(folder, Rows(codes, floating), 130), dataset.listing, mode=mode,
                        recall_values=(1, 5, 10, 100), rerank_num=20)
-        run = Run(folder / "runs", str(seed), options={}, model=model.config)
+        run = Run(RunOptions(root=folder / "runs", name=str(seed), options={}), model=model.config)
         write_evaluation(run, found, model, pretrained=None, checkpoint="none")
         folders.append(run.folder)
     return folders

@@ -13,14 +13,14 @@ from model import ModelConfig
 from utils import distributed
 from utils import run as module
 from utils.device import pick_device
-from utils.run import Run, exit_with, hardware, start_log, versions
+from utils.run import Run, RunOptions, exit_with, hardware, start_log, versions
 
 TINY = ModelConfig(backbone="dinov2-tiny")
 log = logging.getLogger("selavprpp")
 
 
 def new_run(folder, name="name"):
-    return Run(folder, name, options={"lr": 0.1}, model=TINY)
+    return Run(RunOptions(root=folder, name=name, options={"lr": 0.1}), model=TINY)
 
 
 def test_a_run_folder(tmp_path, capsys, monkeypatch):

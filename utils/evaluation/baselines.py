@@ -5,7 +5,7 @@ search.  Raises ValueError for no path at all and what `datasets.transforms.read
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from datasets import BenchmarkDataset
 from datasets.transforms import read_image
 
 from ..search.index import ModelIdentity, TwoStageIndex
-from .evaluator import Described, Evaluation, search
+from .evaluator import Evaluation, ExtractedSet, Stage, search
 
 
 def _describe(paths, describe) -> np.ndarray:
@@ -94,7 +94,13 @@ def search_baseline(describe: Callable[[Iterable[str | Path]], np.ndarray], data
     with tempfile.TemporaryDirectory() as folder:
         index = TwoStageIndex.build(folder, model=ModelIdentity("none", "no model"), names=listing.names("database"),
                                     floats=database)
-        return search(Described(index, None, queries), listing, mode="float", recall_values=recall_values)
+        return search(_retrieve, ExtractedSet(index, None, queries), listing, protocol="flat L2",
+                      recall_values=recall_values)
+
+
+def _retrieve(found: ExtractedSet, depth: int) -> Iterator[Stage]:
+    distances, ids = found.database.search_floats(found.floats, depth)
+    yield ids, distances
 
 
 BASELINES: dict[str, Callable[[Iterable[str | Path]], np.ndarray]] = {

@@ -1,4 +1,4 @@
-"""Describing a benchmark set and searching it: the one evaluation behind all six scripts."""
+"""An evaluation: descriptors are extracted, a script's `retrieve` searches them, recall@k is counted."""
 
 import contextlib
 import dataclasses
@@ -6,8 +6,9 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +17,8 @@ from datasets import BenchmarkDataset, Listing, subset_of
 from model import SelaVPRpp
 
 from ..distributed import broadcast
-from ..modes import MODES, protocol
 from ..ranks import is_first
-from ..search.index import TwoStageIndex
+from ..search.index import Searchable
 from .extraction import extract
 from .metrics import recall_at_k
 
@@ -26,31 +26,31 @@ log = logging.getLogger("selavprpp")
 KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
 
 
-@dataclasses.dataclass(frozen=True)
-class Described:
-    """What is searched: the database's index, and the queries' codes (m, bits / 8) uint8 and floats (m, D) float32."""
+class ExtractedSet(NamedTuple):
+    """What is searched: the database, and the queries' codes (m, bits / 8) uint8 and float descriptors (m, D) float32,
+    None for a branch that is not there; and the device to search on, None for the processor."""
 
-    database: TwoStageIndex
+    database: Searchable
     codes: np.ndarray | None
-    floating: np.ndarray | None
+    floats: np.ndarray | None
+    device: torch.device | None = None
 
-    def of_part(self, whole: Listing, part: Listing) -> tuple["Described", np.ndarray]:
-        """The descriptors of `part`, whose images are among those of `whole`, and the rows that its database has in
-        that of `whole`."""
-        subset = subset_of(whole, part)
-        queries = (None if rows is None else rows[subset.query_rows] for rows in (self.codes, self.floating))
-        return Described(self.database.restricted_to(subset.database_rows), *queries), subset.database_rows
+
+Stage = tuple[np.ndarray, np.ndarray]  # database ids (m, k) int64, best first, and their distances
+# Called with an extracted set and how many to find of each query, it yields one stage, or a second that re-ranks it.
+Retrieve = Callable[[ExtractedSet, int], Iterator[Stage]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What a search found: ids (queries, k) int64 of both stages, best first, their distances, and the time.
 
+    protocol                 how it searched, in words
     first, first_distances   Hamming distances in bits (None: there is one stage, the final one)
     final, final_distances   L2 distances of the re-ranked part; squared L2 or bits where there is one stage
     latency_ms               per query, of a search for all queries at once
     parts                    of listings of some of these images, from the same descriptors
-    extraction               what describing cost, and what it rounded (utils/extraction.py); None: not done here
+    extraction               what extracting cost, and what it rounded (extraction.py); None: not done here
     """
 
     listing: Listing
@@ -96,67 +96,85 @@ class Evaluation:
         return stages
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluator:
-    """How to evaluate: called with a model and a set it describes the images, searches and logs the recalls.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How to extract, and what to count.
 
-    mode       "float": flat L2; "hashing": Hamming; "rerank": Hamming, then L2 of the first `rerank_num`
-    precision, store, compiled   as in utils.evaluation.extraction.extract
-    folder     descriptors lie in it until they are searched; None: in the system's for temporary files
+    precision, store, compiled   as in extraction.extract
     device     where to search; None: on the processor
-    index      they stay in this folder, and what lies there already is used
+    index      descriptors stay in this folder, and what lies there already is used
     resumable  of an interrupted evaluation they stay where they are, and the log says how to go on
     """
 
-    mode: str
-    recall_values: Sequence[int]
-    batch_size: int
-    num_workers: int
-    rerank_num: int | None = None
+    recall_values: Sequence[int] = (1, 5, 10, 20, 100)
+    batch_size: int = 16
+    num_workers: int = 0
     precision: str = "fp32"
     store: str = "fp32"
     compiled: bool = False
-    folder: Path | None = None
     device: torch.device | None = None
     index: Path | None = None
     resumable: bool = False
 
-    def __call__(self, model: SelaVPRpp, dataset: BenchmarkDataset) -> Evaluation:
-        with self.described(model, dataset) as (described, cost):
-            evaluation = broadcast(self._search(described, dataset, cost) if is_first() else None)
-        for one in (evaluation, *evaluation.parts):
-            for stage, recalls in one.recalls().items():
-                if recalls is not None:
-                    log.info("%s (%s), %s: %s", one.listing.label, one.listing.rule,
-                             one.protocol if stage == "final" else protocol("hashing"),
-                             ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items()))
-        log.info("searched: %s",
-                 ", ".join(f"{name} {ms:.3f} ms a query" for name, ms in evaluation.latency_ms.items() if ms))
-        return evaluation
 
-    @contextlib.contextmanager
-    def described(self, model: SelaVPRpp, dataset: BenchmarkDataset) -> Iterator[tuple[Described | None, dict]]:
-        """The set's descriptors, to be searched inside the context (of several processes, by the first), and their cost
-        as in results.json."""
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Called with a model and a set it extracts descriptors, searches them by `retrieve` and logs the recalls.
+
+    retrieve  the search of an evaluation script
+    protocol  what it does, in words: for the log and results.json
+    branches  that it needs
+    folder    descriptors lie in it until they are searched; None: in the system's for temporary files
+    """
+
+    retrieve: Retrieve
+    protocol: str
+    branches: tuple[str, ...]
+    options: EvaluationOptions
+    folder: Path | None = None
+
+    def __call__(self, model: SelaVPRpp, dataset: BenchmarkDataset) -> Evaluation:
+        """Of several processes all extract, the first searches, and all get what it found."""
         with self._folder() as folder:
             database, queries, cost = extract(
-                model, dataset, folder, branches=MODES[self.mode], batch_size=self.batch_size,
-                num_workers=self.num_workers, precision=self.precision, store=self.store, compiled=self.compiled)
-            yield Described(database, *queries.rows(range(len(queries)))) if is_first() else None, cost
+                model, dataset, folder, branches=self.branches, batch_size=self.options.batch_size,
+                num_workers=self.options.num_workers, precision=self.options.precision, store=self.options.store,
+                compiled=self.options.compiled)
+            evaluation = None
+            if is_first():
+                found = ExtractedSet(database, *queries.rows(range(len(queries))), self.options.device)
+                parts = tuple(self._part(found, dataset.listing, part) for part in dataset.parts)
+                evaluation = dataclasses.replace(self._search(found, dataset.listing), parts=parts, extraction=cost)
+            evaluation = broadcast(evaluation)
+        _log(evaluation)
+        return evaluation
+
+    def _search(self, found: ExtractedSet, listing: Listing) -> Evaluation:
+        return search(self.retrieve, found, listing, protocol=self.protocol, recall_values=self.options.recall_values)
+
+    def _part(self, found: ExtractedSet, whole: Listing, part: Listing) -> Evaluation:
+        """Of a listing whose images are among those of `whole`: nothing is extracted again."""
+        rows = subset_of(whole, part)
+        queries = (None if values is None else values[rows.query_rows] for values in (found.codes, found.floats))
+        some = ExtractedSet(found.database.restricted_to(rows.database_rows), *queries, found.device)
+        evaluation = self._search(some, part)
+        row_of_id = np.full(1 + rows.database_rows.max(), -1)
+        row_of_id[rows.database_rows] = np.arange(len(rows.database_rows))
+        first = None if evaluation.first is None else row_of_id[evaluation.first]
+        return dataclasses.replace(evaluation, first=first, final=row_of_id[evaluation.final])
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
         """The folder for descriptors, which is deleted afterwards unless it is to stay."""
-        if self.index is not None:
-            yield self.index
+        if self.options.index is not None:
+            yield self.options.index
             return
-        made = Path(tempfile.mkdtemp(prefix="index-", dir=self.folder)) if is_first() else None
-        folder = broadcast(made)
+        folder = broadcast(Path(tempfile.mkdtemp(prefix="index-", dir=self.folder)) if is_first() else None)
         keep = False
         try:
             yield folder
         except BaseException:
-            keep = self.resumable and folder.is_dir() and any(folder.iterdir())
+            keep = self.options.resumable and folder.is_dir() and any(folder.iterdir())
             if keep:
                 log.info("the descriptors so far stay; the same command with --index %s goes on", folder)
             raise
@@ -164,41 +182,28 @@ class Evaluator:
             if not keep:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _search(self, described: Described, dataset: BenchmarkDataset, cost: dict) -> Evaluation:
-        options = {"mode": self.mode, "recall_values": self.recall_values, "rerank_num": self.rerank_num,
-                   "device": self.device}
-        parts = []
-        for part in dataset.parts:
-            some, rows = described.of_part(dataset.listing, part)
-            parts.append(search(some, part, rows=rows, **options))
-        return dataclasses.replace(search(described, dataset.listing, **options), parts=tuple(parts), extraction=cost)
 
-
-def search(described: Described, listing: Listing, *, mode: str, recall_values: Sequence[int],
-           rerank_num: int | None = None, rows: np.ndarray | None = None,
-           device: torch.device | None = None) -> Evaluation:
-    """Flat L2 ("float"), Hamming ("hashing"), or Hamming and then L2 of the first `rerank_num` ("rerank").
-
-    rows    those of the index that the listing's database has, in its order; None: all
-    device  searches there; None: on the processor
-    """
-    depth = max([*recall_values, rerank_num or 1, KEPT_PREDICTIONS])
-    database = described.database
+def search(retrieve: Retrieve, found: ExtractedSet, listing: Listing, *, protocol: str,
+           recall_values: Sequence[int]) -> Evaluation:
+    """Runs `retrieve` on all queries at once and times its stages."""
+    stages, seconds = [], []
     started = time.perf_counter()
-    if mode == "float":
-        distances, ids = database.search_floats(described.floating, depth, device=device)
-    else:
-        distances, ids = database.search_codes(described.codes, depth, device=device)
-    searched = time.perf_counter()
-    first = first_distances = rerank_ms = None
-    if mode == "rerank":
-        first, first_distances = ids, distances
-        ids, distances = database.rerank(described.floating, first, rerank_num, device=device)
-        rerank_ms = 1000 * (time.perf_counter() - searched) / listing.n_queries
-    if rows is not None:
-        of_row = np.full(1 + rows.max(), -1)
-        of_row[rows] = np.arange(len(rows))
-        ids, first = of_row[ids], None if first is None else of_row[first]
-    latency = {"search": 1000 * (searched - started) / listing.n_queries, "rerank": rerank_ms}
-    return Evaluation(listing, protocol(mode, rerank_num), tuple(recall_values), first, first_distances, ids, distances,
-                      latency, database.bytes_per_image)
+    for stage in retrieve(found, max(*recall_values, KEPT_PREDICTIONS)):
+        seconds.append(time.perf_counter() - started)
+        stages.append(stage)
+        started = time.perf_counter()
+    ms = [1000 * taken / listing.n_queries for taken in seconds]
+    first = stages[0] if len(stages) > 1 else (None, None)
+    return Evaluation(listing, protocol, tuple(recall_values), *first, *stages[-1],
+                      {"search": ms[0], "rerank": ms[1] if len(ms) > 1 else None}, found.database.bytes_per_image)
+
+
+def _log(evaluation: Evaluation) -> None:
+    for one in (evaluation, *evaluation.parts):
+        for stage, recalls in one.recalls().items():
+            if recalls is not None:
+                log.info("%s (%s), %s: %s", one.listing.label, one.listing.rule,
+                         one.protocol if stage == "final" else "Hamming",
+                         ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items()))
+    log.info("searched: %s",
+             ", ".join(f"{name} {ms:.3f} ms a query" for name, ms in evaluation.latency_ms.items() if ms))

@@ -1,5 +1,6 @@
 """The plumbing of a training: data, precision, optimiser, best model, early stopping, going on after a break."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -16,6 +17,7 @@ from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_mode
 from model.layers.processor import quicken_attention
 
 from .. import distributed
+from ..data import TrainingData
 from ..device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
 from ..evaluation.evaluator import Evaluation
 from ..files import temporary_path
@@ -31,6 +33,22 @@ OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashi
                       "set", "variant"}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Adam's learning rate, halved every `lr_halving` epochs; at most `epochs`, ended after `patience` without gain.
+
+    precision  a key of PRECISIONS; compiled: the frozen backbone, by torch.compile
+    """
+
+    device: torch.device
+    precision: str
+    compiled: bool = False
+    lr: float = 4e-4
+    lr_halving: int = 3
+    epochs: int = 25
+    patience: int = 12
+
+
 class Training:
     """Optimiser, schedule, precision and record of one training; the loop itself stands in the script.
 
@@ -42,26 +60,26 @@ class Training:
              images, and all take the same step
     """
 
-    def __init__(self, model: SelaVPRpp, *, run: Run, script: str, device: torch.device, precision: str,
-                 compiled: bool, lr: float, lr_halving: int, epochs: int, patience: int, pretrained: bool | None,
-                 size: Sequence[int], places_per_batch: int, images_per_place: int):
-        report_step_memory(model, size=nearest_multiple(size), dtype=PRECISIONS[precision], device=device,
-                           places_per_batch=places_per_batch, images_per_place=images_per_place)
+    def __init__(self, model: SelaVPRpp, options: TrainingOptions, data: TrainingData, *, run: Run, script: str,
+                 pretrained: bool | None):
+        device = options.device
+        report_step_memory(model, size=nearest_multiple(data.size), dtype=PRECISIONS[options.precision], device=device,
+                           places_per_batch=data.places_per_batch, images_per_place=data.images_per_place)
         self.model = model.to(device)
         if device.type == "cpu":
             quicken_attention(model)
         self.network = distributed.wrap(self.model)
         self.run, self.script, self.device = run, script, device
-        self.precision, self.compiled, self.warm = precision, compiled, False
-        self.epochs, self.patience, self.pretrained = epochs, patience, pretrained
+        self.precision, self.compiled, self.warm = options.precision, options.compiled, False
+        self.epochs, self.patience, self.pretrained = options.epochs, options.patience, pretrained
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.Adam(trainable, lr=lr, fused=True)
-        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimiser, step_size=lr_halving, gamma=0.5)
+        self.optimiser = torch.optim.Adam(trainable, lr=options.lr, fused=True)
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimiser, step_size=options.lr_halving, gamma=0.5)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
         self.selected_by: str | None = None  # the validation set that chose the best weights
         self.meter = self._meter()
-        log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, precision,
+        log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, self.precision,
                  distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
                  sum(parameter.numel() for parameter in trainable) / 1e6)
 

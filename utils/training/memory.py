@@ -48,9 +48,9 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
         self._known: dict[int, weakref.ref] = {}
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        result = function(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, function, types, inputs=(), options=None):
+        given = {id(x.untyped_storage()) for x in tree_leaves((inputs, options)) if isinstance(x, Tensor)}
+        result = function(*inputs, **(options or {}))
         for x in tree_leaves(result):
             if isinstance(x, Tensor) and id(x.untyped_storage()) not in given | self._known.keys():
                 self._count(x.untyped_storage())

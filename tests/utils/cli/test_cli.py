@@ -14,7 +14,7 @@ import pytest
 import torch
 from images import write_benchmark, write_city
 from paths import ROOT
-from scripts import RANDOM, error_of, evaluation_options, metrics, one_thread, run_folder, training_options
+from scripts import FLAGS, RANDOM, error_of, evaluation_options, metrics, one_thread, run_folder, training_options
 
 import eval as eval_float  # `eval` is a builtin
 import eval_hashing
@@ -23,18 +23,20 @@ import train
 import train_hashing
 import train_rerank
 from model import BACKBONES, load_model, published_state_dict
-from utils.cli import options as cli
+from utils import cli
+from utils.data import EvaluatedSet, EvaluationImages, TrainingData
+from utils.evaluation.evaluator import EvaluationOptions
+from utils.models import ModelOptions
+from utils.run import RunOptions
+from utils.training.loop import TrainingOptions
 
 MAINS = {"train.py": train.main, "train_hashing.py": train_hashing.main, "train_rerank.py": train_rerank.main,
          "eval.py": eval_float.main, "eval_hashing.py": eval_hashing.main, "eval_rerank.py": eval_rerank.main}
-MODES = {"train.py": "float", "train_hashing.py": "hashing", "train_rerank.py": "rerank",
-         "eval.py": "float", "eval_hashing.py": "hashing", "eval_rerank.py": "rerank"}
 
 
 def parsed(command: str):
     script, *argv = command.split()
-    make = cli.training_parser if script.startswith("train") else cli.evaluation_parser
-    return cli.parse(make("", mode=MODES[script]), argv)
+    return (cli.training if script.startswith("train") else cli.evaluation)("", argv, flags=FLAGS[script])
 
 
 @pytest.fixture(autouse=True)
@@ -76,28 +78,69 @@ PUBLISHED_COMMANDS = [
 @pytest.mark.parametrize("command", PUBLISHED_COMMANDS, ids=lambda command: command.split()[0])
 def test_the_published_commands_parse_word_for_word(command):
     options = parsed(command)
-    assert options.datasets_folder == Path("/path/to/your/datasets_vg/datasets")
-    assert (options.dataset_name, options.backbone, options.aggregation) == ("pitts30k", "dinov2-large", "gem")
+    assert options.images.datasets_folder == Path("/path/to/your/datasets_vg/datasets")
+    assert (options.model.backbone, options.model.aggregation) == ("dinov2-large", "gem")
     if command.startswith("train"):
-        assert (options.epochs_num, options.lr, options.patience, options.train_batch_size) == (25, 0.0004, 12, 120)
-        assert options.training_dataset == "gsv_cities"
+        training = options.training
+        assert (training.epochs, training.lr, training.patience, options.data.places_per_batch) == (25, 4e-4, 12, 120)
+        assert (options.data.training_dataset, options.test) == ("gsv_cities", "pitts30k")
+    else:
+        assert options.chosen.name == "pitts30k"
 
 
 def test_defaults_are_the_protocol():
     options = parsed("train_rerank.py --datasets_folder sets")
-    assert (options.epochs_num, options.patience, options.lr, options.lr_halving) == (25, 12, 4e-4, 3)
-    assert (options.train_batch_size, options.images_per_place, options.train_resize) == (120, 4, [224, 224])
-    assert (options.variant, options.set, options.seed, options.test_method) == (None, [], 0, "hard_resize")
-    assert (options.val_datasets, options.dataset_name) == (["pitts30k", "msls"], "pitts30k")
-    assert (options.rerank_num, options.recall_values, options.resize) == (100, [1, 5, 10, 20, 100], [322, 322])
-    assert options.val_positive_dist_threshold is None  # the protocol's, 25 m for a folder
+    training, data, images = options.training, options.data, options.images
+    assert (training.epochs, training.patience, training.lr, training.lr_halving) == (25, 12, 4e-4, 3)
+    assert (data.places_per_batch, data.images_per_place, data.size) == (120, 4, [224, 224])
+    assert (options.model.fields, options.seed, data.seed, options.model.seed) == ({}, 0, 0, 0)
+    assert (options.validation, options.test) == (["pitts30k", "msls"], "pitts30k")
+    assert (images.test_method, images.size) == ("hard_resize", [322, 322])
+    assert (options.rerank_num, options.evaluation.recall_values) == (100, [1, 5, 10, 20, 100])
+    assert images.threshold_m is None  # the protocol's, 25 m for a folder
     assert options.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert options.precision in ("bf16", "fp16", "fp32")
+    assert options.training.precision in ("bf16", "fp16", "fp32")
+    assert options.evaluation.precision == "fp32"  # of validation sets too
+
+
+def test_every_option_reaches_its_record():
+    options = parsed("train_rerank.py --datasets_folder sets --resume a.pth --backbone dinov2-base --aggregation boq "
+                     "--training_dataset b --cities Oslo Rome --images_per_place 2 --train_resize 14 28 "
+                     "--train_batch_size 3 --val_datasets c d --dataset_name e --epochs_num 4 --patience 5 --lr 0.5 "
+                     "--lr_halving 6 --precision fp16 --compile --seed 7 --variant ste --set code_bits=64 "
+                     "--resize 42 56 --test_method central_crop --infer_batch_size 8 --num_workers 0 --rerank_num 11 "
+                     "--val_positive_dist_threshold 9 --recall_values 3 1 --device cpu --save_dir f")
+    device = torch.device("cpu")
+    assert options == cli.TrainingCommand(
+        model=ModelOptions(resume=Path("a.pth"), backbone="dinov2-base", aggregation="boq", seed=7,
+                           fields={"hashing": "ste", "code_bits": 64}),
+        data=TrainingData(training_dataset="b", datasets_folder=Path("sets"), cities=["Oslo", "Rome"],
+                          images_per_place=2, size=[14, 28], places_per_batch=3, seed=7, num_workers=0),
+        images=EvaluationImages(datasets_folder=Path("sets"), size=[42, 56], test_method="central_crop",
+                                threshold_m=9.0),
+        validation=["c", "d"], test="e",
+        training=TrainingOptions(device=device, precision="fp16", compiled=True, lr=0.5, lr_halving=6, epochs=4,
+                                 patience=5),
+        evaluation=EvaluationOptions(recall_values=[1, 3], batch_size=8, num_workers=0, device=device),
+        run=RunOptions(root=Path("logs"), name="f", options=options.run.options), device=device, seed=7, rerank_num=11)
+    assert options.run.options["set"] == ["code_bits=64"] and options.run.options["resume"] == "a.pth"
+    options = parsed("eval_hashing.py --datasets_folder sets --split val --file_lists g --precision bf16 --compile "
+                     "--store int8 --index h --device cpu --num_workers 2")
+    assert options == cli.EvaluationCommand(
+        model=ModelOptions(), chosen=EvaluatedSet(split="val", file_lists=Path("g")),
+        images=EvaluationImages(datasets_folder=Path("sets"), size=[322, 322]),
+        evaluation=EvaluationOptions(recall_values=[1, 5, 10, 20, 100], num_workers=2, precision="bf16", compiled=True,
+                                     store="int8", index=Path("h"), device=device, resumable=True),
+        run=RunOptions(root=Path("test"), options=options.run.options), device=device, answers=None, rerank_num=0)
+    options = parsed("eval.py --database_folder a --queries_folder b --coordinates c --no_labels --answers 3")
+    assert options.answers == 3
+    assert options.chosen == EvaluatedSet(database_folder=Path("a"), queries_folder=Path("b"), coordinates=Path("c"),
+                                          labels=False)
 
 
 def test_environment_names_the_datasets_folder(monkeypatch):
     monkeypatch.setenv("DATASETS_FOLDER", "elsewhere")
-    assert parsed("eval.py").datasets_folder == Path("elsewhere")
+    assert parsed("eval.py").images.datasets_folder == Path("elsewhere")
 
 
 @pytest.mark.parametrize("script", MAINS)

@@ -83,7 +83,7 @@ def test_each_is_said_in_its_order():
 
 
 def test_the_first_ends_the_script(capsys):
-    parser = cli.evaluation_parser("", mode="float")
+    parser = cli.evaluation_parser("")
     with pytest.raises(SystemExit) as stop:
         refuse_leftovers(["--pca_dim", "8", "--hue", "1"], parser.error)
     line, = capsys.readouterr().err.splitlines()
@@ -92,8 +92,8 @@ def test_the_first_ends_the_script(capsys):
 
 
 def options_of_the_scripts() -> set[str]:
-    return {option for make in (cli.training_parser, cli.evaluation_parser) for mode in ("float", "hashing", "rerank")
-            for action in make("", mode=mode)._actions for option in action.option_strings}
+    return {option for make in (cli.training_parser, cli.evaluation_parser)
+            for action in make("", flags=("hashing", "rerank"))._actions for option in action.option_strings}
 
 
 def test_what_the_scripts_take_is_not_refused():

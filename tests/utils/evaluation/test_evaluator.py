@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from descriptors import Rows, describe, searchable
+from descriptors import Rows, describe, evaluator_of, search, searchable
 from images import write_benchmark
 from scripts import evaluation_options, metrics, one_thread, results, run_folder
 
@@ -16,9 +16,8 @@ import eval_hashing
 import eval_rerank
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model, fingerprint, load_model, published_state_dict
-from utils.evaluation.evaluator import Evaluator, search
 from utils.evaluation.results import write_evaluation
-from utils.run import Run
+from utils.run import Run, RunOptions
 
 
 def benchmark(folder: Path, name: str = "pitts30k") -> BenchmarkDataset:
@@ -272,7 +271,7 @@ def test_at_most_100_predictions_are_kept(tmp_path):
                    rerank_num=110)
     assert found.final.shape == (2, 120)
     tiny = build_model(ModelConfig(backbone="dinov2-tiny"))
-    run = Run(tmp_path / "runs", "a", options={}, model=tiny.config)
+    run = Run(RunOptions(root=tmp_path / "runs", name="a", options={}), model=tiny.config)
     write_evaluation(run, found, tiny, pretrained=None, checkpoint="none")
     with np.load(run.folder / "predictions.npz") as file:
         shapes = {name: file[name].shape for name in file}
@@ -353,7 +352,7 @@ def test_without_resume_the_published_file_is_fetched_and_named(data, rerank_run
 
 def test_an_evaluator_describes_and_searches(data, model, tmp_path):
     dataset = benchmark(data)
-    evaluate = Evaluator(mode="rerank", recall_values=(1, 5), batch_size=8, num_workers=0, rerank_num=2)
+    evaluate = evaluator_of("rerank", 2, recall_values=(1, 5), batch_size=8)
     with one_thread():
         found = evaluate(model, dataset)
         rows = describe(model, dataset, tmp_path, branches=("float", "binary"), batch_size=8)

@@ -14,8 +14,9 @@ import train
 import train_hashing
 import train_rerank
 from model import ModelConfig, build_model, load_model, published_state_dict, read_checkpoint
-from utils.run import Run
-from utils.training.loop import Training
+from utils.data import TrainingData
+from utils.run import Run, RunOptions
+from utils.training.loop import Training, TrainingOptions
 
 
 def saved(path: Path) -> dict:
@@ -270,10 +271,10 @@ class Clockwork:
     def __init__(self, folder: Path, *, resume: Path | None = None, **options):
         self.training = Training(
             build_model(ModelConfig(backbone="dinov2-tiny", branches=("float",)), seed=0),
-            run=Run(folder, "run", options={}, model=ModelConfig(backbone="dinov2-tiny")), script="train.py",
-            device=torch.device("cpu"), pretrained=None,
-            size=(56, 56), places_per_batch=2, images_per_place=2, compiled=False,
-            **{"precision": "fp32", "lr": 4e-4, "lr_halving": 3, "epochs": 25, "patience": 12} | options)
+            TrainingOptions(device=torch.device("cpu"), **{"precision": "fp32"} | options),
+            TrainingData(datasets_folder=folder, size=(56, 56), places_per_batch=2, images_per_place=2),
+            run=Run(RunOptions(root=folder, name="run", options={}), model=ModelConfig(backbone="dinov2-tiny")),
+            script="train.py", pretrained=None)
         self.folder = self.training.run.folder
         if resume is not None:
             self.training.resume(read_checkpoint(resume))
@@ -501,10 +502,10 @@ def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
     options = [*training_options(data), *RANDOM, "--epochs_num", 1]
     text = (run_folder(train.main, *options, cwd=tmp_path) / "info.log").read_text()
     assert re.search(r"memory: a step of \d+ images takes about \d+ MB, \d+ MB of them kept", text)
-    assert re.search(r"memory: [\d.]+ GB are free, enough for --train_batch_size \d+\n", text)
+    assert re.search(r"memory: [\d.]+ GB are free, enough for about --train_batch_size \d+\n", text)
     monkeypatch.setattr("utils.training.memory.free_memory", lambda device: 145 * 10**5)
     folder = run_folder(train.main, *options, cwd=tmp_path)
-    largest = int(re.search(r"memory: only 14 MB are free; the largest batch that would fit is --train_batch_size "
+    largest = int(re.search(r"memory: only 14 MB are free; the largest batch that would fit is about --train_batch_size "
                             r"(\d+)\n", (folder / "info.log").read_text())[1])
     assert largest < saved(folder / "last_model.pth")["training"]["options"]["train_batch_size"]
     assert len(metrics(folder)) == 1  # told, not acted upon

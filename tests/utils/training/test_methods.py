@@ -26,9 +26,8 @@ from model import (
     load_model,
     read_checkpoint,
 )
-from model import config as model_config
 from utils.cli.variants import SETTABLE, VARIANTS, chosen_fields, listing
-from utils.models import model_from_foundation, read_resume
+from utils.models import ModelOptions, model_from_foundation, read_resume
 
 NARROW = "dinov2-narrow"
 FLOAT = ("float",)
@@ -407,7 +406,7 @@ def test_an_order_goes_on_after_a_break(order, orders, data, tmp_path):
 
 def test_a_float_head_of_any_kind_beside_a_binary_model(orders):
     _, binary = orders["binary-float"]
-    checkpoint, config = read_resume(binary / "best_model.pth", backbone=None, aggregation="boq", fields={},
+    checkpoint, config = read_resume(ModelOptions(resume=binary / "best_model.pth", aggregation="boq"),
                                      branches=BRANCHES)
     assert (config.aggregation, config.float_dim, config.order) == ("boq", 12288, "binary-float")
     assert checkpoint.config.branches == ("binary",)
@@ -484,7 +483,7 @@ def test_choices_that_contradict_the_file(orders, float_run, data, capsys, monke
 
 def test_a_loss_may_change_when_going_on(rerank_run, caplog, monkeypatch):
     monkeypatch.setattr("utils.models.log.propagate", True)
-    _, config = read_resume(rerank_run / "last_model.pth", backbone=None, aggregation=None, fields={"hashing": "ste"},
+    _, config = read_resume(ModelOptions(resume=rerank_run / "last_model.pth", fields={"hashing": "ste"}),
                             branches=BRANCHES)
     assert config.hashing == "ste"
     assert "hashing was sc+ste in" in caplog.text
