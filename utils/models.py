@@ -80,7 +80,7 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     path  an official file; "random": seeded random weights; None: the official file is fetched
 
     Adapters start at zero, so that training starts from what the pre-trained model sees. Random weights see nothing
-    that would be worth it, and random adapters learn twice as fast on them (benchmarks/demo.md).
+    that would be worth it, and random adapters learn twice as fast on them (docs/benchmarks/demo.md).
     """
     model = build_model(config, seed=seed)
     if path == "random":

@@ -29,10 +29,11 @@ from pathlib import Path
 from datasets.toy_city.city import build_toy_city
 from utils.run import exit_with
 
+from ..report import PAGES
 from .measure import NOT_CHECKED, NOT_OURS, Measured, check, measure, read_given
 from .plan import Settings, Timed
 from .report import reasons, write_report
-from .runner import PROJECT, Absent, Failed, Runner, Step
+from .runner import Absent, Failed, Runner, Step
 from .tables import TABLES, Table, find
 from .toy import MACHINE, ToyResult, toy_settings, toy_table, write_page
 
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--check", action="store_true", help="with published weights: are the figures the paper's?")
     what.add_argument("--toy", action="store_true", help="on the toy city")
     toy.set_defaults(toy=True, check=False, datasets_folder=None, seeds=None, predictions=[])
-    toy.add_argument("--page", type=Path, default=PROJECT / "docs" / "benchmarks" / "toy_tables.md",
+    toy.add_argument("--page", type=Path, default=PAGES / "toy_tables.md",
                      help="default: docs/benchmarks/toy_tables.md")
     for one in (table, toy):
         one.add_argument("--dry_run", action="store_true", help="print the commands alone")

@@ -17,7 +17,8 @@ from pathlib import Path
 from model import CheckpointError, ModelConfig, fetch_foundation, fetch_released
 from utils.run import temporary_path, write_json
 
-PROJECT = Path(__file__).resolve().parents[2]
+from ..report import PROJECT
+
 DONE, STDOUT = "done.json", "stdout.txt"
 PATIENCE_S = 20  # for a command to clear up after Ctrl-C, before it is urged
 

@@ -28,8 +28,8 @@ TO_WRITE = "(To be written by whoever has looked at the figures.)"
 INTRODUCTION = f"""# Toy tables: paths exercised, not a reproduction
 
 Every row of Tables IV, VII, VIII, X, XI and XII through the commands that reproduce the paper's, on a drawn city and
-models that start from random weights: `python -m benchmarks.paper toy --out FOLDER`. The figures tell that each row
-trains and is evaluated, and which differ; they say nothing of photographs or pre-trained weights.
+models that start from random weights: `python -m benchmarks.paper toy --out FOLDER`. The figures show that each row can
+be trained and evaluated, and which rows differ. They say nothing about photographs or pre-trained weights.
 
 * DINOv2-B is `{BACKBONES[BASE]}`, DINOv2-L is `{BACKBONES[LARGE]}` (24 blocks of width 64, so that each placement of
   Table VII is another model); both are frozen at random, not pre-trained.
@@ -39,7 +39,7 @@ trains and is evaluated, and which differ; they say nothing of photographs or pr
 * Images of {SIZE[0]}x{SIZE[1]}, {PLACES} places a batch, {EPOCHS} epochs ({RERANK_EPOCHS} for a second branch), Adam
   at 4e-3 halved every 3.
 * A published file is the toy model that was trained in its place.
-* Order: of the rows, by the mean R@1 of the two sets, here and in the paper (there on the real sets).
+* The order of the rows is that of the mean R@1 over the two sets, here and in the paper (there on the real sets).
 """
 
 
