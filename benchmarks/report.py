@@ -70,19 +70,16 @@ def write_section(page: Path, text: str, found: dict, *, device: torch.device, s
     """Replaces this hardware's section of a page by `text`, and its entry in the page's .json by `found`; both get the
     date, the hardware, the versions and how long it took. What else stands on the page stays."""
     machine, known, date = hardware(device), versions(), datetime.date.today().isoformat()
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
-    name = machine.get("gpu") or f"{machine['cpu']}, {threads}"
+    name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}"
     store = store_of(page)
     stored = json.loads(store.read_text()) if store.is_file() else {}
-    for path in (store, page):
-        path.parent.mkdir(parents=True, exist_ok=True)
     write_json({**stored, name: {"date": date, "hardware": machine, "versions": known, "seconds": seconds, **found}},
                store)
-    head, *sections = (page.read_text() if page.is_file() else f"# {page.stem.capitalize().replace('_', ' ')}\n").split("\n## ")
     libraries = ", ".join(f"{library} {version}" for library, version in known.items()
                           if library in ("python", "torch") or library.startswith("faiss"))
-    section = f"{name}\n\n{date}; {libraries}; {seconds:.0f} s in all.\n\n{text}"
-    parts = [head, *(other for other in sections if not other.startswith(f"{name}\n")), section]
+    head, *sections = (page.read_text() if page.is_file() else f"# {page.stem}\n").split("\n## ")
+    parts = [head, *(section for section in sections if not section.startswith(f"{name}\n")),
+             f"{name}\n\n{date}; {libraries}; {seconds:.0f} s in all.\n\n{text}"]
     with temporary_path(page) as temporary:
         temporary.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in parts))
 

@@ -51,7 +51,7 @@ def test_runs_alternate_and_the_first_of_each_does_not_count():
 def test_the_command_writes_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SIZE", 28)
     with one_thread():
-        this = f"{hardware(torch.device('cpu'))['cpu']}, 1 threads"
+        this = f"{hardware(torch.device('cpu'))['cpu']}, 1 thread"
         (tmp_path / "training.md").write_text(
             f"# Training\n\nAbout.\n\n## {this}\n\nreplaced\n\n## Another machine\n\nkept\n")
         training.main(["--backbone", "dinov2-tiny", "--out", str(tmp_path)])
