@@ -1,9 +1,9 @@
 """The paper's tables as commands: `python -m benchmarks.paper table XI --datasets_folder FOLDER`.
 
 `table NUMBER` measures a table's rows and writes <out>/table_<NUMBER>.md and .csv: measured, the paper's, the
-difference; mean and standard deviation over --seeds. What is done stays done: the same call goes on where it was
-interrupted, and a training that several rows or tables share runs once for all that are given the same --out (one call
-at a time). Rows whose data or weights are absent, and other methods' rows, are named and are no failures.
+difference; mean and standard deviation over --seeds. The same call resumes where it was interrupted, and a training
+that several rows or tables share runs once for all calls with the same --out (one call at a time). Rows whose data or
+weights are absent, and rows of other methods, are named; they are no failures.
 
     --dry_run        prints every command, in order, and runs nothing; no data are needed
     --check          measures what needs no training, and compares: a recall may differ from the paper's by 0.1 point
@@ -13,7 +13,7 @@ at a time). Rows whose data or weights are absent, and other methods' rows, are 
                      row of its own
     --weights_folder is searched for SelaVPRplusplus_*.pth and dinov2_*_pretrain.pth before torch.hub's cache; what
                      is in neither is fetched
-    --toy            the same rows on a drawn city, small models and random weights; minutes, and no reproduction
+    --toy            the same rows on a drawn city with small models and random weights: minutes, but no reproduction
 
 `toy` runs all toy tables and writes docs/benchmarks/toy_tables.md; `list` names tables and rows. Exit code 1 where a
 command failed, a checked figure differs or --check found nothing to check; 2 for a wrong call.
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
         for table in TABLES.values():
             print(f"Table {table.number}: {table.title}" + (" [--toy]" if table.toy_seeds else ""))
             for row in table.rows:
-                print(f"    {row.name}: {str(row.how or NOT_OURS.removesuffix(' alone'))}")
+                print(f"    {row.name}: {row.how or NOT_OURS.removesuffix(' alone')}")
         return
     sys.exit(0 if run(args, runner or Runner()) else 1)
 
