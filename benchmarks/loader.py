@@ -7,10 +7,12 @@ toy city at the demo's 112x112. Prints the tables and writes them, with every sa
 
 import argparse
 import csv
+import itertools
+import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +25,6 @@ from torchvision.transforms import InterpolationMode
 
 from datasets import GSV_CITIES, PlaceDataset, collate_places, normalise, training_transform
 from datasets.toy_city.city import build_toy_city
-from datasets.training.places import COLUMNS, read_city
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
 from utils.run import exit_with
 
@@ -107,7 +108,7 @@ def draw_city(folder: Path) -> Path:
     frequency[0, 0] = 1 / 640
     with (folder / "Dataframes" / "Drawn.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(COLUMNS)
+        rows.writerow(["place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid"])
         for number in range(IMAGES):
             place, heading = divmod(number, PLACE_IMAGES)
             rows.writerow([place, 2020, 1, heading, "Drawn", 1.5, 2.5, "p"])
@@ -124,7 +125,7 @@ def draw_city(folder: Path) -> Path:
 def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict[str, list[float]]]:
     """Seconds an image by row and pipeline, one for each repeat: the core's own, or by the clock through a worker."""
     cities = sorted(path.stem for path in (folder / "Dataframes").glob("*.csv")) or GSV_CITIES
-    paths = places_of(folder, cities)
+    paths = places_of(folder)
     places = np.random.default_rng(0).permutation(len(paths))[:IMAGES // PLACE_IMAGES].tolist()
     ours = PlaceDataset(folder, cities=cities, images_per_place=PLACE_IMAGES, transform=training_transform(size))
     runs: dict[tuple[str, str], tuple[Callable[[], float], Callable[[], int]]] = {}  # the clock, and what it times
@@ -147,15 +148,12 @@ def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict
     return seconds
 
 
-def places_of(folder: Path, cities: Sequence[str]) -> list[list[Path]]:
+def places_of(folder: Path) -> list[list[Path]]:
     """The first PLACE_IMAGES images of each place that has so many, in the order of a PlaceDataset's places."""
-    found = []
-    for city in cities:
-        place_ids, images = read_city(folder / "Dataframes" / f"{city}.csv")
-        order = np.argsort(place_ids, kind="stable")
-        found += np.split(images[order], np.flatnonzero(np.diff(place_ids[order])) + 1)
-    return [[folder / "Images" / image.decode() for image in place[:PLACE_IMAGES]] for place in found
-            if len(place) >= PLACE_IMAGES]
+    named = itertools.groupby(sorted((folder / "Images").glob("*/*.jpg")),
+                              key=lambda path: re.match(r".*?_\d{7}_", path.name)[0])  # <city>_<place>_<year>_...
+    places = (list(images)[:PLACE_IMAGES] for _, images in named)
+    return [images for images in places if len(images) == PLACE_IMAGES]
 
 
 def stages(read: Callable, transform: transforms.Compose, paths: list[Path]) -> list[tuple[str, Callable, list]]:
