@@ -2,11 +2,13 @@
 
 Ours beside the straightforward pipeline (Pillow, torchvision's RandAugment, float tensors), alternately, in one process
 with one thread; medians. FOLDER is in the GSV-Cities layout; without it: drawn 640x480 images at 224x224, and a small
-toy city at the demo's 112x112. Prints the rows and writes them, with every sample, into loader.json.
+toy city at the demo's 112x112. Prints the tables and writes them, with every sample, into loader.md and loader.json.
 """
 
 import argparse
 import csv
+import itertools
+import re
 import statistics
 import tempfile
 import time
@@ -23,23 +25,26 @@ from torchvision.transforms import InterpolationMode
 
 from datasets import GSV_CITIES, PlaceDataset, collate_places, normalise, training_transform
 from datasets.toy_city.city import build_toy_city
-from datasets.training.places import COLUMNS
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
-from utils.files import write_json
-from utils.run import exit_with, hardware, versions
+from utils.run import exit_with
 
-HERE = Path(__file__).parent
+from .report import PAGES, write_section
+
 IMAGES = 96  # a repeat's
 BATCH_PLACES, PLACE_IMAGES = 8, 4
 PIPELINES = ("straightforward", "ours")
 TRANSFER, CORE, WORKER = "collate, transfer, normalise", "whole, one core", "whole, through one worker"
 
 
-class Straightforward(PlaceDataset):
-    """The same places as they would be read without more ado."""
+class Straightforward(Dataset):
+    """The same places as they would be read without more ado: (epoch, place) -> images and labels."""
 
-    def _read(self, row: int) -> Image.Image:
-        return open_and_convert(self.folder / "Images" / self._images[row].decode())
+    def __init__(self, places: list[list[Path]], transform: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.places, self.transform = places, transform
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.stack([self.transform(open_and_convert(path)) for path in self.places[index[1]]])
+        return images, torch.full((len(images),), index[1])
 
 
 class Ready(Dataset):
@@ -71,11 +76,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", type=Path, help="default: drawn images")
     parser.add_argument("--size", type=int, nargs=2, default=(224, 224), help="H W (default: 224 224)")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of loader.json")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder of loader.md and loader.json")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     torch.set_num_threads(1)
-    report = {}
+    started, report, tables = time.perf_counter(), {}, []
     with tempfile.TemporaryDirectory() as scratch:
         if args.folder:
             settings = [(str(args.folder), args.folder, tuple(args.size))]
@@ -85,12 +90,13 @@ def main(argv: list[str] | None = None) -> None:
             settings = [("drawn, 640x480", draw_city(Path(scratch) / "drawn"), (224, 224)),
                         ("toy city, 168x126", toy / "gsv_cities", (112, 112))]
         for name, folder, size in settings:
-            seconds = measure(folder, size, args.repeats)
-            report[f"{name} -> {size[1]}x{size[0]}"] = seconds
-            print(f"{name} -> {size[1]}x{size[0]}\n\n{table(seconds)}\n", flush=True)
-    write_json({"seconds_an_image": report, "hardware": hardware(torch.device("cpu")), "versions": versions()},
-               args.out / "loader.json")
-    print(f"written to {args.out / 'loader.json'}")
+            name = f"{name} -> {size[1]}x{size[0]}"
+            report[name] = measure(folder, size, args.repeats)
+            tables.append(f"{name}:\n\n{table(report[name])}\n")
+            print(tables[-1], flush=True)
+    write_section(args.out / "loader.md", "\n".join(tables), {"seconds_an_image": report},
+                  device=torch.device("cpu"), seconds=time.perf_counter() - started)
+    print(f"written to {args.out / 'loader.md'} and loader.json")
 
 
 def draw_city(folder: Path) -> Path:
@@ -102,7 +108,7 @@ def draw_city(folder: Path) -> Path:
     frequency[0, 0] = 1 / 640
     with (folder / "Dataframes" / "Drawn.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(COLUMNS)
+        rows.writerow(["place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid"])
         for number in range(IMAGES):
             place, heading = divmod(number, PLACE_IMAGES)
             rows.writerow([place, 2020, 1, heading, "Drawn", 1.5, 2.5, "p"])
@@ -119,12 +125,13 @@ def draw_city(folder: Path) -> Path:
 def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict[str, list[float]]]:
     """Seconds an image by row and pipeline, one for each repeat: the core's own, or by the clock through a worker."""
     cities = sorted(path.stem for path in (folder / "Dataframes").glob("*.csv")) or GSV_CITIES
+    paths = places_of(folder)
+    places = np.random.default_rng(0).permutation(len(paths))[:IMAGES // PLACE_IMAGES].tolist()
+    ours = PlaceDataset(folder, cities=cities, images_per_place=PLACE_IMAGES, transform=training_transform(size))
     runs: dict[tuple[str, str], tuple[Callable[[], float], Callable[[], int]]] = {}  # the clock, and what it times
-    for pipeline, kind, transform in zip(PIPELINES, (Straightforward, PlaceDataset),
-                                         (straightforward_transform, training_transform), strict=True):
-        dataset = kind(folder, cities=cities, images_per_place=PLACE_IMAGES, transform=transform(size))
-        places = np.random.default_rng(0).permutation(len(dataset))[:IMAGES // PLACE_IMAGES].tolist()
-        for name, step, inputs in stages(dataset, places):
+    for pipeline, dataset, read in zip(PIPELINES, (Straightforward(paths, straightforward_transform(size)), ours),
+                                       (open_and_convert, read_image), strict=True):
+        for name, step, inputs in stages(read, dataset.transform, [path for place in places for path in paths[place]]):
             runs[name, pipeline] = time.process_time, partial(done, step, inputs)
         runs[CORE, pipeline] = time.process_time, partial(loaded, dataset, places)
         for name, source in ((TRANSFER, Ready(dataset[0, places[0]][0])), (WORKER, dataset)):
@@ -141,12 +148,17 @@ def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict
     return seconds
 
 
-def stages(dataset: PlaceDataset, places: list[int]) -> list[tuple[str, Callable, list]]:
+def places_of(folder: Path) -> list[list[Path]]:
+    """The first PLACE_IMAGES images of each place that has so many, in the order of a PlaceDataset's places."""
+    named = itertools.groupby(sorted((folder / "Images").glob("*/*.jpg")),
+                              key=lambda path: re.match(r".*?_\d{7}_", path.name)[0])  # <city>_<place>_<year>_...
+    places = (list(images)[:PLACE_IMAGES] for _, images in named)
+    return [images for images in places if len(images) == PLACE_IMAGES]
+
+
+def stages(read: Callable, transform: transforms.Compose, paths: list[Path]) -> list[tuple[str, Callable, list]]:
     """(name, function, its inputs) of each stage that an image goes through before it is collated."""
-    paths = [dataset.folder / "Images" / dataset._images[row].decode()
-             for place in places for row in range(dataset._starts[place], dataset._starts[place] + PLACE_IMAGES)]
-    read = open_and_convert if isinstance(dataset, Straightforward) else read_image
-    resize, augment, *rest = dataset.transform.transforms
+    resize, augment, *rest = transform.transforms
     images = [read(path) for path in paths]
     resized = [resize(image) for image in images]
     augmented = [augment(image) for image in resized]
@@ -160,7 +172,7 @@ def done(step: Callable, inputs: list) -> int:
     return len(inputs)
 
 
-def loaded(dataset: PlaceDataset, places: list[int]) -> int:
+def loaded(dataset: Dataset, places: list[int]) -> int:
     return sum(len(dataset[0, place][0]) for place in places)
 
 

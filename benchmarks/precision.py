@@ -2,28 +2,30 @@
 
 Each --set names a trained two-branch model, a folder in the benchmark layout (its test split) and the side of the
 images in pixels; give as many as there are. Every combination is evaluated beside the exact one: how many queries
-more or fewer find a right image at k = 1, 5, 10 in either stage, and how many change at all. Writes precision.json
-and the table to stdout.
+more or fewer find a right image at k = 1, 5, 10 in either stage, and how many change at all. Prints the table and
+writes it into precision.md, with all that was found in precision.json.
 """
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from datasets import read_folder
+from eval_rerank import evaluator
 from model import load_model
 from utils.data import as_dataset
 from utils.device import PRECISIONS
-from utils.evaluation.evaluator import Evaluation, Evaluator
+from utils.evaluation.evaluator import Evaluation, EvaluationOptions
 from utils.evaluation.metrics import correctness
-from utils.files import write_json
-from utils.run import exit_with, hardware, versions
+from utils.run import exit_with
 from utils.search.stores import STORES
 
-HERE = Path(__file__).parent
+from .report import PAGES, write_section
+
 RECALLS = (1, 5, 10)
 EXACT = ("fp32", "fp32")
 # fp16 is a GPU's: processors compute it slowly, or not at all.
@@ -34,15 +36,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__.splitlines()[0])
     parser.add_argument("--set", nargs=3, action="append", required=True, metavar=("MODEL", "FOLDER", "SIZE"),
                         help="a model file, a benchmark folder and a side in pixels")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of precision.json")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder of precision.md and precision.json")
     args = parser.parse_args(argv)
     wrong = [size for *_, size in args.set if not size.isdecimal() or size == "0"]
     if wrong:
         parser.error(f"SIZE {wrong[0]}: expected a number of pixels")
+    started = time.perf_counter()
     found = [measure(Path(model), Path(folder), int(size)) for model, folder, size in args.set]
-    write_json({"sets": found, "versions": versions(), "hardware": hardware(torch.device("cpu"))},
-               args.out / "precision.json")
     print(table(found))
+    write_section(args.out / "precision.md", table(found), {"sets": found}, device=torch.device("cpu"),
+                  seconds=time.perf_counter() - started)
 
 
 def measure(model_file: Path, folder: Path, side: int) -> dict:
@@ -52,9 +55,8 @@ def measure(model_file: Path, folder: Path, side: int) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         evaluations = {}
         for precision, store in COMBINATIONS:
-            evaluate = Evaluator(mode="rerank", recall_values=RECALLS, batch_size=64, num_workers=0, rerank_num=100,
-                                 precision=precision, store=store, folder=Path(scratch))
-            evaluations[precision, store] = evaluate(model, dataset)
+            options = EvaluationOptions(recall_values=RECALLS, batch_size=64, precision=precision, store=store)
+            evaluations[precision, store] = evaluator(options, Path(scratch), rerank_num=100)(model, dataset)
     exact = evaluations.pop(EXACT)
     return {"set": dataset.listing.label, "queries": dataset.n_queries, "database": dataset.n_database,
             "recalls": exact.recalls(),

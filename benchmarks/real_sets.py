@@ -2,7 +2,8 @@
 
 FOLDER holds gsv_real_mini (cities SpedA and SpedB), sped_thumbs, corridor and sf_toy; they are not part of the project.
 For each seed: train.py, train_rerank.py, then the three evaluations on three sets, beside descriptors without learning
-and the untrained model of the same seed. Writes <out>/real_sets.json and the tables of real_sets.md to stdout.
+and the untrained model of the same seed. Prints the table and writes it, after each seed, into <out>/real_sets.md and
+.json.
 """
 
 import argparse
@@ -11,13 +12,18 @@ import statistics
 import time
 from pathlib import Path
 
+import torch
+
+import eval as eval_float  # `eval` is a builtin
+import eval_hashing
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import ModelConfig, build_model
 from utils.demo import best_model, run
 from utils.evaluation.baselines import BASELINES, search_baseline
-from utils.evaluation.evaluator import Evaluation, Evaluator
-from utils.files import write_json
-from utils.run import exit_with, hardware, versions
+from utils.evaluation.evaluator import Evaluation, EvaluationOptions
+from utils.run import exit_with
+
+from .report import write_section
 
 SIZE = (168, 168)
 SETS = ("sped_thumbs", "corridor", "sf_toy")
@@ -39,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     figures = {f"{name}, L2": {set_name: [recalls_of(search_baseline(describe, dataset, recall_values=RECALLS))]
                                for set_name, dataset in sets.items()}
                for name, describe in BASELINES.items()}
-    minutes = []
+    minutes, begun = [], time.perf_counter()
     for seed in args.seeds:
         for name, recalls in untrained(sets, seed).items():
             for set_name, values in recalls.items():
@@ -52,9 +58,9 @@ def main(argv: list[str] | None = None) -> None:
                 results = run(out, script, *evaluation_options(real, set_name), "--resume", both)
                 recalls = json.loads(results.read_text())["recalls"]["final"]
                 figures.setdefault(name, {}).setdefault(set_name, []).append([recalls[str(k)] for k in RECALLS])
-        report = {"figures": figures, "seeds": args.seeds, "epochs": args.epochs, "minutes": minutes,
-                  "versions": versions(), "hardware": hardware(next(build_model(tiny()).parameters()).device)}
-        write_json(report, out / "real_sets.json")
+        found = {"figures": figures, "seeds": args.seeds, "epochs": args.epochs, "minutes": minutes}
+        write_section(out / "real_sets.md", table(figures), found, device=torch.device("cpu"),
+                      seconds=time.perf_counter() - begun)
     print(table(figures))
 
 
@@ -88,10 +94,10 @@ def untrained(sets: dict[str, BenchmarkDataset], seed: int) -> dict[str, dict[st
     start = build_model(tiny("float"), seed=seed)
     model = build_model(tiny("float", "binary"), seed=seed)
     model.start_from(start)
-    options = {"recall_values": RECALLS, "batch_size": 64, "num_workers": 0, "rerank_num": 100}
-    return {name: {set_name: recalls_of(Evaluator(mode=mode, **options)(model, dataset))
+    options = EvaluationOptions(recall_values=RECALLS, batch_size=64)
+    return {name: {set_name: recalls_of(script.evaluator(options)(model, dataset))
                    for set_name, dataset in sets.items()}
-            for name, mode in (("float, L2", "float"), ("binary, Hamming", "hashing"))}
+            for name, script in (("float, L2", eval_float), ("binary, Hamming", eval_hashing))}
 
 
 def table(figures: dict[str, dict[str, list[list[float]]]]) -> str:

@@ -1,5 +1,6 @@
-"""What every benchmark here shares: rows with goals, the samples behind them, a calibration, a page by hardware."""
+"""What every benchmark here shares: rows with goals, the samples behind them, a calibration, the writing of a page."""
 
+import datetime
 import json
 import statistics
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from utils.run import hardware, versions
 
 from .measure import alternate
 
+PROJECT = Path(__file__).resolve().parents[1]
+PAGES, RESULTS = PROJECT / "docs" / "benchmarks", PROJECT / "benchmarks" / "results"
 MIB = 2**20
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -59,15 +62,29 @@ def calibrate(report: Report, device: torch.device) -> dict[str, float]:
 
 
 def write(report: Report, page: Path, *, device: torch.device, seconds: float) -> None:
-    """Replaces this hardware's section of a page, and its entry of the .json beside it, which holds every sample."""
-    machine, known = hardware(device), versions()
-    name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    store = page.with_suffix(".json")
+    """Writes a report's rows, and every sample, as `write_section` does."""
+    found = {"rows": report.rows, "samples": report.samples}
+    write_section(page, report.markdown(), found, device=device, seconds=seconds)
+
+
+def write_section(page: Path, text: str, found: dict, *, device: torch.device, seconds: float) -> None:
+    """Replaces this hardware's section of a page by `text`, and its entry in the page's .json by `found`; both get the
+    date, the hardware, the versions and how long it took. What else stands on the page stays."""
+    machine, known, date = hardware(device), versions(), datetime.date.today().isoformat()
+    name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+    store = store_of(page)
     stored = json.loads(store.read_text()) if store.is_file() else {}
-    write_json({**stored, name: {"hardware": machine, "versions": known, "seconds": seconds, "rows": report.rows,
-                                 "samples": report.samples}}, store)
-    head, *sections = (page.read_text() if page.is_file() else f"# {page.stem.capitalize()}\n").split("\n## ")
-    text = f"{name}\n\ntorch {known['torch']}, {seconds:.0f} s in all.\n\n{report.markdown()}"
-    parts = [head, *(section for section in sections if not section.startswith(f"{name}\n")), text]
+    write_json({**stored, name: {"date": date, "hardware": machine, "versions": known, "seconds": seconds, **found}},
+               store)
+    libraries = ", ".join(f"{library} {version}" for library, version in known.items()
+                          if library in ("python", "torch") or library.startswith("faiss"))
+    head, *sections = (page.read_text() if page.is_file() else f"# {page.stem}\n").split("\n## ")
+    parts = [head, *(section for section in sections if not section.startswith(f"{name}\n")),
+             f"{name}\n\n{date}; {libraries}; {seconds:.0f} s in all.\n\n{text}"]
     with temporary_path(page) as temporary:
         temporary.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in parts))
+
+
+def store_of(page: Path) -> Path:
+    """The JSON of a page: in RESULTS for the project's own pages, else beside it."""
+    return (RESULTS if page.resolve().parent == PAGES else page.parent) / f"{page.stem}.json"

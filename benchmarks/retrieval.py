@@ -14,9 +14,7 @@ import torch
 from utils.run import exit_with
 
 from . import extraction, scale, search, to_disk
-from .report import Report, write
-
-HERE = Path(__file__).parent
+from .report import PAGES, Report, write
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--images", type=int, default=1_000_000, help="largest database of the curves (1000000)")
     parser.add_argument("--work", type=Path, help="folder for their files, some 4.4 GB for a million images")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of what is written")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder of what is written (docs/benchmarks)")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")

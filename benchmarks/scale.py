@@ -23,11 +23,10 @@ from utils.search.stores import StoredRows
 
 from . import scale_page
 from .measure import alternate
-from .report import Report
+from .report import PAGES, Report
 from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, Simulated, simulated
 from .sublinear import BinaryIVF
 
-HERE = Path(__file__).parent
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 WIDE = 1_000_000  # images up to which floats have 2048 dimensions, those of DINOv2-base; beyond, 256
 QUERIES = 4000
@@ -40,7 +39,7 @@ CHOSEN_FOR = 0.995  # on half of the queries, whose share of missed ones is know
 ROWS = 16 * PER_STREET  # of the simulated city in hand at a time
 
 
-def rows(report: Report, *, images: int = 1_000_000, work: Path | None = None, out: Path = HERE) -> None:
+def rows(report: Report, *, images: int = 1_000_000, work: Path | None = None, out: Path = PAGES) -> None:
     """Measures all sizes up to `images`; writes scale.json, scale.png and the tables of scale.md into `out`.
 
     work  a folder on the disk to be measured, for files that are deleted afterwards: 4.4 GB for a million images,
@@ -236,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1_000_000, help="largest size, one of 10,000 ... 10,000,000")
     parser.add_argument("--work", type=Path, help="folder on the disk to be measured (default: for temporary files)")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of scale.json, scale.png and scale.md")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder of what is written (docs/benchmarks)")
     args = parser.parse_args(argv)
     for folder in filter(None, (args.work, args.out)):
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from utils.files import temporary_path, write_json
 from utils.run import hardware, versions
 
+from .report import store_of
+
 FITTED_FROM = 100_000  # images: below, costs that do not grow show
 START, STOP = "<!-- measured: written by scale.py -->", "<!-- end of what is measured -->"
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d95f02", "#2a8f57", "#666666"
@@ -63,7 +65,7 @@ def write(sizes: Sequence[dict], out: Path) -> None:
 
     Larger sizes that were measured on such a processor before stay: ten million images are not for every run.
     """
-    store, machine = out / "scale.json", hardware(torch.device("cpu"))
+    store, machine = store_of(out / "scale.md"), hardware(torch.device("cpu"))
     stored = json.loads(store.read_text()) if store.is_file() else {}
     if stored.get("hardware", {}).get("cpu") == machine["cpu"]:
         sizes = [*sizes, *(size for size in stored["sizes"] if size["images"] > sizes[-1]["images"])]

@@ -9,7 +9,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import faiss
 import numpy as np
@@ -18,10 +17,11 @@ from utils.evaluation.metrics import recall_at_k
 from utils.files import write_json
 from utils.run import exit_with
 
+from .report import RESULTS
 from .scale import DEPTH, GOAL
 from .simulated import BITS, simulated
 
-STORE = Path(__file__).with_name("scale_trial.json")
+STORE = RESULTS / "scale_trial.json"
 QUERIES = 2000
 LADDERS = {"nprobe": (8, 16, 32, 48, 64, 96, 128, 192, 256), "efSearch": (100, 150, 200, 300, 400, 800),
            "nflip": (0, 1, 2)}

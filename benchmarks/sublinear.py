@@ -1,7 +1,7 @@
 """A first stage that reads only a part of the codes: faiss's inverted file over Hamming distance.
 
 It answers as `search_hamming` does, but misses neighbours in lists that it does not probe; `choose_probes` measures how
-many to probe. benchmarks/scale.md compares it with graphs and hash tables, which lost.
+many to probe. docs/benchmarks/scale.md compares it with graphs and hash tables, which lost.
 """
 
 from collections.abc import Sequence

@@ -24,9 +24,8 @@ from utils.training.memory import step_memory
 
 from .measure import alternate, saved_bytes
 from .plain import plain_forward
-from .report import MIB, TYPES, Report, calibrate, write
+from .report import MIB, PAGES, TYPES, Report, calibrate, write
 
-HERE = Path(__file__).parent
 SIZE = 224
 PUBLISHED_MIB = {"dinov2-base": 32.74, "dinov2-large": 56.21}  # fp32, measured on the published code
 GOAL_MIB = {("dinov2-base", "bf16"): 6.5, ("dinov2-large", "bf16"): 11.0,
@@ -107,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backbone", choices=BACKBONES, nargs="+", help="default: base and large; cuda: small as well")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of training.json and training.md")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder of what is written (docs/benchmarks)")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")

@@ -4,7 +4,7 @@
     python -m utils.export INDEX TARGET --part 2/16     the third of 16 parts, one for each machine
 
 TARGET is what `lancedb.connect` takes: a folder, or an object store's address such as s3://bucket/city. LanceDB is no
-requirement of this project (benchmarks/engines.md says why it was chosen).
+requirement of this project (docs/benchmarks/engines.md says why it was chosen).
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """The paper's tables as commands: `python -m benchmarks.paper table XI --datasets_folder FOLDER`.
 
 `table NUMBER` measures a table's rows and writes <out>/table_<NUMBER>.md and .csv: measured, the paper's, the
-difference; mean and standard deviation over --seeds. What is done stays done: the same call goes on where it was
-interrupted, and a training that several rows or tables share runs once for all that are given the same --out (one call
-at a time). Rows whose data or weights are absent, and other methods' rows, are named and are no failures.
+difference; mean and standard deviation over --seeds. The same call resumes where it was interrupted, and a training
+that several rows or tables share runs once for all calls with the same --out (one call at a time). Rows whose data or
+weights are absent, and rows of other methods, are named; they are no failures.
 
     --dry_run        prints every command, in order, and runs nothing; no data are needed
     --check          measures what needs no training, and compares: a recall may differ from the paper's by 0.1 point
@@ -13,28 +13,29 @@ at a time). Rows whose data or weights are absent, and other methods' rows, are 
                      row of its own
     --weights_folder is searched for SelaVPRplusplus_*.pth and dinov2_*_pretrain.pth before torch.hub's cache; what
                      is in neither is fetched
-    --toy            the same rows on a drawn city, small models and random weights; minutes, and no reproduction
+    --toy            the same rows on a drawn city with small models and random weights: minutes, but no reproduction
 
-`toy` runs all toy tables and writes benchmarks/toy_tables.md; `list` names tables and rows. Exit code 1 where a command
-failed, a checked figure differs or --check found nothing to check; 2 for a wrong call.
+`toy` runs all toy tables and writes docs/benchmarks/toy_tables.md; `list` names tables and rows. Exit code 1 where a
+command failed, a checked figure differs or --check found nothing to check; 2 for a wrong call.
 """
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.toy_city.city import build_toy_city
 from utils.run import exit_with
 
-from .plan import Settings
-from .predictions import read_given
-from .rows import Table, Timed
-from .runner import Runner
-from .steps import PROJECT
-from .tables import TABLES, find
-from .tasks import draw, listing, print_commands, run_table, run_toys, say, toy_tables
-from .toy import MACHINE, toy_settings, toy_table
+from ..report import PAGES
+from .measure import NOT_CHECKED, NOT_OURS, Measured, check, measure, read_given
+from .plan import Settings, Timed
+from .report import reasons, write_report
+from .runner import Absent, Failed, Runner, Step
+from .tables import TABLES, Table, find
+from .toy import MACHINE, ToyResult, toy_settings, toy_table, write_page
 
 NOT_GIVEN = Path("DATASETS_FOLDER")  # stands for the folder in printed commands
 MACHINE_OPTIONS = ("device", "num_workers", "infer_batch_size")
@@ -56,8 +57,9 @@ def parser() -> argparse.ArgumentParser:
     what = table.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="with published weights: are the figures the paper's?")
     what.add_argument("--toy", action="store_true", help="on the toy city")
-    toy.add_argument("--page", type=Path, default=PROJECT / "benchmarks" / "toy_tables.md",
-                     help="default: benchmarks/toy_tables.md")
+    toy.set_defaults(toy=True, check=False, datasets_folder=None, seeds=None, predictions=[])
+    toy.add_argument("--page", type=Path, default=PAGES / "toy_tables.md",
+                     help="default: docs/benchmarks/toy_tables.md")
     for one in (table, toy):
         one.add_argument("--dry_run", action="store_true", help="print the commands alone")
         one.add_argument("--out", type=Path, default=Path("logs/paper"), help="default: logs/paper")
@@ -70,60 +72,119 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> None:
     args = parser().parse_args(argv)
     if args.task == "list":
-        print("\n".join(line for table in TABLES.values() for line in listing(table)))
+        for table in TABLES.values():
+            print(f"Table {table.number}: {table.title}" + (" [--toy]" if table.toy_seeds else ""))
+            for row in table.rows:
+                print(f"    {row.name}: {row.how or NOT_OURS.removesuffix(' alone')}")
         return
-    sys.exit(0 if (all_toys if args.task == "toy" else one_table)(args, runner or Runner()) else 1)
+    sys.exit(0 if run(args, runner or Runner()) else 1)
 
 
-def all_toys(args: argparse.Namespace, runner: Runner) -> bool:
-    out = args.out.resolve()
-    settings = toy_settings(out, machine_options(args, MACHINE))
+def run(args: argparse.Namespace, runner: Runner) -> bool:
+    """One table, or all that have a toy; False where a command failed or a check did not pass."""
+    papers = [find(args.number)] if args.task == "table" else [table for table in TABLES.values() if table.toy_seeds]
+    tables = [toy_table(table) for table in papers] if args.toy else papers
+    settings = toy_settings(args.out.resolve(), machine(args, MACHINE)) if args.toy else paper_settings(args, papers[0])
+    if args.toy and args.datasets_folder:
+        say("--toy: --datasets_folder is not read, the images are drawn")
+    given = read_given(args.predictions, tables[0])
     if args.dry_run:
-        print_commands([toy_table(table) for table in toy_tables()], None, settings, checking=False, drawn=True)
-        return True
-    return run_toys(settings=settings, runner=runner, folder=out, page=args.page)
-
-
-def one_table(args: argparse.Namespace, runner: Runner) -> bool:
-    table, out = find(args.number), args.out.resolve()
-    if args.toy:
-        if args.datasets_folder:
-            say("--toy: --datasets_folder is not read, the images are drawn")
-        table, settings = toy_table(table), toy_settings(out, machine_options(args, MACHINE))
-    else:
-        if args.weights_folder and not args.weights_folder.is_dir():
-            raise FileNotFoundError(f"--weights_folder {args.weights_folder}: no such folder")
-        settings = Settings(out=out, datasets_folder=data_folder(args, table), machine=machine_options(args),
-                            weights_folder=args.weights_folder and args.weights_folder.resolve())
-    seeds = args.seeds or (table.toy_seeds if args.toy else (0,))
-    given = read_given(args.predictions, table)
-    if args.dry_run:
-        print_commands([table], seeds, settings, checking=args.check, drawn=args.toy)
+        print_commands(tables, args, settings)
         return True
     if args.toy:
-        draw(settings)
-    return run_table(table, seeds=seeds, settings=settings, runner=runner, folder=out, given=given, checking=args.check,
-                     name=f"{'toy_' if args.toy else ''}table_{table.number}{'_check' if args.check else ''}")[1]
+        build_toy_city(settings.datasets_folder)  # where it lies complete already, it stays as it is
+    results, passed = [], True
+    for paper, table in zip(papers, tables, strict=True):
+        rows, good = run_table(table, args, settings, runner, given)
+        results.append(ToyResult(paper, table, rows))
+        passed = passed and good
+    if args.task == "toy":
+        write_page(args.page, results, seconds=runner.seconds())
+        print(args.page)
+    return passed
 
 
-def data_folder(args: argparse.Namespace, table: Table) -> Path:
-    """Absolute. ValueError where it is missing and needed."""
-    if args.datasets_folder is None and (args.dry_run or all(isinstance(row.how, Timed | None) for row in table.rows)):
-        return NOT_GIVEN
-    if args.datasets_folder is None:
+def paper_settings(args: argparse.Namespace, table: Table) -> Settings:
+    """Of the real sets. ValueError or FileNotFoundError where a folder is missing."""
+    data, weights = args.datasets_folder and Path(args.datasets_folder).resolve(), args.weights_folder
+    if weights and not weights.is_dir():
+        raise FileNotFoundError(f"--weights_folder {weights}: no such folder")
+    if data is None and not args.dry_run and not all(isinstance(row.how, Timed | None) for row in table.rows):
         raise ValueError("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
                          "<name>/images/<split>/{database,queries} and the training sets")
-    folder = Path(args.datasets_folder).resolve()
-    if not args.dry_run and not folder.is_dir():
-        raise FileNotFoundError(f"--datasets_folder {folder}: no such folder")
-    return folder
+    if data and not args.dry_run and not data.is_dir():
+        raise FileNotFoundError(f"--datasets_folder {data}: no such folder")
+    return Settings(out=args.out.resolve(), datasets_folder=data or NOT_GIVEN, machine=machine(args, {}),
+                    weights_folder=weights and weights.resolve())
 
 
-def machine_options(args: argparse.Namespace, defaults: Sequence[str] = ()) -> tuple[str, ...]:
+def machine(args: argparse.Namespace, defaults: dict[str, str]) -> tuple[str, ...]:
     """--device and the like for every script, as given or as in `defaults`."""
-    chosen = dict(zip(defaults[::2], defaults[1::2], strict=True))
-    chosen |= {f"--{name}": str(value) for name in MACHINE_OPTIONS if (value := getattr(args, name)) is not None}
-    return tuple(word for pair in chosen.items() for word in pair)
+    chosen = {f"--{name}": str(value) for name in MACHINE_OPTIONS if (value := getattr(args, name)) is not None}
+    return tuple(word for pair in (defaults | chosen).items() for word in pair)
+
+
+def run_table(table: Table, args: argparse.Namespace, settings: Settings, runner: Runner,
+              given: dict[str, Measured]) -> tuple[list[Measured], bool]:
+    """Measures, writes the page and its .csv row by row, and says what is not there."""
+    folder, rows = args.out.resolve(), []
+    name = f"{'toy_' if args.toy else ''}table_{table.number}{'_check' if args.check else ''}"
+    for row in measure(table, seeds=args.seeds or table.seeds, settings=settings, runner=runner, given=given,
+                       checking=args.check):
+        rows.append(row)
+        page = write_report(table, rows, folder, name=name)
+    failed = reasons(table, rows, Failed)
+    for heading, lines in (("not measured", reasons(table, rows, Absent)), ("failed", failed)):
+        for line in lines:
+            say(f"Table {table.number}: {heading}: {line}")
+    passed = not failed
+    if args.check:
+        figures, differing = check(table, rows)
+        verdict = f"{figures} figures checked, {len(differing)} differ from the paper's"
+        remarks = [verdict if figures else "nothing could be checked", *differing]
+        page = write_report(table, rows, folder, name=name, remarks=remarks)
+        for line in remarks:
+            say(f"Table {table.number}: {line}")
+        passed = passed and figures > 0 and not differing
+    print(page)
+    return rows, passed
+
+
+class Listed:
+    """In a Runner's place: notes which steps are asked for, and runs nothing."""
+
+    def __init__(self):
+        self.steps: dict[Step, None] = {}
+
+    def results(self, step: Step) -> Path:
+        self.steps |= dict.fromkeys(step.chain)
+        raise Absent("")
+
+
+def print_commands(tables: Sequence[Table], args: argparse.Namespace, settings: Settings) -> None:
+    """Every command, in order, behind a comment with the row's name and the folder; what rows share, with the first."""
+    if args.toy:
+        print(f"# The toy city\n{shlex.join(['python', '-m', 'datasets.toy_city', str(settings.datasets_folder)])}")
+    printed: set[Step] = set()
+    for table in tables:
+        listed = Listed()
+        for row in measure(table, seeds=args.seeds or table.seeds, settings=settings, runner=listed,
+                           checking=args.check):
+            name = f"# Table {table.number}, {row.name}"
+            for step in listed.steps:
+                if step in printed:
+                    print(f"{name}; shares {step.folder}")
+                else:
+                    print(f"{name}; in {step.folder}{' (done)' if step.results else ''}\n{step.shell()}")
+            for reason in dict.fromkeys(why if why in (NOT_CHECKED, NOT_OURS) else f"{of}: {why}"
+                                        for of, why in ((of, str(why)) for of, why in row.missing.items()) if why):
+                print(f"{name}; not measured: {reason}")
+            printed |= listed.steps.keys()
+            listed.steps.clear()
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Times exhaustive search and re-ranking among random descriptors (Table IX): `python -m benchmarks.paper.latency`.
 
 One query at a time on one thread (several wait for each other longer than they work), and all at once on all threads;
-top 100. The index is built beforehand, describing an image does not count. Each method takes its turn after the
-others, `--repeats` times: medians, and beside them the time of copying the 4096-dimensional database on one thread,
-which tells machines, and hours of one machine, apart.
+top 100. The index is built beforehand; extraction does not count. Each method takes its turn after the others,
+`--repeats` times: medians, and beside them the time of copying the 4096-dimensional database on one thread, which tells
+machines, and hours of one machine, apart.
 """
 
 import argparse

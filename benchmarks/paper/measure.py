@@ -1,18 +1,20 @@
-"""A table's figures from its steps' results: seeds, averages, and what could not be measured."""
+"""A table's figures: from its steps' results or from another method's predictions, and whether they are the paper's."""
 
 import dataclasses
 import functools
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .plan import Cell, Settings, row_cells
-from .predictions import Given
-from .rows import AVERAGE, Column, How, Row, Table
-from .runner import Absent, Failed, Runner
+from utils.compare import Predictions, read_predictions
 
-NOT_CHECKED = "trained, not checked: its figures vary with the seed"
+from .plan import AVERAGE, SETS, Cell, Column, Settings
+from .runner import Absent, Failed, Runner
+from .tables import Table
+
+NOT_OURS, NOT_CHECKED = "the paper's figures alone", "trained, not checked: its figures vary with the seed"
+POINT = 0.1  # what the paper's rounding hides, and the least that counts
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -22,8 +24,7 @@ class Measured:
     paper    as printed, for each column
     values   one for each seed that gave it
     queries  of the data sets measured
-    absent   why there is none, by data set (or group of columns): data or weights that are not here
-    failed   the same for commands that ended with an error
+    missing  why there is none, by data set (or group of columns)
     remarks  what the results say of themselves
     """
 
@@ -31,13 +32,14 @@ class Measured:
     paper: dict[Column, float | None]
     values: dict[Column, list[float]] = dataclasses.field(default_factory=dict)
     queries: dict[str, int] = dataclasses.field(default_factory=dict)
-    absent: dict[str, str] = dataclasses.field(default_factory=dict)
-    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    missing: dict[str, Absent | Failed] = dataclasses.field(default_factory=dict)
     remarks: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def of_row(cls, row: Row, table: Table) -> "Measured":
-        return cls(name=row.name, paper=dict(zip(table.columns, row.paper, strict=True)))
+    def of(cls, name: str, table: Table) -> "Measured":
+        """Of the table's row of that name, or of another method, without figures yet."""
+        paper = next((row.paper for row in table.rows if row.name == name), [None] * len(table.columns))
+        return cls(name=name, paper=dict(zip(table.columns, paper, strict=True)))
 
     def mean(self, column: Column) -> float | None:
         return statistics.mean(self.values[column]) if column in self.values else None
@@ -51,7 +53,7 @@ class Measured:
         mean, paper = self.mean(column), self.paper[column]
         return None if mean is None or paper is None else mean - paper
 
-    def add(self, figures: dict[Column, float]) -> None:
+    def add(self, figures: Mapping[Column, float]) -> None:
         """The figures of one seed; an average is there where all its data sets are."""
         for column in self.paper:
             parts = [other for other in self.paper if other.measure == column.measure and other.of != AVERAGE]
@@ -60,74 +62,120 @@ class Measured:
         for column, value in figures.items():
             self.values.setdefault(column, []).append(value)
 
+    def read(self, column: Column, cell: Cell, runner: Runner) -> float | None:
+        """The figure that a cell leads to; None where there is none."""
+        try:
+            if isinstance(cell, str):
+                raise Absent(cell)
+            path = runner.results(cell[0])
+            try:
+                results = json.loads(path.read_text())
+                value = functools.reduce(lambda part, key: part[key], cell[1], results)
+            except (KeyError, TypeError, ValueError):
+                raise Failed(f"{path}: damaged, or without {'.'.join(cell[1])}") from None
+        except (Absent, Failed) as reason:
+            self.missing[column.of] = reason
+            return None
+        if "n_queries" in results:
+            self.queries[column.of] = results["n_queries"]
+        self.remarks += results.get("remarks", [])
+        return None if value is None else column.scale * value  # None: what a method or a machine does not have
 
-def measure(table: Table, *, seeds: Sequence[int], settings: Settings, runner: Runner, given: Given | None = None,
-            checking: bool = False) -> Iterator[Measured]:
+
+def measure(table: Table, *, seeds: Sequence[int], settings: Settings, runner: Runner,
+            given: Mapping[str, Measured] | None = None, checking: bool = False) -> Iterator[Measured]:
     """Row by row, as they are measured. `checking`: only what needs no training.
 
     A row that others measured (`given`) takes their figures; methods beyond the paper's come behind its rows.
     """
-    given = given or {}
+    given = dict(given or {})
     for row in table.rows:
-        measured = Measured.of_row(row, table)
-        how = row.checkable if checking else row.how
-        if row.name in given:
-            _take(measured, given[row.name])
-        elif how is None and row.how is not None:
-            measured.absent = dict.fromkeys(table.groups, NOT_CHECKED)
+        measured, how, done = given.pop(row.name, None) or Measured.of(row.name, table), row.how, []
+        if checking and how:
+            how = how.untrained
+        if how is None and not measured.values:
+            measured.missing = dict.fromkeys(table.groups, Absent(NOT_CHECKED if row.how else NOT_OURS))
+        for seed in seeds if how else ():
+            cells = {column: how.cell(column, seed, settings) for column in table.columns if column.of != AVERAGE}
+            if cells not in done:  # else nothing in it depends on the seed
+                done.append(cells)
+                figures = {column: measured.read(column, cell, runner) for column, cell in cells.items()}
+                measured.add({column: value for column, value in figures.items() if value is not None})
+        yield measured
+    yield from given.values()
+
+
+def read_given(words: Sequence[str], table: Table) -> dict[str, Measured]:
+    """Figures of other methods from predictions.npz as the evaluation scripts write it: `ROW=FILE` or `ROW:SET=FILE`.
+
+    Without a set, results.json beside the file tells it. ValueError for what fits no column, or a row that is measured
+    by itself.
+    """
+    sets = [name for name in table.groups if name in SETS]
+    figures: dict[str, dict[str, dict[Column, float]]] = {}  # row -> data set -> figures
+    given: dict[str, Measured] = {}
+    for word in words:
+        left, equals, file = word.partition("=")
+        name, _, data_set = left.partition(":")
+        if not equals or not name or not file or not sets:
+            raise ValueError(f"--predictions {word!r}: expected NAME=FILE or NAME:SET=FILE"
+                             + (f", and Table {table.number} has no data sets" if not sets else ""))
+        if any(row.name == name and row.how for row in table.rows):
+            raise ValueError(f"--predictions {word!r}: that row is measured by commands; choose another name")
+        predictions = read_predictions(Path(file), "final")
+        data_set = data_set or _set_beside(predictions.path, sets)
+        if data_set not in sets:
+            raise ValueError(f"--predictions {word!r}: the data sets of Table {table.number} are {', '.join(sets)}")
+        if data_set in figures.setdefault(name, {}):
+            raise ValueError(f"--predictions {word!r}: a second file of {name} on {data_set}")
+        columns = [column for column in table.columns if column.of == data_set]
+        figures[name][data_set] = {column: _recall(predictions, int(column.k)) for column in columns}
+        given.setdefault(name, Measured.of(name, table)).queries[data_set] = len(predictions.correct)
+    for name, measured in given.items():
+        measured.add({column: value for part in figures[name].values() for column, value in part.items()})
+        measured.missing = {of: Absent("no predictions given") for of in sets if of not in figures[name]}
+    return given
+
+
+def _recall(predictions: Predictions, k: int) -> float:
+    """In percent. ValueError where fewer predictions than that were kept."""
+    kept = predictions.correct.shape[1]  # of each query's first images: which are right
+    if kept < min(k, len(predictions.database_names)):
+        raise ValueError(f"{predictions.path}: {kept} predictions of each query; recall@{k} needs {k}")
+    return 100 * float(predictions.correct[:, :k].any(axis=1).mean())
+
+
+def _set_beside(path: Path, sets: Sequence[str]) -> str:
+    results = path.with_name("results.json")
+    if not results.is_file():
+        raise ValueError(f"{path}: no results.json beside it that names its data set; write NAME:SET={path} with a SET "
+                         f"of {', '.join(sets)}")
+    written = json.loads(results.read_text())
+    of = written.get("dataset"), written.get("split")
+    for name in sets:
+        if of == SETS[name][:2]:
+            return name
+    raise ValueError(f"{results}: of {of[0]} {of[1]}; expected one of {', '.join(sets)}")
+
+
+def check(table: Table, rows: Sequence[Measured]) -> tuple[int, list[str]]:
+    """Are measured figures the paper's? How many were compared, and a line for each that differs.
+
+    Recalls may differ by 0.1 point or one query, whichever is more, counts not at all. Averages follow from the others,
+    and times and memory are those of a machine: neither is compared.
+    """
+    compared, differing = 0, []
+    for row, column in ((row, column) for row in rows for column in table.columns):
+        if column.decimals == 0:
+            allowed = 0.0
+        elif column.of in row.queries and not column.keys:
+            allowed = max(POINT, 100 / row.queries[column.of])
         else:
-            _run(measured, how, table, seeds, settings, runner)
-        yield measured
-    for name in (name for name in given if name not in {row.name for row in table.rows}):
-        measured = Measured(name=name, paper=dict.fromkeys(table.columns))
-        _take(measured, given[name])
-        yield measured
-
-
-def _take(measured: Measured, given: dict) -> None:
-    figures = {}
-    for column in measured.paper:
-        if column.of in given:
-            recalls = given[column.of]
-            measured.queries[column.of] = recalls.n_queries
-            figures[column] = recalls.at(int(column.k))
-    measured.add(figures)
-    measured.absent = {column.of: "no predictions given" for column in measured.paper
-                       if column.of not in (*given, AVERAGE)}
-
-
-def _run(measured: Measured, how: How | None, table: Table, seeds: Sequence[int], settings: Settings,
-         runner: Runner) -> None:
-    done: list[dict[Column, Cell | str]] = []
-    for seed in seeds:
-        cells = row_cells(how, table, seed, settings)
-        if cells in done:  # nothing in it depends on the seed
             continue
-        done.append(cells)
-        figures = {}
-        for column, cell in cells.items():
-            if isinstance(cell, str):
-                measured.absent[column.of] = cell
-                continue
-            try:
-                value, results = read_figure(runner.results(cell.step), cell.keys)
-            except Absent as reason:
-                measured.absent[column.of] = str(reason)
-            except Failed as reason:
-                measured.failed[column.of] = str(reason)
-            else:
-                if value is not None:  # what a method or a machine does not have
-                    figures[column] = cell.scale * value
-                if "n_queries" in results:
-                    measured.queries[column.of] = results["n_queries"]
-                measured.remarks += results.get("remarks", [])
-        measured.add(figures)
-
-
-def read_figure(path: Path, keys: Sequence[str]) -> tuple[float | None, dict]:
-    """A figure of a results.json, and the whole file. Raises Failed where it is not there."""
-    try:
-        results = json.loads(path.read_text())
-        return functools.reduce(lambda part, key: part[key], keys, results), results
-    except (KeyError, TypeError, ValueError):
-        raise Failed(f"{path}: damaged, or without {'.'.join(keys)}") from None
+        difference, places = row.difference(column), column.decimals
+        if difference is not None:
+            compared += 1
+            if abs(difference) > allowed + 1e-9:
+                differing.append(f"{row.name}, {column.of} {column.measure}: {row.mean(column):.{places + 2}f}, "
+                                 f"paper {row.paper[column]:.{places}f} (allowed: {allowed:.3g})")
+    return compared, differing

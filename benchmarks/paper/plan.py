@@ -1,161 +1,270 @@
-"""From a table's rows to steps: which command gives which figure."""
+"""What a row of a table measures, and the commands that measure it."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from model import BACKBONES, ModelConfig, released_address
 
-from .rows import AVERAGE, SETS, Column, Counted, Evaluated, EvaluationSet, How, Model, Released, Table, Timed, Training
-from .steps import Step
+from .runner import Step
 
-TEST_SET = EvaluationSet("pitts30k", "test")  # which the training scripts evaluate themselves
-EVALUATE = {"train.py": "eval.py", "train_hashing.py": "eval_hashing.py", "train_rerank.py": "eval_rerank.py",
-            "float": "eval.py", "rerank": "eval_rerank.py"}
+AVERAGE = "Average"  # of the same measure over the table's data sets
+DEPTHS = (20, 50, 100, 200)  # numbers of candidates that are re-ranked from one extraction (Table X)
 
 
-# Columns of the tables that are not of recalls: keys in results.json, and the unit.
-COUNTS = ((("n_database",), 1.0), (("n_queries",), 1.0))
-COSTS = ((("training", "minutes_per_epoch"), 1.0), (("training", "trainable_parameters"), 1e-6),
-         (("training", "peak_memory_mib"), 2.0**-10))
-TIMES = tuple((way, stage) for way in ("one", "batched") for stage in ("initial", "rerank", "total"))
+class EvaluationSet(NamedTuple):
+    """What the scripts call a data set; name None: no script can evaluate it, and why. A protocol that is not called
+    like its folder lies in one of `folders`."""
+
+    name: str | None
+    split: str
+    why_not: str = ""
+    folders: tuple[str, ...] = ()
+
+    def needs(self, data: Path) -> tuple[Path, ...]:
+        """Folders that must be there; the command itself knows the details of a protocol's layout."""
+        if self.folders:
+            there = [data / folder for folder in self.folders if (data / folder).is_dir()]
+            return (there or [data / self.folders[0]])[0],
+        return tuple(data / self.name / "images" / self.split / side for side in ("database", "queries"))
 
 
-class Cell(NamedTuple):
-    """Where a figure stands: a step's results.json and the keys that lead to it; the figure is that times `scale`."""
+SETS = {  # by the tables' names
+    "Pitts30k-test": EvaluationSet("pitts30k", "test"),
+    "MSLS-val": EvaluationSet("msls_val_740", "val", folders=("msls", "mapillary_sls")),
+    "MSLS-challenge": EvaluationSet(None, "", "its labels are withheld; a server scores predictions"),
+    "Tokyo24/7": EvaluationSet("tokyo247", "test"),
+    "Nordland": EvaluationSet("nordland_27592_w2s_10f", "test", folders=("nordland",)),
+    "SPED": EvaluationSet("sped", "test"),
+    "Eynsham": EvaluationSet("eynsham", "test"),
+    "SVOX-Night": EvaluationSet("svox_night", "test", folders=("svox", "svox_night")),
+    "SVOX-Rain": EvaluationSet("svox_rain", "test", folders=("svox", "svox_rain")),
+    "SVOX-Overcast": EvaluationSet("svox_overcast", "test", folders=("svox", "svox_overcast")),
+}
+TEST_SET = SETS["Pitts30k-test"]  # which the training scripts evaluate themselves
 
-    step: Step
-    keys: tuple[str, ...]
+
+class Column(NamedTuple):
+    """A data set (a key of SETS, or AVERAGE) and a recall; or a group of other measures and one of them.
+
+    keys, scale  of a measure that is no recall: where results.json has it, and what turns that into the column's unit
+    """
+
+    of: str
+    measure: str  # "R@1": percent
+    decimals: int = 1
+    keys: tuple[str, ...] = ()
     scale: float = 1.0
+
+    @property
+    def k(self) -> str:
+        """The k of recall@k, as in results.json."""
+        return self.measure.removeprefix("R@")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """The paper's settings (section IV-B) as far as rows share them; the toy city has others (toy.py).
+class Training:
+    """A command of a training script, but for its seed, folders and machine.
 
-    image_options, training_image_options  sizes, where they are not the scripts' own
+    places      a batch
+    variant     of utils.cli.variants; None: the paper's final method for that backbone
+    cities      of the training set; empty: all
+    validation  sets whose `val` split is evaluated after every epoch; the last decides
+    start       the training whose best model this one begins with
     """
 
-    lr: str = "0.0004"
-    image_options: tuple[str, ...] = ()
-    training_image_options: tuple[str, ...] = ()
+    backbone: str
+    dataset: str
+    places: int = 120
+    variant: str | None = None
+    script: str = "train.py"
+    cities: tuple[str, ...] = ()
+    epochs: int = 25
+    validation: tuple[str, ...] = ("pitts30k", "msls")
+    start: "Training | None" = None
 
-    def model(self, model: Model) -> Model:
-        """What stands for a model."""
-        return model
+    def __str__(self) -> str:
+        said = ("an epoch of", self.backbone) if self.epochs == 1 else (self.script, self.backbone, self.dataset)
+        return " ".join([*said, self.variant or ""]).strip()
 
-    def foundation(self, backbone: str, weights_folder: Path | None) -> tuple[list[str], str | None]:
-        """Options that name the DINOv2 file, and the backbone whose file is fetched where there is none."""
-        file = in_folder(weights_folder, BACKBONES[backbone].weights_url)
-        return (["--foundation_model_path", str(file)], None) if file else ([], backbone)
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        kind = self.script.removesuffix(".py").partition("_")[2] or "float"
+        cities = f"{len(self.cities)}cities" if self.cities else None
+        places = f"{self.places}places" if self.places != 120 else None
+        return "-".join(filter(None, (kind, self.backbone, self.dataset, cities, self.variant, places)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """A published file; branches "float" or "rerank" (both branches)."""
+
+    backbone: str
+    branches: str
+
+    def __str__(self) -> str:
+        return f"published {self.backbone} file, {self.branches}"
+
+    @property
+    def config(self) -> ModelConfig:
+        branches = {"float": ("float",), "rerank": ("float", "binary")}[self.branches]
+        return ModelConfig(backbone=self.backbone, branches=branches)
+
+    @property
+    def training(self) -> Training:
+        """The training that gave it."""
+        first = Training(backbone=self.backbone, dataset="unified_dataset")
+        return first if self.branches == "float" else dataclasses.replace(first, script="train_rerank.py", start=first)
+
+
+Model = Training | Released
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Where data, weights and results lie, and how the machine is used.
+    """Where data, weights and results lie, how the machine is used, and what all trainings share (section IV-B).
 
     weights_folder  searched before torch.hub's cache for published and official files, by their names
     machine         options of every command that trains or evaluates
+    image_options, training_image_options  sizes, where they are not the scripts' own
+    random_weights  instead of DINOv2's
+    model           what stands for a model: the toy city has others
     """
 
     out: Path
     datasets_folder: Path
     weights_folder: Path | None = None
     machine: tuple[str, ...] = ()
-    protocol: Protocol = Protocol()
+    lr: str = "0.0004"
+    image_options: tuple[str, ...] = ()
+    training_image_options: tuple[str, ...] = ()
+    random_weights: bool = False
+    model: Callable[[Model], Model] = lambda model: model
 
-
-def in_folder(folder: Path | None, address: str) -> Path | None:
-    file = folder / address.rsplit("/", 1)[-1] if folder else None
-    return file if file and file.is_file() else None
-
-
-def published_config(released: Released) -> ModelConfig:
-    branches = {"float": ("float",), "rerank": ("float", "binary")}[released.branches]
-    return ModelConfig(backbone=released.backbone, branches=branches)
+    def file(self, address: str) -> list[str]:
+        """The path of a file that can be fetched from `address`, where the weights folder has it."""
+        file = self.weights_folder / address.rsplit("/", 1)[-1] if self.weights_folder else None
+        return [str(file)] if file and file.is_file() else []
 
 
 def training_step(training: Training, seed: int, settings: Settings) -> Step:
-    protocol, data, fetched = settings.protocol, settings.datasets_folder, None
-    after = training_step(training.start, seed, settings) if training.start else None
-    if after:
+    data, after, fetched = settings.datasets_folder, None, None
+    if training.start:
+        after = training_step(training.start, seed, settings)
         options = ["--resume", str(after.best_model)]
     else:
-        foundation, fetched = protocol.foundation(training.backbone, settings.weights_folder)
-        options = ["--backbone", training.backbone, *foundation]
+        file = ["random"] if settings.random_weights else settings.file(BACKBONES[training.backbone].weights_url)
+        fetched = None if file else training.backbone
+        options = ["--backbone", training.backbone, *(["--foundation_model_path", *file] if file else [])]
     if training.variant:
         options += ["--variant", training.variant]
     options += ["--training_dataset", training.dataset, *(["--cities", *training.cities] if training.cities else []),
                 "--train_batch_size", str(training.places), "--epochs_num", str(training.epochs), "--patience", "12",
-                "--lr", protocol.lr, "--lr_halving", "3", "--seed", str(seed), "--val_datasets", *training.validation,
+                "--lr", settings.lr, "--lr_halving", "3", "--seed", str(seed), "--val_datasets", *training.validation,
                 "--datasets_folder", str(data), "--dataset_name", TEST_SET.name,
-                *protocol.training_image_options, *protocol.image_options]
-    needs = [data / training.dataset / "Dataframes", *_folders(data, TEST_SET)]
+                *settings.training_image_options, *settings.image_options]
+    needs = [data / training.dataset / "Dataframes", *TEST_SET.needs(data)]
     for name in training.validation:
-        needs += _folders(data, EvaluationSet(name, "val"))
-    return Step(out=settings.out, name=f"{_name(training)}/seed{seed}/train", command=(training.script, *options),
+        needs += EvaluationSet(name, "val").needs(data)
+    return Step(out=settings.out, name=f"{training.name}/seed{seed}/train", command=(training.script, *options),
                 machine=settings.machine, needs=tuple(needs), weights=fetched, after=after)
 
 
-def evaluation_step(how: Evaluated, tested: EvaluationSet, seed: int, settings: Settings) -> Step:
-    """The evaluation of a model on a set; the training itself where it evaluates that set."""
-    model = settings.protocol.model(how.model)
-    trained = training_step(model, seed, settings) if isinstance(model, Training) else None
-    if trained and tested == TEST_SET and not how.depths:
-        return trained
-    if trained:
-        options, fetched, folder = ["--resume", str(trained.best_model)], None, f"{_name(model)}/seed{seed}"
+def evaluation_step(model: Model, tested: EvaluationSet, seed: int, settings: Settings, *, depths: bool) -> Step:
+    """The evaluation of a model on a set, with `depths` for all of DEPTHS; the training itself where it evaluates that
+    set."""
+    model, data, trained, fetched = settings.model(model), settings.datasets_folder, None, None
+    if isinstance(model, Training):
+        trained = training_step(model, seed, settings)
+        if tested == TEST_SET and not depths:
+            return trained
+        script, folder = model.script.replace("train", "eval"), f"{model.name}/seed{seed}"
+        options = ["--resume", str(trained.best_model)]
     else:
-        file = in_folder(settings.weights_folder, released_address(published_config(model)))
-        options = ["--backbone", model.backbone, *(["--resume", str(file)] if file else [])]
-        fetched, folder = None if file else model, f"published-{model.backbone}-{model.branches}"
-    options += ["--datasets_folder", str(settings.datasets_folder), "--dataset_name", tested.name,
-                "--split", tested.split, *settings.protocol.image_options]
-    command, name = [EVALUATE[model.script if trained else model.branches], *options], f"{tested.name}-{tested.split}"
-    if how.depths:
-        command = ["-m", "benchmarks.paper.depths", *options, "--depths", *map(str, how.depths)]
-        name += "-depths"
-    return Step(out=settings.out, name=f"{folder}/{name}", command=tuple(command), machine=settings.machine,
-                needs=tuple(_folders(settings.datasets_folder, tested)), weights=fetched, after=trained)
+        file = settings.file(released_address(model.config))
+        fetched = None if file else model.config
+        script = "eval.py" if model.branches == "float" else "eval_rerank.py"
+        folder = f"published-{model.backbone}-{model.branches}"
+        options = ["--backbone", model.backbone, *(["--resume", *file] if file else [])]
+    options += ["--datasets_folder", str(data), "--dataset_name", tested.name, "--split", tested.split,
+                *settings.image_options]
+    name, command = f"{folder}/{tested.name}-{tested.split}", [script, *options]
+    if depths:
+        name, command = f"{name}-depths", ["-m", f"{__package__}.depths", *options, "--depths", *map(str, DEPTHS)]
+    return Step(out=settings.out, name=name, command=tuple(command), machine=settings.machine,
+                needs=tested.needs(data), weights=fetched, after=trained)
 
 
-def row_cells(how: How | None, table: Table, seed: int, settings: Settings) -> dict[Column, Cell | str]:
-    """Where each figure of a row comes from, or why from nowhere; averages are for the reader of the figures."""
-    if how is None:
-        return dict.fromkeys(table.columns, "the paper's figures alone")
-    if isinstance(how, Evaluated):
-        return {column: _recall(how, column, seed, settings) for column in table.columns if column.of != AVERAGE}
-    if isinstance(how, Counted):
-        counted = SETS[how.of]
-        name, needs = f"counts/{counted.name}-{counted.split}", _folders(settings.datasets_folder, counted)
-        command = ("-m", "benchmarks.paper.counts", "--datasets_folder", str(settings.datasets_folder),
-                   "--dataset_name", counted.name, "--split", counted.split)
-        step, keys = Step(out=settings.out, name=name, command=command, needs=tuple(needs)), COUNTS
-    elif isinstance(how, Timed):
-        step = Step(out=settings.out, name="latency", command=("-m", "benchmarks.paper.latency"))
-        keys = [(("methods", how.method, *pair), 1.0) for pair in TIMES]
-    else:
-        step, keys = training_step(settings.protocol.model(how.training), seed, settings), COSTS
-    return {column: Cell(step, *key) for column, key in zip(table.columns, keys, strict=True)}
+# How a row is measured. `cell`: the step, and the keys in its results.json that lead to a column's figure, or why there
+# is none; `untrained`: what gives the same figures without training, or None; a string for `list`.
+
+Cell = tuple[Step, tuple[str, ...]] | str
 
 
-def _recall(how: Evaluated, column: Column, seed: int, settings: Settings) -> Cell | str:
-    tested = SETS[column.of]
-    if tested.name is None:
-        return tested.why_not
-    return Cell(evaluation_step(how, tested, seed, settings), ("recalls", str(how.depth or how.stage), column.k))
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """Recalls of a model, or what its training takes; stage "first_stage" (binary codes alone) or "final".
+
+    depth  candidates that are re-ranked, one of DEPTHS; None: the scripts' 100
+    """
+
+    model: Model
+    stage: str = "final"
+    depth: int | None = None
+
+    @property
+    def untrained(self) -> "Evaluated | None":
+        """The published file of a training, where there is one."""
+        files = [Released(self.model.backbone, branches) for branches in ("float", "rerank")]
+        found = [file for file in files if self.model in (file, file.training)]
+        return dataclasses.replace(self, model=found[0]) if found else None
+
+    def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
+        if column.keys:
+            return training_step(settings.model(self.model), seed, settings), column.keys
+        tested = SETS[column.of]
+        if tested.name is None:
+            return tested.why_not
+        step = evaluation_step(self.model, tested, seed, settings, depths=self.depth is not None)
+        return step, ("recalls", str(self.depth or self.stage), column.k)
+
+    def __str__(self) -> str:
+        return str(self.model)
 
 
-def _folders(data: Path, tested: EvaluationSet) -> list[Path]:
-    """What must be there; the command itself knows the details of a protocol's layout."""
-    if tested.folders:
-        there = [data / folder for folder in tested.folders if (data / folder).is_dir()]
-        return there[:1] or [data / tested.folders[0]]
-    return [data / tested.name / "images" / tested.split / side for side in ("database", "queries")]
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """The images of a data set."""
+
+    of: str
+    untrained = property(lambda self: self)
+
+    def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
+        (name, split, *_), data = SETS[self.of], settings.datasets_folder
+        command = ("-m", f"{__package__}.counts", "--datasets_folder", str(data), "--dataset_name", name,
+                   "--split", split)
+        return Step(out=settings.out, name=f"counts/{name}-{split}", command=command,
+                    needs=SETS[self.of].needs(data)), column.keys
+
+    def __str__(self) -> str:
+        return "its images are counted"
 
 
-def _name(training: Training) -> str:
-    kind = training.script.removesuffix(".py").partition("_")[2] or "float"
-    cities = f"{len(training.cities)}cities" if training.cities else None
-    places = f"{training.places}places" if training.places != 120 else None
-    return "-".join(filter(None, (kind, training.backbone, training.dataset, cities, training.variant, places)))
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """Search among random descriptors; a key of latency.METHODS."""
+
+    method: str
+    untrained = property(lambda self: self)
+
+    def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
+        step = Step(out=settings.out, name="latency", command=("-m", f"{__package__}.latency"))
+        return step, ("methods", self.method, {"One query at a time": "one"}.get(column.of, "batched"), *column.keys)
+
+    def __str__(self) -> str:
+        return "timed"
+
+
+How = Evaluated | Counted | Timed

@@ -8,7 +8,9 @@ from pathlib import Path
 from utils.files import temporary_path
 
 from .measure import Measured
-from .rows import AVERAGE, Column, Table
+from .plan import AVERAGE, Column
+from .runner import Absent, Failed
+from .tables import Table
 
 CSV_FIELDS = ("table", "row", "of", "measure", "measured", "sd", "seeds", "paper", "difference")
 
@@ -18,7 +20,7 @@ def write_report(table: Table, rows: Sequence[Measured], folder: Path, *, name: 
     """Writes <folder>/<name>.md, whose path it returns, and <name>.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{name}.md"
-    for path, text in ((page, markdown(table, rows, remarks)), (folder / f"{name}.csv", as_csv(table, rows))):
+    for path, text in ((page, markdown(table, rows, remarks)), (page.with_suffix(".csv"), as_csv(table, rows))):
         with temporary_path(path) as temporary:
             temporary.write_text(text)
     return page
@@ -31,16 +33,26 @@ def markdown(table: Table, rows: Sequence[Measured], remarks: Sequence[str] = ()
              "| row | of | measure | measured | paper | difference |", "|---|---|---|---:|---:|---:|"]
     for row in rows:
         for group in table.groups:
-            columns = [column for column in table.columns if column.of == group]
-            cells = (" / ".join(column.measure for column in columns), _join(row, columns, measured_text),
-                     _join(row, columns, paper_text), _join(row, columns, difference_text))
+            figures = [(column.measure, measured_text(row, column), number(row.paper[column], min(column.decimals, 2)),
+                        number(row.difference(column), column.decimals, sign="+"))
+                       for column in table.columns if column.of == group]
+            cells = (" / ".join(cell) if set(cell) != {"-"} else "-" for cell in zip(*figures, strict=True))
             lines.append(f"| {row.name} | {table.prefix}{group} | {' | '.join(cells)} |")
-    below = {"Not measured": absences(table, rows), "Failed": failures(table, rows),
+    below = {"Not measured": reasons(table, rows, Absent), "Failed": reasons(table, rows, Failed),
              "Remarks": dict.fromkeys([*remarks, *(said for row in rows for said in row.remarks), *table.notes])}
     for heading, text in below.items():
-        if text:
-            lines += ["", f"{heading}:", "", *(f"* {line}" for line in text)]
+        lines += ["", f"{heading}:", "", *(f"* {line}" for line in text)] if text else []
     return "\n".join(lines) + "\n"
+
+
+def number(value: float | None, decimals: int, *, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.{decimals}f}"
+
+
+def measured_text(row: Measured, column: Column) -> str:
+    deviation = row.deviation(column)
+    return number(row.mean(column), column.decimals) + (
+        "" if deviation is None else f" +- {number(deviation, column.decimals)}")
 
 
 def as_csv(table: Table, rows: Sequence[Measured]) -> str:
@@ -56,42 +68,13 @@ def as_csv(table: Table, rows: Sequence[Measured]) -> str:
     return text.getvalue()
 
 
-def absences(table: Table, rows: Sequence[Measured]) -> list[str]:
-    """What is not measured because it is not here: a line for each reason."""
-    return _by_reason(table, {row.name: row.absent for row in rows})
-
-
-def failures(table: Table, rows: Sequence[Measured]) -> list[str]:
-    return _by_reason(table, {row.name: row.failed for row in rows})
-
-
-def _by_reason(table: Table, found: dict[str, dict[str, str]]) -> list[str]:
+def reasons(table: Table, rows: Sequence[Measured], kind: type[Absent] | type[Failed]) -> list[str]:
+    """Why figures are missing: a line for each reason of that kind, with the rows and data sets without a figure."""
     named: dict[str, list[str]] = {}
-    for row, reasons in found.items():
-        for reason in dict.fromkeys(reasons.values()):
-            of = [group for group in table.groups if reasons.get(group) == reason]
+    for row in rows:
+        found = {of: str(reason) for of, reason in row.missing.items() if isinstance(reason, kind)}
+        for reason in dict.fromkeys(found.values()):
+            of = [group for group in table.groups if found.get(group) == reason]
             everywhere = set(of) >= set(table.groups) - {AVERAGE}
-            named.setdefault(reason, []).append(row if everywhere else f"{row} ({', '.join(of)})")
+            named.setdefault(reason, []).append(row.name if everywhere else f"{row.name} ({', '.join(of)})")
     return [f"{', '.join(names)}: {reason}" for reason, names in named.items()]
-
-
-def measured_text(row: Measured, column: Column) -> str:
-    mean, deviation = row.mean(column), row.deviation(column)
-    if mean is None:
-        return "-"
-    return f"{mean:.{column.decimals}f}" + ("" if deviation is None else f" +- {deviation:.{column.decimals}f}")
-
-
-def paper_text(row: Measured, column: Column) -> str:
-    value = row.paper[column]
-    return "-" if value is None else f"{value:.{min(column.decimals, 2)}f}"  # the paper prints no more
-
-
-def difference_text(row: Measured, column: Column) -> str:
-    difference = row.difference(column)
-    return "-" if difference is None else f"{difference:+.{column.decimals}f}"
-
-
-def _join(row: Measured, columns: Sequence[Column], text) -> str:
-    cells = [text(row, column) for column in columns]
-    return " / ".join(cells) if set(cells) != {"-"} else "-"

@@ -1,13 +1,135 @@
-"""All tables, by their Roman number; a table is a file table_NN.py."""
+"""The paper's tables: their figures stand in tables.txt, as printed; here stands how each row is measured."""
 
-import importlib
+import dataclasses
+import re
+from pathlib import Path
 
-from .rows import Table
+from .plan import DEPTHS, Column, Counted, Evaluated, How, Released, Timed, Training
 
-TABLES: dict[str, Table] = {
-    table.number: table
-    for table in (importlib.import_module(f".table_{number:02}", __package__).TABLE for number in range(1, 13))
+BASE, LARGE = "dinov2-base", "dinov2-large"
+LETTERS = {"B": BASE, "L": LARGE}
+GSV, UNIFIED = "gsv_cities", "unified_dataset"
+# The final method needs no variant: MultiConv adapters after every block (base), after the last 16 (large).
+TUNED = {"Freezing": "freezing", "Full-tuning": "full", "Partial-tuning": "partial", "SelaVPR-global": "selavpr-global",
+         "MemEfficient-vanilla": "side-vanilla", "MemEfficient-MCA": None}
+PLACED = {"Freezing": "freezing", "All": "all", "Every 2": "every-2", "Every 3": "every-3", "Every 6": "every-6",
+          "Last 16": None, "Last 12": "last-12", "Last 8": "last-8", "Last 4": "last-4"}
+HASHED = {"Direct hashing": "direct", "LC hashing": "lc", "SC hashing": "sc", "STE": "ste",
+          "SC hashing + STE": "sc-ste"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row as printed, with a figure or None for each column; how None: it is not measured here (another method)."""
+
+    name: str
+    paper: tuple[float | None, ...]
+    how: How | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as printed.
+
+    notes      what a reader must know
+    seeds      of trained rows, where none are given
+    toy_seeds  the same on the toy city; empty: not there
+    prefix     of the data sets' names in reports: drawn images are never called by a real set's name alone
+    """
+
+    number: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    toy_seeds: tuple[int, ...] = ()
+    prefix: str = ""
+
+    def __post_init__(self):
+        if len({row.name for row in self.rows}) < len(self.rows):
+            raise ValueError(f"Table {self.number}: two rows have one name")
+        for row in self.rows:
+            if len(row.paper) != len(self.columns):
+                raise ValueError(f"Table {self.number}, {row.name}: {len(row.paper)} figures in {len(self.columns)} "
+                                 "columns")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Data sets, AVERAGE, or groups of other measures, in order."""
+        return tuple(dict.fromkeys(column.of for column in self.columns))
+
+
+def released(backbone: str, branches: str, **stage: str | int) -> Evaluated:
+    return Evaluated(Released(backbone, branches), **stage)
+
+
+def trained(backbone: str, dataset: str, **options: str | int | None) -> Evaluated:
+    return Evaluated(Training(backbone=backbone, dataset=dataset, **options))
+
+
+# The smaller batch of Table V is what full tuning needs; the paper takes it for all methods. Table VI has one small
+# validation set: only the training pass is measured.
+EPOCH = {"places": 40, "epochs": 1, "validation": ("pitts30k",)}
+HOW: dict[str, dict[str, How]] = {
+    "I": {name: Counted(name) for name in ("Pitts30k-test", "MSLS-val", "Tokyo24/7", "Nordland")},
+    "II": {"SelaVPR++ (resource)": released(BASE, "rerank"), "SelaVPR++ (performance)": released(LARGE, "rerank")},
+    "III": {"SelaVPR++": released(LARGE, "rerank")},
+    "IV": {name: trained(BASE, GSV, variant=variant) for name, variant in TUNED.items()},
+    "V": {name: trained(LARGE, GSV, places=60, variant=variant) for name, variant in TUNED.items()},
+    "VI": {f"{name}, DINOv2-{letter}": trained(backbone, GSV, variant=variant, **EPOCH)
+           for letter, backbone in LETTERS.items() for name, variant in TUNED.items() if variant != "side-vanilla"}
+          | {"MemEfficient-MCA(4), DINOv2-L": trained(LARGE, GSV, variant="last-4", **EPOCH)},
+    "VII": {name: trained(LARGE, UNIFIED, variant=variant) for name, variant in PLACED.items()},
+    "VIII": {
+        "Binary (512D), DINOv2-B": released(BASE, "rerank", stage="first_stage"),
+        "Float (2048D), DINOv2-B": released(BASE, "float"),
+        "Our re-ranking, DINOv2-B": released(BASE, "rerank"),
+        "Binary (512D), DINOv2-L": released(LARGE, "rerank", stage="first_stage"),
+        "Float (4096D), DINOv2-L": released(LARGE, "float"),
+        "Our re-ranking, DINOv2-L": released(LARGE, "rerank"),
+    },
+    "IX": {name: Timed(name) for name in ("Float (4096D)", "Float (2048D)", "Float (512D)", "Binary (512D)",
+                                          "SelaVPR++ (resource)", "SelaVPR++ (performance)")},
+    "X": {f"Top-{depth}": released(LARGE, "rerank", depth=depth) for depth in DEPTHS},
+    "XI": {name: trained(BASE, GSV, script="train_hashing.py", variant=variant) for name, variant in HASHED.items()},
+    "XII": {f"{name}, DINOv2-{letter}": trained(backbone, dataset) for letter, backbone in LETTERS.items()
+            for name, dataset in (("GSV-Cities", GSV), ("Unified dataset", UNIFIED))},
 }
+TOY_SEEDS = {"IV": (0,), "VII": (0,), "VIII": (0,), "X": (0,), "XI": (0, 1, 2), "XII": (0,)}
+MEASURES = {  # that are no recalls: decimals, keys in results.json, scale
+    "database": (0, ("n_database",)),
+    "queries": (0, ("n_queries",)),
+    "minutes": (2, ("training", "minutes_per_epoch")),
+    "trained parameters, million": (2, ("training", "trainable_parameters"), 1e-6),
+    "peak memory, GiB": (2, ("training", "peak_memory_mib"), 2.0**-10),
+    "initial, ms": (3, ("initial",)),
+    "re-ranking, ms": (3, ("rerank",)),
+    "total, ms": (3, ("total",)),
+}
+
+
+def read(block: str) -> Table:
+    """A block of tables.txt."""
+    table, *notes = block.split("\n* ")
+    first, groups, measures, *lines = table.splitlines()
+    number, title = first.removeprefix("Table ").split(": ", 1)
+    columns = tuple(Column(of.strip(), measure, *MEASURES.get(measure, ()))
+                    for of, cell in zip(groups.split("|")[1:], measures.split("|")[1:], strict=True)
+                    for measure in re.split(r" {2,}", cell.strip()))
+    rows, how = [], dict(HOW[number])
+    for line in lines:
+        name, figures = line.split("|", 1)
+        paper = tuple(None if word == "/" else float(word) for word in figures.replace("|", " ").split())
+        rows.append(Row(name.strip(), paper, how.pop(name.strip(), None)))
+    if how:
+        raise ValueError(f"Table {number}: no row is called {', '.join(how)}")
+    return Table(number=number, title=title, columns=columns, rows=tuple(rows),
+                 notes=tuple(" ".join(note.split()) for note in notes), toy_seeds=TOY_SEEDS.get(number, ()))
+
+
+TEXT = Path(__file__).with_name("tables.txt").read_text()
+TABLES = {table.number: table for table in map(read, TEXT.strip().split("\n\n")[1:])}
 
 
 def find(number: str) -> Table:

@@ -1,47 +1,64 @@
-"""The paper's rows on the toy city: what stands for its backbones, data sets and published files."""
+"""The paper's rows on the toy city: what stands for its backbones, data sets and published files, and their page."""
 
 import dataclasses
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from .plan import Protocol, Settings
-from .rows import AVERAGE, Model, Released, Row, Table, Training
-from .trained import BASE, GSV, LARGE, UNIFIED
+import torch
+
+from utils.files import temporary_path
+from utils.run import hardware, versions
+
+from .measure import Measured
+from .plan import AVERAGE, Model, Released, Settings, Training
+from .report import measured_text, reasons
+from .runner import Absent, Failed
+from .tables import BASE, GSV, LARGE, UNIFIED, Row, Table
 
 BACKBONES = {BASE: "dinov2-tiny", LARGE: "dinov2-narrow"}  # narrow has the 24 blocks of large: placements differ
 CITIES = {GSV: ("Boston", "Lisbon"), UNIFIED: ("Boston", "Lisbon", "Osaka", "PRS")}
 TEST_SETS = ("Pitts30k-test", "MSLS-val")
 SIZE = ("112", "112")
 EPOCHS, RERANK_EPOCHS, PLACES = 11, 3, 20
-MACHINE = ("--infer_batch_size", "64", "--num_workers", "1", "--device", "cpu")
+MACHINE = {"--infer_batch_size": "64", "--num_workers": "1", "--device": "cpu"}
 CITY = "toy_city"
+WORDS = "## What agrees, and what does not"
+TO_WRITE = "(To be written by whoever has looked at the figures.)"
+INTRODUCTION = f"""# Toy tables: paths exercised, not a reproduction
+
+Every row of Tables IV, VII, VIII, X, XI and XII through the commands that reproduce the paper's, on a drawn city and
+models that start from random weights: `python -m benchmarks.paper toy --out FOLDER`. The figures show that each row can
+be trained and evaluated, and which rows differ. They say nothing about photographs or pre-trained weights.
+
+* DINOv2-B is `{BACKBONES[BASE]}`, DINOv2-L is `{BACKBONES[LARGE]}` (24 blocks of width 64, so that each placement of
+  Table VII is another model); both are frozen at random, not pre-trained.
+* GSV-Cities is two of the toy's cities ({", ".join(CITIES[GSV])}), the unified data set all four
+  ({", ".join(CITIES[UNIFIED])}); Pitts30k-test and MSLS-val are its drawn sets. MSLS-val also chooses the best
+  epoch, as in the paper. Average is over the two.
+* Images of {SIZE[0]}x{SIZE[1]}, {PLACES} places a batch, {EPOCHS} epochs ({RERANK_EPOCHS} for a second branch), Adam
+  at 4e-3 halved every 3.
+* A published file is the toy model that was trained in its place.
+* The order of the rows is that of the mean R@1 over the two sets, here and in the paper (there on the real sets).
+"""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ToyProtocol(Protocol):
+def stand_in(model: Model) -> Training:
+    """The training that stands for one of the paper's, or for a published file."""
+    if isinstance(model, Released):
+        return stand_in(model.training)
+    return dataclasses.replace(
+        model, backbone=BACKBONES[model.backbone], dataset=GSV, cities=CITIES[model.dataset], places=PLACES,
+        validation=("msls",), epochs=RERANK_EPOCHS if model.script == "train_rerank.py" else EPOCHS,
+        start=model.start and stand_in(model.start))
+
+
+def toy_settings(out: Path, machine: tuple[str, ...] = ()) -> Settings:
     """Small models on seeded random weights, which learn in minutes; they follow the demo's settings."""
-
-    lr: str = "0.004"
-    image_options: tuple[str, ...] = ("--resize", *SIZE)
-    training_image_options: tuple[str, ...] = ("--train_resize", *SIZE)
-
-    def model(self, model: Model) -> Training:
-        """The training that stands for one of the paper's, or for a published file."""
-        if isinstance(model, Released):
-            published = Training(backbone=model.backbone, dataset=UNIFIED, places=120)
-            if model.branches == "rerank":
-                published = dataclasses.replace(published, script="train_rerank.py", start=published)
-            return self.model(published)
-        return dataclasses.replace(
-            model, backbone=BACKBONES[model.backbone], dataset=GSV, cities=CITIES[model.dataset], places=PLACES,
-            validation=("msls",), epochs=RERANK_EPOCHS if model.script == "train_rerank.py" else EPOCHS,
-            start=model.start and self.model(model.start))
-
-    def foundation(self, backbone: str, weights_folder: Path | None) -> tuple[list[str], str | None]:
-        return ["--foundation_model_path", "random"], None
-
-
-def toy_settings(out: Path, machine: tuple[str, ...] = MACHINE) -> Settings:
-    return Settings(out=out / "toy", datasets_folder=out / CITY, machine=machine, protocol=ToyProtocol())
+    return Settings(out=out / "toy", datasets_folder=out / CITY, machine=machine, lr="0.004", model=stand_in,
+                    random_weights=True, image_options=("--resize", *SIZE),
+                    training_image_options=("--train_resize", *SIZE))
 
 
 def toy_table(table: Table) -> Table:
@@ -53,7 +70,61 @@ def toy_table(table: Table) -> Table:
         raise ValueError(f"Table {table.number} has no toy: it is not of trained models, or another has its rows")
     columns = tuple(column for column in table.columns if column.of in (*TEST_SETS, AVERAGE))
     rows = tuple(Row(row.name, (None,) * len(columns), row.how) for row in table.rows)
+    note = "Drawn images and small models that start from random weights: paths exercised, not a reproduction."
     return dataclasses.replace(table, title=f"{table.title} (toy city)", columns=columns, rows=rows, prefix="toy ",
-                               notes=("Drawn images and small models that start from random weights: paths "
-                                      "exercised, not a reproduction.",))
+                               seeds=table.toy_seeds, notes=(note,))
 
+
+class ToyResult(NamedTuple):
+    """A table of the paper, the toy's, and its rows."""
+
+    paper: Table
+    toy: Table
+    rows: Sequence[Measured]
+
+
+def write_page(path: Path, results: Sequence[ToyResult], *, seconds: float) -> None:
+    """Writes the page whole; what stands under its last heading, where there is one already, stays."""
+    kept = path.read_text().partition(WORDS)[2].strip() if path.is_file() else ""
+    machine, software = hardware(torch.device("cpu")), versions()
+    lines = [INTRODUCTION, f"{seconds / 60:.0f} minutes of commands on {machine['cores']} cores ({machine['cpu']}), "
+             f"torch {software['torch']}.", ""]
+    for result in results:
+        lines += [*toy_lines(result), ""]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_path(path) as temporary:
+        temporary.write_text("\n".join([*lines, WORDS, "", kept or TO_WRITE]) + "\n")
+
+
+def toy_lines(result: ToyResult) -> list[str]:
+    """One table, a line a row."""
+    paper, toy, rows = result
+    seeds = "seed" if len(toy.seeds) == 1 else "mean +- standard deviation over seeds"
+    names = [f"{toy.prefix}{column.of} {column.measure}" for column in toy.columns]
+    lines = [f"## Table {toy.number}: {paper.title}", "",
+             f"Toy city; {seeds} {', '.join(map(str, toy.seeds))}.", "",
+             f"| row | {' | '.join(names)} | order here | order in the paper |",
+             "|---|" + "---:|" * (len(names) + 2)]
+    here, there = orders(result)
+    for row in rows:
+        cells = [measured_text(row, column) for column in toy.columns]
+        lines.append(f"| {row.name} | {' | '.join(cells)} | {here.get(row.name, '-')} | {there[row.name]} |")
+    for heading, text in (("Not measured", reasons(toy, rows, Absent)), ("Failed", reasons(toy, rows, Failed))):
+        lines += ["", *(f"* {heading}: {line}" for line in text)] if text else []
+    return lines
+
+
+def orders(result: ToyResult) -> tuple[dict[str, int], dict[str, int]]:
+    """Each row's place, 1 the best and equal ones alike, here (rows with all figures) and in the paper."""
+    columns = [column for column in result.toy.columns if column.measure == "R@1" and column.of != AVERAGE]
+    places = [result.paper.columns.index(column) for column in columns]
+    here = {row.name: statistics.mean(row.mean(column) for column in columns) for row in result.rows
+            if all(column in row.values for column in columns)}
+    there = {row.name: statistics.mean(row.paper[place] for place in places) for row in result.paper.rows}
+    return _places(here), _places(there)
+
+
+def _places(scores: dict[str, float]) -> dict[str, int]:
+    rounded = {name: round(score, 6) for name, score in scores.items()}  # equal recalls may differ in their last bit
+    ordered = sorted(rounded.values(), reverse=True)
+    return {name: 1 + ordered.index(score) for name, score in rounded.items()}

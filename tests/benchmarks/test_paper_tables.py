@@ -3,6 +3,7 @@ parsers, and the runner with commands that are only pretended."""
 
 import csv
 import io
+import itertools
 import json
 import os
 import shlex
@@ -14,43 +15,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import evaluation_options, results, run_folder
+from scripts import FLAGS, evaluation_options, results, run_folder
 
+import eval
 import eval_rerank
+import train
 from benchmarks.paper import __main__ as program
-from benchmarks.paper import counts, depths, latency, runner, tasks, toy_page
-from benchmarks.paper.check import check
-from benchmarks.paper.dry_run import commands
-from benchmarks.paper.measure import Measured, measure
-from benchmarks.paper.plan import Protocol, Settings, row_cells
+from benchmarks.paper import counts, depths, latency, runner, toy
+from benchmarks.paper.measure import Measured, check, measure
+from benchmarks.paper.plan import AVERAGE, SETS, Column, Evaluated, EvaluationSet, Released, Settings, Training
 from benchmarks.paper.report import as_csv, markdown
-from benchmarks.paper.rows import (
-    AVERAGE,
-    SETS,
-    Column,
-    Evaluated,
-    EvaluationSet,
-    Row,
-    Table,
-    Training,
-    printed,
-    recall_columns,
-)
-from benchmarks.paper.runner import Absent, Failed, Runner
-from benchmarks.paper.tables import TABLES, find
-from benchmarks.paper.toy import toy_settings, toy_table
+from benchmarks.paper.runner import Failed, Runner, Step
+from benchmarks.paper.tables import TABLES, Row, Table, find
 from model import ModelConfig
-from utils.cli import options as cli
+from utils import cli
+from utils.cli.variants import chosen_fields
 from utils.run import exit_with
 
-SCRIPT_MODES = {"": "float", "_hashing": "hashing", "_rerank": "rerank"}
+MODULES = {f"benchmarks.paper.{module.__name__.rpartition('.')[2]}": module for module in (depths, counts, latency)}
 
 
 def figures(number: str, row: str) -> dict[tuple[str, str], float]:
     """A row's printed figures by (data set, measure)."""
-    table = TABLES[number]
-    found = next(found for found in table.rows if found.name == row)
-    return {column[:2]: value for column, value in zip(table.columns, found.paper, strict=True)}
+    found = next(found for found in TABLES[number].rows if found.name == row)
+    return {column[:2]: value for column, value in zip(TABLES[number].columns, found.paper, strict=True)}
 
 
 class Pretend:
@@ -60,28 +48,30 @@ class Pretend:
         self.recall, self.n_queries, self.failing, self.interrupted = recall, n_queries, failing, interrupted
         self.calls: list[list[str]] = []
 
+    @property
+    def trainings(self) -> list[list[str]]:
+        return [words for words in self.calls if Path(words[0]).name.startswith("train")]
+
     def __call__(self, words: list[str], folder: Path) -> Path:
         self.calls.append(words)
         assert folder.is_dir()
-        line = " ".join(words)
-        trains = Path(words[0]).name.startswith("train")
+        line, trains = " ".join(words), Path(words[0]).name.startswith("train")
         run = folder / ("logs" if trains else "test") / "default" / f"run{len(self.calls)}"
         run.mkdir(parents=True)
         if trains:
-            (run / "last_model.pth").write_text(f"state of run {len(self.calls)}")
+            (run / "last_model.pth").touch()
         if self.interrupted and self.interrupted in line:
             raise KeyboardInterrupt
         if self.failing and self.failing in line:
             raise Failed("exit code 1: error: the loss is not finite")
         if trains:
-            (run / "best_model.pth").write_text(line)
+            (run / "best_model.pth").touch()
         recall = self.recall(words) if callable(self.recall) else self.recall
         recalls = {str(k): recall for k in (1, 5, 10, 20, 100)}
-        depth = {str(n): recalls for n in (20, 50, 100, 200)}
         (run / "results.json").write_text(json.dumps({
-            "recalls": {"first_stage": recalls, "final": recalls, **depth}, "n_queries": self.n_queries,
-            "n_database": 10000, "training": {"trainable_parameters": 2_000_000, "peak_memory_mib": 512.0,
-                                              "minutes_per_epoch": 7.5}}))
+            "recalls": dict.fromkeys(("first_stage", "final", "20", "50", "100", "200"), recalls),
+            "n_queries": self.n_queries, "n_database": 10000,
+            "training": {"trainable_parameters": 2_000_000, "peak_memory_mib": 512.0, "minutes_per_epoch": 7.5}}))
         return run / "results.json"
 
 
@@ -98,16 +88,30 @@ def sets(tmp_path):
     return folder
 
 
-def pretended(execute: Pretend) -> Runner:
-    return Runner(execute=execute, obtain=lambda weights: None)
-
-
-def call(*words: object, execute: Pretend, capsys, obtain=lambda weights: None) -> tuple[int, str, str]:
+@pytest.fixture
+def call(capsys, monkeypatch):
     """Exit code, stdout and stderr of the program with pretended commands."""
-    with pytest.raises(SystemExit) as stop:
-        exit_with(lambda: program.main([str(word) for word in words], runner=Runner(execute=execute, obtain=obtain)))
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
+    monkeypatch.delenv("DATASETS_FOLDER", raising=False)
+
+    def called(*words: object, execute: Pretend | None = None, obtain=lambda weights: None) -> tuple[int, str, str]:
+        own = Runner(execute=execute or Pretend(), obtain=obtain)
+        with pytest.raises(SystemExit) as stop:
+            exit_with(lambda: program.main([str(word) for word in words], runner=own))
+        return stop.value.code, *capsys.readouterr()
+
+    return called
+
+
+def run_table(number: str, settings: Settings, execute: Callable, seeds=(0,), **more) -> list[Measured]:
+    own = Runner(execute=execute, obtain=lambda weights: None)
+    return list(measure(TABLES[number], seeds=seeds, settings=settings, runner=own, **more))
+
+
+def step_of(number: str, row: int, column: Column, settings: Settings) -> Step:
+    return TABLES[number].rows[row].how.cell(column, 0, settings)[0]
+
+
+NORDLAND = Column("Nordland", "R@1")
 
 
 # The figures
@@ -117,24 +121,22 @@ MISPRINTED = {("VII", "Every 6", "R@5")}  # the four sets give 97.475, the paper
 
 @pytest.mark.parametrize("number", ["II", "VII", "XI"])
 def test_averages_are_those_of_the_printed_columns(number):
-    table, wrong = TABLES[number], set()
-    for row in table.rows:
-        for column, average in zip(table.columns, row.paper, strict=True):
-            if column.of == AVERAGE:
-                parts = [value for (of, measure), value in figures(number, row.name).items()
-                         if measure == column.measure and of != AVERAGE]
-                if abs(statistics.mean(parts) - average) > 0.0501:
-                    wrong.add((number, row.name, column.measure))
+    wrong = set()
+    for row in TABLES[number].rows:
+        for (of, measure_), average in figures(number, row.name).items():
+            parts = [value for (other, same), value in figures(number, row.name).items()
+                     if same == measure_ and other != AVERAGE]
+            if of == AVERAGE and abs(statistics.mean(parts) - average) > 0.0501:
+                wrong.add((number, row.name, measure_))
     assert wrong == {entry for entry in MISPRINTED if entry[0] == number}
 
 
 @pytest.mark.parametrize("number", [name for name in TABLES if name not in ("I", "VI", "IX")])
 def test_recalls_grow_with_k_and_are_percentages(number):
-    for row in TABLES[number].rows:
-        for of in TABLES[number].groups:
-            values = [value for (name, _), value in figures(number, row.name).items() if name == of]
-            assert values == sorted(values)
-            assert values[0] > 0 and values[-1] <= 100
+    for row, of in itertools.product(TABLES[number].rows, TABLES[number].groups):
+        values = [value for (name, _), value in figures(number, row.name).items() if name == of]
+        assert values == sorted(values)
+        assert values[0] > 0 and values[-1] <= 100
 
 
 def test_rows_that_are_one_model_have_one_set_of_figures():
@@ -156,11 +158,10 @@ def test_rows_that_are_one_model_have_one_set_of_figures():
 
 
 def test_figures_are_those_of_the_papers_prose():
-    sets = ("Pitts30k-test", "MSLS-val", "Tokyo24/7", "Nordland")
-
     def gains(number, better, worse):
         first, second = figures(number, better), figures(number, worse)
-        return [round(first[of, "R@1"] - second[of, "R@1"], 1) for of in sets]
+        return [round(first[of, "R@1"] - second[of, "R@1"], 1)
+                for of in ("Pitts30k-test", "MSLS-val", "Tokyo24/7", "Nordland")]
 
     # "the R@1 margins on Pitts30k, MSLS-val, Tokyo247, and Nordland are 4.3%, 4.2%, 6.3%, and 16.3%"
     assert gains("VIII", "Float (2048D), DINOv2-B", "Binary (512D), DINOv2-B") == [4.3, 4.2, 6.3, 16.3]
@@ -185,55 +186,53 @@ def test_figures_are_those_of_the_papers_prose():
         (10000, 6816), (18871, 740), (38770, 27092), (75984, 315), (27592, 27592)]
 
 
-def test_there_are_all_rows_of_all_tables():
+def test_there_are_all_rows_and_figures_of_all_tables():
     assert {name: len(table.rows) for name, table in TABLES.items()} == {
         "I": 5, "II": 14, "III": 8, "IV": 6, "V": 6, "VI": 11, "VII": 9, "VIII": 6, "IX": 8, "X": 4, "XI": 5, "XII": 4}
+    assert sum(value is not None for table in TABLES.values() for row in table.rows for value in row.paper) == 790
+    assert {(name, row.name) for name, table in TABLES.items() for row in table.rows if row.how is None} == {
+        ("I", "MSLS-challenge"), ("IX", "TransVPR"), ("IX", "SelaVPR"),
+        *(("II", row.name) for row in TABLES["II"].rows[:12]), *(("III", row.name) for row in TABLES["III"].rows[:7])}
     assert find("xi") is find("11") is TABLES["XI"]
     with pytest.raises(ValueError, match="XIII"):
         find("XIII")
 
 
-def test_a_row_has_a_figure_for_each_column():
+def test_a_row_has_a_name_and_a_figure_for_each_column():
+    columns = Column("MSLS-val", "R@1"), Column("MSLS-val", "R@5")
     with pytest.raises(ValueError, match="Table Q, one: 1 figures in 2 columns"):
-        Table(number="Q", title="", columns=recall_columns(("MSLS-val",), (1, 5)), rows=(Row("one", printed("1.0")),))
+        Table(number="Q", title="", columns=columns, rows=(Row("one", (1.0,)),))
+    with pytest.raises(ValueError, match="Table Q: two rows have one name"):
+        Table(number="Q", title="", columns=columns, rows=(Row("one", (1.0, 2.0)), Row("one", (1.0, 2.0))))
 
 
 # The commands
 
-def every_command(tmp_path) -> list[tuple[str, list[str]]]:
-    """(table, words behind python) of all dry runs, the toy's and the checks' too."""
-    settings = Settings(out=tmp_path / "out", datasets_folder=Path("data"))
-    lines = []
-    for table in TABLES.values():
-        lines += [(table.number, line) for checking in (False, True)
-                  for line in commands(table, seeds=(0, 3), settings=settings, checking=checking)]
-        if table.toy_seeds:
-            lines += [(table.number, line) for line in commands(
-                toy_table(table), seeds=table.toy_seeds, settings=toy_settings(tmp_path / "out"))]
-    words = [(number, shlex.split(line)) for number, line in lines if not line.startswith("#")]
-    return [(number, line[line.index("python") + 1:]) for number, line in words]
+def printed_commands(out: str) -> list[list[str]]:
+    """Words behind `python` of what a dry run printed."""
+    lines = [shlex.split(line) for line in out.splitlines() if not line.startswith("#")]
+    return [line[line.index("python") + 1:] for line in lines]
 
 
 def parsed(words: list[str]):
     """What the called program's own parser makes of it."""
     if words[0] == "-m":
-        return {"benchmarks.paper.depths": depths, "benchmarks.paper.counts": counts,
-                "benchmarks.paper.latency": latency}[words[1]].parser().parse_args(words[2:])
-    script = Path(words[0])
-    assert script.is_file()
-    parser = cli.training_parser if script.stem.startswith("train") else cli.evaluation_parser
-    mode = SCRIPT_MODES[script.stem.removeprefix("train").removeprefix("eval")]
-    return parser("", mode=mode).parse_args(words[1:])
+        return MODULES[words[1]].parser().parse_args(words[2:])
+    assert Path(words[0]).is_file()
+    script = Path(words[0]).name
+    parser = cli.training_parser if script.startswith("train") else cli.evaluation_parser
+    return parser("", flags=FLAGS[script]).parse_args(words[1:])
 
 
-def test_every_command_is_one_that_its_script_takes(tmp_path):
-    found = every_command(tmp_path)
-    assert len(found) > 150
+def test_every_command_is_one_that_its_script_takes(tmp_path, call):
+    asked = [["table", number, *more] for number in TABLES for more in (["--seeds", 0, 3], ["--check"])] + [["toy"]]
+    lines = [words for of in asked for words in printed_commands(call(*of, "--dry_run", "--out", tmp_path)[1])]
+    lines = [words for words in lines if words[1] != "datasets.toy_city"]
+    assert len(lines) > 150
     variants = set()
-    for _, words in found:
-        options = parsed(words)
+    for options in map(parsed, lines):
         if "variant" in options:
-            fields = cli.chosen_fields(options.variant, options.set)
+            fields = chosen_fields(options.variant, options.set)
             if options.backbone:  # else the file of --resume has it
                 ModelConfig(backbone=options.backbone, branches=("float",), **fields)
             variants.add(options.variant)
@@ -252,28 +251,26 @@ SETTINGS = {  # backbone, training set, places a batch, epochs, script, as the c
 }
 
 
-def test_trainings_have_the_papers_settings(tmp_path):
-    settings = Settings(out=tmp_path, datasets_folder=Path("data"), machine=("--device", "cuda"))
-    for number, table in TABLES.items():
-        found = set()
-        for line in commands(table, seeds=(0,), settings=settings):
-            words = [] if line.startswith("#") else shlex.split(line)
-            if not words or not Path(words[1]).name.startswith("train"):
-                continue
-            options = parsed(words[1:])
+@pytest.mark.parametrize("number", TABLES)
+def test_trainings_have_the_papers_settings(number, tmp_path, call):
+    _, out, _ = call("table", number, "--dry_run", "--out", tmp_path, "--device", "cuda")
+    found = set()
+    for words in printed_commands(out):
+        if Path(words[0]).name.startswith("train"):
+            options = parsed(words)
             assert (options.lr, options.lr_halving, options.patience, options.device) == (4e-4, 3, 12, "cuda")
             assert (options.train_resize, options.resize) == ([224, 224], [322, 322])
             found.add((options.backbone, options.training_dataset, options.train_batch_size, options.epochs_num,
-                       Path(words[1]).name))
-        assert found == SETTINGS.get(number, set())
+                       Path(words[0]).name))
+    assert found == SETTINGS.get(number, set())
 
 
 def test_rows_of_published_files_take_the_right_file_and_stage(tmp_path):
     settings = Settings(out=tmp_path, datasets_folder=Path("data"))
     got = {}
     for row in TABLES["VIII"].rows:
-        cell = row_cells(row.how, TABLES["VIII"], 0, settings)[Column("Nordland", "R@100")]
-        got[row.name] = (cell.step.command[0], cell.step.command[2], cell.keys)
+        step, keys = row.how.cell(Column("Nordland", "R@100"), 0, settings)
+        got[row.name] = (step.command[0], step.command[2], keys)
     assert got == {
         "Binary (512D), DINOv2-B": ("eval_rerank.py", "dinov2-base", ("recalls", "first_stage", "100")),
         "Float (2048D), DINOv2-B": ("eval.py", "dinov2-base", ("recalls", "final", "100")),
@@ -284,11 +281,18 @@ def test_rows_of_published_files_take_the_right_file_and_stage(tmp_path):
     }
 
 
-def test_depths_come_from_one_extraction_of_the_right_split(sets, tmp_path, capsys):
-    settings = Settings(out=tmp_path, datasets_folder=sets)
-    found = [line for line in commands(TABLES["X"], seeds=(0,), settings=settings) if not line.startswith("#")]
-    assert [(options.dataset_name, options.split, options.depths) for options in
-            (parsed(shlex.split(line)[3:]) for line in found)] == [
+def test_published_files_stand_for_the_trainings_that_gave_them():
+    found = {(number, row.name): row.how.untrained.model for number, table in TABLES.items() for row in table.rows
+             if isinstance(row.how, Evaluated) and isinstance(row.how.model, Training) and row.how.untrained}
+    assert found == {("VII", "Last 16"): Released("dinov2-large", "float"),
+                     ("XII", "Unified dataset, DINOv2-B"): Released("dinov2-base", "float"),
+                     ("XII", "Unified dataset, DINOv2-L"): Released("dinov2-large", "float")}
+    assert Evaluated(Released("dinov2-base", "rerank").training).untrained.model.branches == "rerank"
+
+
+def test_depths_come_from_one_extraction_of_the_right_split(sets, tmp_path, call):
+    lines = printed_commands(call("table", "X", "--dry_run", "--datasets_folder", sets, "--out", tmp_path)[1])
+    assert [(options.dataset_name, options.split, options.depths) for options in map(parsed, lines)] == [
         (name, split, [20, 50, 100, 200]) for name, split in (
             ("pitts30k", "test"), ("msls_val_740", "val"), ("tokyo247", "test"), ("nordland_27592_w2s_10f", "test"))]
 
@@ -297,156 +301,137 @@ def test_depths_come_from_one_extraction_of_the_right_split(sets, tmp_path, caps
         (folder / "results.json").write_text(json.dumps({"recalls": recalls, "n_queries": 740}))
         return folder / "results.json"
 
-    rows = list(measure(TABLES["X"], seeds=(0,), settings=settings, runner=Runner(execute=by_depth, obtain=print)))
-    assert [row.mean(Column("Nordland", "R@1")) for row in rows] == [2.0, 5.0, 10.0, 20.0]
-    toy = toy_table(TABLES["X"])
-    steps = {cell.step.command[1] for row in toy.rows for cell in row_cells(
-        row.how, toy, 0, toy_settings(tmp_path)).values()}
-    assert steps == {"benchmarks.paper.depths"}  # also on the set that the training evaluates itself
+    rows = run_table("X", Settings(out=tmp_path, datasets_folder=sets), by_depth)
+    assert [row.mean(NORDLAND) for row in rows] == [2.0, 5.0, 10.0, 20.0]
+    lines = printed_commands(call("table", "X", "--toy", "--dry_run", "--out", tmp_path)[1])
+    assert sum(words[1] == "benchmarks.paper.depths" for words in lines) == 2  # also on the set that training evaluates
 
 
 def test_a_file_in_the_weights_folder_is_named_and_others_are_fetched(tmp_path):
     (tmp_path / "SelaVPRplusplus_base_rerank.pth").touch()
     (tmp_path / "dinov2_vitb14_pretrain.pth").touch()
     settings = Settings(out=tmp_path / "out", datasets_folder=Path("data"), weights_folder=tmp_path)
-    resource, performance = (row_cells(row.how, TABLES["II"], 0, settings)[Column("Nordland", "R@1")].step
-                             for row in TABLES["II"].rows[-2:])
+    resource, performance = (step_of("II", row, NORDLAND, settings) for row in (-2, -1))
     assert resource.command[3:5] == ("--resume", str(tmp_path / "SelaVPRplusplus_base_rerank.pth"))
     assert resource.weights is None and "--resume" not in performance.command
-    assert (performance.weights.backbone, performance.weights.branches) == ("dinov2-large", "rerank")
-    freezing = row_cells(TABLES["IV"].rows[0].how, TABLES["IV"], 0, settings)[Column("Pitts30k-test", "R@1")].step
+    assert performance.weights == ModelConfig(backbone="dinov2-large", branches=("float", "binary"))
+    freezing, large = (step_of(number, 0, Column("Pitts30k-test", "R@1"), settings) for number in ("IV", "V"))
     assert freezing.command[3:5] == ("--foundation_model_path", str(tmp_path / "dinov2_vitb14_pretrain.pth"))
-    large = row_cells(TABLES["V"].rows[0].how, TABLES["V"], 0, settings)[Column("Pitts30k-test", "R@1")].step
     assert (large.weights, "--foundation_model_path" in large.command) == ("dinov2-large", False)
 
 
-def test_a_dry_run_prints_a_commented_line_for_each_command_and_touches_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("DATASETS_FOLDER", raising=False)
-    execute = Pretend()
-    for words in (["table", "XI", "--seeds", "0", "1"], ["toy"]):
-        code, out, _ = call(*words, "--dry_run", "--out", tmp_path / "out", execute=execute, capsys=capsys)
+def test_a_dry_run_prints_a_commented_line_for_each_command_and_touches_nothing(tmp_path, call):
+    execute, words = Pretend(), ["table", "XI", "--seeds", "0", "1", "--dry_run", "--out", tmp_path / "out"]
+    for asked in (words, ["toy", "--dry_run", "--out", tmp_path / "out"]):
+        code, out, _ = call(*asked, execute=execute)
         lines = out.splitlines()
-        assert code == 0
-        assert not (tmp_path / "out").exists() and not execute.calls
+        assert code == 0 and not (tmp_path / "out").exists() and not execute.calls
         assert all(lines[i - 1].startswith("#") for i, line in enumerate(lines) if not line.startswith("#"))
-    code, out, _ = call("table", "XI", "--seeds", "0", "1", "--dry_run", "--out", tmp_path, execute=execute,
-                        capsys=capsys)
+    out = call(*words)[1]
     found = [line for line in out.splitlines() if not line.startswith("#")]
     assert len(found) == len(set(found)) == 5 * 2 * 4 and sum("train_hashing.py" in line for line in found) == 5 * 2
-    assert f"# Table XI, LC hashing; in {tmp_path}/hashing-dinov2-base-gsv_cities-lc/seed1/train-" in out
+    assert f"# Table XI, LC hashing; in {tmp_path}/out/hashing-dinov2-base-gsv_cities-lc/seed1/train-" in out
+    out = call("table", "II", "--dry_run", "--out", tmp_path / "out")[1]
+    assert "# Table II, BoQ; not measured: the paper's figures alone" in out
+    assert "# Table II, SelaVPR++ (resource); not measured: MSLS-challenge: its labels are withheld" in out
+    out = call("table", "VIII", "--dry_run", "--out", tmp_path / "out")[1]
+    assert out.count("# Table VIII, Our re-ranking, DINOv2-B; shares ") == 4
 
 
 # The runner
 
-def run_table(number: str, sets: Path, out: Path, execute: Pretend, seeds=(0,), **more) -> list[Measured]:
-    settings = Settings(out=out, datasets_folder=sets)
-    return list(measure(TABLES[number], seeds=seeds, settings=settings, runner=pretended(execute), **more))
-
-
-def trainings(execute: Pretend) -> list[list[str]]:
-    return [words for words in execute.calls if Path(words[0]).name.startswith("train")]
-
-
 def test_rows_and_tables_that_share_a_training_train_once(sets, tmp_path):
-    execute = Pretend()
+    settings, execute = Settings(out=tmp_path / "out", datasets_folder=sets), Pretend()
     for number in ("IV", "VII", "XII", "XII"):
-        run_table(number, sets, tmp_path / "out", execute)
-    assert len(trainings(execute)) == 6 + 9 + 2  # of Table XII two are Table IV's and VII's
+        run_table(number, settings, execute)
+    assert len(execute.trainings) == 6 + 9 + 2  # of Table XII two are Table IV's and VII's
     assert len(execute.calls) == 17 * 4  # the training itself is the evaluation on Pitts30k
     execute = Pretend()
-    run_table("VIII", sets, tmp_path / "published", execute)
-    run_table("II", sets, tmp_path / "published", execute)
-    assert len(execute.calls) == 2 * 2 * 4  # binary and re-ranked rows, and Table II's, are one evaluation
-    execute = Pretend()
-    run_table("X", sets, tmp_path / "published", execute)
-    assert len(execute.calls) == 4
+    for number, calls in (("VIII", 2 * 2 * 4), ("II", 0), ("X", 4)):  # binary, re-ranked and Table II's rows are one
+        before = len(execute.calls)
+        run_table(number, settings, execute)
+        assert len(execute.calls) - before == calls
 
 
 def test_seeds_train_anew_and_published_files_are_evaluated_once(sets, tmp_path):
-    execute = Pretend()
-    rows = run_table("XI", sets, tmp_path / "out", execute, seeds=(0, 1, 2))
-    assert sorted(words[words.index("--seed") + 1] for words in trainings(execute)) == sorted("012" * 5)
+    settings, execute = Settings(out=tmp_path / "out", datasets_folder=sets), Pretend()
+    rows = run_table("XI", settings, execute, seeds=(0, 1, 2))
+    assert sorted(words[words.index("--seed") + 1] for words in execute.trainings) == sorted("012" * 5)
     assert {len(row.values[column]) for row in rows for column in TABLES["XI"].columns} == {3}
-    rows = run_table("II", sets, tmp_path / "out", execute, seeds=(0, 1))
-    assert len(rows[-1].values[Column("Nordland", "R@1")]) == 1
+    assert len(run_table("II", settings, execute, seeds=(0, 1))[-1].values[NORDLAND]) == 1
 
 
-def test_an_interrupted_training_goes_on_and_what_is_done_is_skipped(sets, tmp_path):
-    out, stopped = tmp_path / "out", Pretend(interrupted="--variant sc ")
+def test_an_interrupted_training_is_resumed_and_what_is_done_is_skipped(sets, tmp_path):
+    settings, stopped = Settings(out=tmp_path / "out", datasets_folder=sets), Pretend(interrupted="--variant sc ")
     with pytest.raises(KeyboardInterrupt):
-        run_table("XI", sets, out, stopped)
+        run_table("XI", settings, stopped)
     assert len(stopped.calls) == 2 * 4 + 1
-    (state,) = out.glob("*-sc/**/last_model.pth")
+    (state,) = settings.out.glob("*-sc/**/last_model.pth")
     older = state.parents[1] / "an_older_run" / "last_model.pth"  # which an earlier interruption left
     older.parent.mkdir()
     older.touch()
     os.utime(older, (0, 0))
     again = Pretend()
-    run_table("XI", sets, out, again)
+    run_table("XI", settings, again)
     first = again.calls[0]
     assert first[-2:] == ["--resume", str(state)] and first.count("--resume") == 1
     assert "--foundation_model_path" not in first and "sc" in first
     assert len(again.calls) == 3 * 4
-    third = Pretend()
-    run_table("XI", sets, out, third)
-    assert third.calls == []
+    run_table("XI", settings, again)
+    assert len(again.calls) == 3 * 4
 
 
-def test_going_on_leaves_out_what_the_training_began_with(tmp_path):
-    table = toy_table(TABLES["VIII"])
-    step = row_cells(table.rows[0].how, table, 0, toy_settings(tmp_path))[Column("Pitts30k-test", "R@1")].step
+def test_resuming_leaves_out_what_the_training_began_with(tmp_path):
+    step = step_of("VIII", 0, Column("Pitts30k-test", "R@1"), toy.toy_settings(tmp_path))
     assert Path(step.argv()[0]).name == "train_rerank.py"
     assert step.command[1:3] == ("--resume", str(step.after.best_model))
-    words = step.argv(goes_on_from=Path("last_model.pth"))
+    words = step.argv(resume=Path("last_model.pth"))
     assert words.count("--resume") == 1 and words[words.index("--resume") + 1] == "last_model.pth"
-    words = step.after.argv(goes_on_from=Path("last_model.pth"))
+    words = step.after.argv(resume=Path("last_model.pth"))
     assert "--foundation_model_path" not in words and "random" not in words
     assert words[1:3] == ["--backbone", "dinov2-tiny"]
 
 
 def test_done_is_only_the_same_command_with_its_results(sets, tmp_path):
-    out, execute = tmp_path / "out", Pretend()
-    run_table("III", sets, out, execute)
+    settings, execute = Settings(out=tmp_path / "out", datasets_folder=sets), Pretend()
+    run_table("III", settings, execute)
     assert len(execute.calls) == 5
-    marks = sorted(out.rglob("done.json"))
+    marks = sorted(settings.out.rglob("done.json"))
     marks[0].write_text("{")
     done = json.loads(marks[1].read_text())
     marks[1].write_text(json.dumps({**done, "command": [*done["command"], "--another"]}))
     (marks[2].parent / json.loads(marks[2].read_text())["results"]).unlink()
-    run_table("III", sets, out, execute)
+    run_table("III", settings, execute)
     assert len(execute.calls) == 5 + 3
-    settings = Settings(out=out, datasets_folder=sets, machine=("--device", "cuda", "--num_workers", "3"))
-    list(measure(TABLES["III"], seeds=(0,), settings=settings, runner=pretended(execute)))
+    machine = ("--device", "cuda", "--num_workers", "3")
+    run_table("III", Settings(out=settings.out, datasets_folder=sets, machine=machine), execute)
     assert len(execute.calls) == 5 + 3  # on another machine it is the same command
-    moved = sets.rename(tmp_path / "other")
-    run_table("III", moved, out, execute)
+    run_table("III", Settings(out=settings.out, datasets_folder=sets.rename(tmp_path / "other")), execute)
     assert len(execute.calls) == 5 + 3 + 5
 
 
-def test_a_failing_command_is_named_and_the_others_go_on(sets, tmp_path, capsys):
+def test_a_failing_command_is_named_and_the_others_go_on(sets, tmp_path, call):
     execute = Pretend(failing="--variant full ")
-    code, out, err = call("table", "IV", "--datasets_folder", sets, "--out", tmp_path / "out", execute=execute,
-                          capsys=capsys)
+    code, out, err = call("table", "IV", "--datasets_folder", sets, "--out", tmp_path / "out", execute=execute)
     assert code == 1
     (line,) = [line for line in err.splitlines() if "failed" in line]
     assert "Table IV: failed: Full-tuning: float-dinov2-base-gsv_cities-full/seed0/train-" in line
     assert "the loss is not finite" in line
-    assert len(trainings(execute)) == 6  # it was tried once, and its evaluations not at all
+    assert len(execute.trainings) == 6  # it was tried once, and its evaluations not at all
     page = Path(out.splitlines()[-1])
     assert page == tmp_path / "out" / "table_IV.md" and "the loss is not finite" in page.read_text()
     assert "| Partial-tuning | Nordland | R@1 / R@5 | 50.0 / 50.0 | 77.4 / 88.5 | -27.4 / -38.5 |" in page.read_text()
 
 
-def test_absent_data_and_weights_are_named_and_are_no_failures(sets, tmp_path, capsys):
+def test_absent_data_and_weights_are_named_and_are_no_failures(sets, tmp_path, call):
     (sets / "tokyo247").rename(tmp_path / "elsewhere")
 
     def obtain(weights):
-        if weights.backbone == "dinov2-base":
-            raise Absent("cannot fetch SelaVPRplusplus_base_rerank.pth")
+        return "cannot fetch SelaVPRplusplus_base_rerank.pth" if weights.backbone == "dinov2-base" else None
 
     execute = Pretend()
     code, _, err = call("table", "II", "--datasets_folder", sets, "--out", tmp_path / "out", execute=execute,
-                        capsys=capsys, obtain=obtain)
+                        obtain=obtain)
     said = [line.partition("not measured: ")[2] for line in err.splitlines() if "not measured" in line]
     assert code == 0 and len(execute.calls) == 3  # large, on the three sets that are there
     assert ("SelaVPR++ (resource) (Pitts30k-test, MSLS-val, Nordland): "
@@ -466,13 +451,14 @@ def test_a_command_that_fails_says_why_and_one_that_ends_well_names_its_results(
         runner.run_command(["-c", "1 / 0"], tmp_path)
     with pytest.raises(Failed, match="names no results: 'nowhere'"):
         runner.run_command(["-c", "print('nowhere')"], tmp_path)
-    good = "import pathlib; pathlib.Path('results.json').touch(); print('first'); print('results.json')"
+    good = ("import pathlib, benchmarks.paper; "  # whose folder is not this one
+            "pathlib.Path('results.json').touch(); print('first'); print('results.json')")
     assert runner.run_command(["-c", good], tmp_path) == tmp_path / "results.json"
     assert "--x 3: no" in capfd.readouterr().err
 
 
 def test_ctrl_c_waits_for_the_command_and_urges_it_where_it_did_not_hear(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(runner, "PATIENCE_S", 0.2)
     code = ("import pathlib, sys, time\ntry:\n pathlib.Path('started').touch(); time.sleep(30)\n"
             "except KeyboardInterrupt:\n pathlib.Path('cleared_up').touch()")
 
@@ -491,62 +477,58 @@ def test_ctrl_c_waits_for_the_command_and_urges_it_where_it_did_not_hear(tmp_pat
 
 # Reports and checks
 
-LITTLE = Table(number="Q", title="Little", columns=recall_columns(("Pitts30k-test", "MSLS-val", AVERAGE), (1, 5)),
-               rows=(Row("ours", printed("90.0 95.0 80.0 85.0 85.0 90.0")), Row("theirs", printed("1 2 3 4 2 3"))))
+PITTS, MSLS = Column("Pitts30k-test", "R@1"), Column("MSLS-val", "R@1")
+LITTLE = Table(number="Q", title="Little",
+               columns=tuple(Column(of, f"R@{k}") for of in ("Pitts30k-test", "MSLS-val", AVERAGE) for k in (1, 5)),
+               rows=(Row("ours", (90, 95, 80, 85, 85, 90)), Row("theirs", (1, 2, 3, 4, 2, 3))))
 
 
-def measured(row: int, *seeds: dict[tuple[str, str], float], **queries: int) -> Measured:
-    result = Measured.of_row(LITTLE.rows[row], LITTLE)
+def measured(name: str, *seeds: dict[Column, float]) -> Measured:
+    result = Measured.of(name, LITTLE)
     for values in seeds:
-        result.add({Column(*key): value for key, value in values.items()})
-    result.queries = {"Pitts30k-test": 6816, "MSLS-val": 740, **queries}
+        result.add(values)
+    result.queries = {"Pitts30k-test": 6816, "MSLS-val": 740}
     return result
 
 
 def test_means_deviations_and_differences():
-    pitts, msls = ("Pitts30k-test", "R@1"), ("MSLS-val", "R@1")
-    row = measured(0, {pitts: 91.0, msls: 79.0}, {pitts: 94.0, msls: 80.0}, {pitts: 95.0})
-    assert row.mean(Column(*pitts)) == pytest.approx(280 / 3)
-    assert row.deviation(Column(*pitts)) == pytest.approx(np.std([91, 94, 95], ddof=1))
-    assert row.difference(Column(*pitts)) == pytest.approx(280 / 3 - 90)
+    row = measured("ours", {PITTS: 91.0, MSLS: 79.0}, {PITTS: 94.0, MSLS: 80.0}, {PITTS: 95.0})
+    other = measured("theirs")
+    assert row.mean(PITTS) == pytest.approx(280 / 3)
+    assert row.deviation(PITTS) == pytest.approx(np.std([91, 94, 95], ddof=1))
+    assert row.difference(PITTS) == pytest.approx(280 / 3 - 90)
     # An average belongs to a seed, and needs all sets.
     assert row.values[Column(AVERAGE, "R@1")] == [85.0, 87.0]
     assert row.mean(Column("MSLS-val", "R@5")) is None and row.deviation(Column("MSLS-val", "R@5")) is None
-    assert measured(0, {pitts: 91.0}).deviation(Column(*pitts)) is None
-    page = markdown(LITTLE, [row, measured(1)])
+    assert measured("ours", {PITTS: 91.0}).deviation(PITTS) is None
+    page = markdown(LITTLE, [row, other])
     assert "| ours | Pitts30k-test | R@1 / R@5 | 93.3 +- 2.1 / - | 90.0 / 95.0 | +3.3 / - |" in page
     assert "| ours | MSLS-val | R@1 / R@5 | 79.5 +- 0.7 / - | 80.0 / 85.0 | -0.5 / - |" in page
     assert "| theirs | Average | R@1 / R@5 | - | 2.0 / 3.0 | - |" in page
-    lines = list(csv.DictReader(io.StringIO(as_csv(LITTLE, [row, measured(1)]))))
+    lines = list(csv.DictReader(io.StringIO(as_csv(LITTLE, [row, other]))))
     assert len(lines) == 12 and lines[0]["of"] == "Pitts30k-test" and lines[0]["seeds"] == "3"
     assert float(lines[0]["measured"]) == pytest.approx(280 / 3)
     assert float(lines[0]["difference"]) == pytest.approx(10 / 3)
-    assert (lines[1]["measured"], lines[1]["sd"], lines[1]["paper"], lines[1]["difference"]) == ("", "", "95.0", "")
+    assert [lines[1][field] for field in ("measured", "sd", "paper", "difference")] == ["", "", "95", ""]
 
 
-@pytest.mark.parametrize(("of", "by", "differs"), [
-    ("Pitts30k-test", 0.1, False), ("Pitts30k-test", 0.102, True), ("Pitts30k-test", -0.102, True),  # 0.1 point
-    ("MSLS-val", 100 / 740, False), ("MSLS-val", -100 / 740, False), ("MSLS-val", 0.137, True)])  # one of 740 queries
-def test_a_recall_may_differ_by_a_tenth_or_a_query(of, by, differs):
-    row = measured(0, {(of, "R@1"): figures_of(0)[of, "R@1"] + by})
-    checked = check(LITTLE, [row])
-    assert checked.figures == 1
-    assert [line.partition(":")[0] for line in checked.differing] == ([f"ours, {of} R@1"] if differs else [])
-
-
-def figures_of(row: int) -> dict[tuple[str, str], float]:
-    return {column[:2]: value for column, value in zip(LITTLE.columns, LITTLE.rows[row].paper, strict=True)}
+@pytest.mark.parametrize(("column", "paper", "by", "differs"), [
+    (PITTS, 90, 0.1, False), (PITTS, 90, 0.102, True), (PITTS, 90, -0.102, True),  # 0.1 point
+    (MSLS, 80, 100 / 740, False), (MSLS, 80, -100 / 740, False), (MSLS, 80, 0.137, True)])  # one of 740 queries
+def test_a_recall_may_differ_by_a_tenth_or_a_query(column, paper, by, differs):
+    compared, lines = check(LITTLE, [measured("ours", {column: paper + by})])
+    assert compared == 1
+    assert [line.partition(":")[0] for line in lines] == ([f"ours, {column.of} R@1"] if differs else [])
 
 
 def test_counts_may_not_differ_and_averages_are_not_checked(sets, tmp_path):
-    pitts = {("Pitts30k-test", "R@1"): 90.0, ("MSLS-val", "R@1"): 80.0}
-    assert check(LITTLE, [measured(0, pitts)]) == (2, [])
-    rows = run_table("I", sets, tmp_path, Pretend(n_queries=6816), checking=True)
-    checked = check(TABLES["I"], rows)
-    assert checked.figures == 8 and not any("Pitts30k" in line for line in checked.differing)
-    rows = run_table("I", sets, tmp_path / "other", Pretend(n_queries=6817), checking=True)
-    assert any(line.startswith("Pitts30k-test, Number queries: 6817.00, paper 6816") for line in
-               check(TABLES["I"], rows).differing)
+    assert check(LITTLE, [measured("ours", {PITTS: 90.0, MSLS: 80.0})]) == (2, [])
+    rows = run_table("I", Settings(out=tmp_path, datasets_folder=sets), Pretend(n_queries=6816), checking=True)
+    compared, lines = check(TABLES["I"], rows)
+    assert compared == 8 and not any("Pitts30k" in line for line in lines)
+    rows = run_table("I", Settings(out=tmp_path / "b", datasets_folder=sets), Pretend(n_queries=6817), checking=True)
+    assert any(line.startswith("Pitts30k-test, Number queries: 6817.00, paper 6816")
+               for line in check(TABLES["I"], rows)[1])
 
 
 def papers_recall(words: list[str]) -> float:
@@ -555,24 +537,24 @@ def papers_recall(words: list[str]) -> float:
     return {"sped": 92.9, "eynsham": 92.5, "svox_night": 98.4, "svox_rain": 99.0, "svox_overcast": 98.7}[name]
 
 
-def test_check_passes_fails_and_says_when_it_checked_nothing(sets, tmp_path, capsys):
+def test_check_passes_fails_and_says_when_it_checked_nothing(sets, tmp_path, call):
     options = ("--datasets_folder", sets, "--check", "--out")
-    code, _, err = call("table", "III", *options, tmp_path / "a", execute=Pretend(papers_recall), capsys=capsys)
+    code, _, err = call("table", "III", *options, tmp_path / "a", execute=Pretend(papers_recall))
     assert code == 0 and "5 figures checked, 0 differ" in err
-    code, out, err = call("table", "III", *options, tmp_path / "b", capsys=capsys,
-                          execute=Pretend(lambda words: papers_recall(words) - ("svox_rain" in words), 10_000))
+    wrong = Pretend(lambda words: papers_recall(words) - ("svox_rain" in words), 10_000)
+    code, out, err = call("table", "III", *options, tmp_path / "b", execute=wrong)
     assert code == 1 and "5 figures checked, 1 differ" in err
     assert "Table III: SelaVPR++, SVOX-Rain R@1: 98.000, paper 99.0 (allowed: 0.1)" in err
     assert "98.000" in Path(out.split()[-1]).read_text()
     execute = Pretend()
-    code, _, err = call("table", "XI", *options, tmp_path / "c", execute=execute, capsys=capsys)
+    code, _, err = call("table", "XI", *options, tmp_path / "c", execute=execute)
     assert code == 1 and "nothing could be checked" in err and not execute.calls
-    code, _, err = call("table", "XII", *options, tmp_path / "d", execute=execute, capsys=capsys)
+    call("table", "XII", *options, tmp_path / "d", execute=execute)
     assert len(execute.calls) == 8 and {Path(words[0]).name for words in execute.calls} == {"eval.py"}  # published
 
 
 def test_costs_are_in_the_tables_units(sets, tmp_path):
-    rows = run_table("VI", sets, tmp_path, Pretend())
+    rows = run_table("VI", Settings(out=tmp_path, datasets_folder=sets), Pretend())
     assert [rows[0].mean(column) for column in TABLES["VI"].columns] == [7.5, 2.0, 0.5]
     assert rows[0].difference(TABLES["VI"].columns[0]) == pytest.approx(7.5 - 6.75)
 
@@ -588,13 +570,12 @@ def write_predictions(folder: Path, correct: list[list[bool]], database: int = 9
     return folder / "predictions.npz"
 
 
-def test_predictions_of_another_method_are_measured(sets, tmp_path, capsys):
+def test_predictions_of_another_method_are_measured(sets, tmp_path, call):
     right = [[False] * 4 + [True] + [False] * 4, [True] + [False] * 8, [False] * 9, [True] * 9]
     named = write_predictions(tmp_path / "a", right, dataset="pitts30k", split="test")
     bare = write_predictions(tmp_path / "b", right)
-    words = ("table", "II", "--datasets_folder", sets, "--out", tmp_path / "out", "--predictions")
-    code, out, _ = call(*words, f"CosPlace={named}", f"CosPlace:Nordland={bare}", f"Another:Tokyo24/7={bare}",
-                        execute=Pretend(), capsys=capsys)
+    code, out, _ = call("table", "II", "--datasets_folder", sets, "--out", tmp_path / "out", "--predictions",
+                        f"CosPlace={named}", f"CosPlace:Nordland={bare}", f"Another:Tokyo24/7={bare}")
     page = Path(out.split()[-1]).read_text()
     assert code == 0
     assert "| CosPlace | Pitts30k-test | R@1 / R@5 / R@10 | 50.0 / 75.0 / 75.0 | 88.4 / 94.5 / 95.7 | -38.4" in page
@@ -608,12 +589,12 @@ def test_predictions_of_another_method_are_measured(sets, tmp_path, capsys):
     ("CosPlace:MSLS={bare}", "the data sets of Table II are"),
     ("SelaVPR++ (resource):Nordland={bare}", "measured by commands"),
     ("CosPlace:Nordland={few}", "3 predictions of each query; recall@5 needs 5"), ("CosPlace={other}", "of sped test")])
-def test_predictions_that_do_not_fit_are_one_line(word, says, sets, tmp_path, capsys):
+def test_predictions_that_do_not_fit_are_one_line(word, says, sets, tmp_path, call):
     files = {"bare": write_predictions(tmp_path / "a", [[True] * 9]),
              "few": write_predictions(tmp_path / "b", [[True] * 3]),
              "other": write_predictions(tmp_path / "c", [[True] * 9], dataset="sped", split="test")}
     code, _, err = call("table", "II", "--datasets_folder", sets, "--out", tmp_path / "out", "--predictions",
-                        word.format(**files), execute=Pretend(), capsys=capsys)
+                        word.format(**files))
     assert code == 2 and says in err and len(err.strip().splitlines()) == 1
 
 
@@ -621,62 +602,62 @@ def test_predictions_that_do_not_fit_are_one_line(word, says, sets, tmp_path, ca
     (["table", "XIII"], "expected one of I, II"), (["table", "XI"], "--datasets_folder is missing"),
     (["table", "XI", "--datasets_folder", "nowhere"], "no such folder"), (["table", "V", "--toy"], "has no toy"),
     (["table", "XI", "--check", "--toy"], "not allowed"), (["tables"], "invalid choice")])
-def test_a_wrong_call_ends_with_2(words, says, capsys, monkeypatch, tmp_path):
-    monkeypatch.delenv("DATASETS_FOLDER", raising=False)
+def test_a_wrong_call_ends_with_2(words, says, call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code, _, err = call(*words, execute=Pretend(), capsys=capsys)
+    code, _, err = call(*words)
     assert code == 2 and says in err
 
 
-def test_the_list_names_every_row(capsys):
+def test_the_list_names_every_row_and_how_it_is_got(capsys):
     program.main(["list"])
-    out = capsys.readouterr().out
-    assert all(f"    {row.name}: " in out for table in TABLES.values() for row in table.rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == sum(1 + len(table.rows) for table in TABLES.values())
+    for line in ("Nordland: its images are counted", "BoQ: the paper's figures", "Float (512D): timed",
+                 "SelaVPR++: published dinov2-large file, rerank", "STE: train_hashing.py dinov2-base gsv_cities ste",
+                 "Freezing, DINOv2-B: an epoch of dinov2-base freezing"):
+        assert f"    {line}" in lines
 
 
 # The toy
 
-def test_every_toy_row_is_another_model_and_the_tables_are_those_asked_for(tmp_path):
-    assert [number for number, table in TABLES.items() if table.toy_seeds] == ["IV", "VII", "VIII", "X", "XI", "XII"]
-    assert [number for number, table in TABLES.items() if table.toy_seeds == (0, 1, 2)] == ["XI"]
-    settings = toy_settings(tmp_path)
-    configs = []
-    for row in toy_table(TABLES["VII"]).rows:
-        training = settings.protocol.model(row.how.model)
+def test_every_toy_row_is_another_model_and_the_tables_are_those_asked_for():
+    assert {number: table.toy_seeds for number, table in TABLES.items() if table.toy_seeds} == {
+        **dict.fromkeys(("IV", "VII", "VIII", "X", "XII"), (0,)), "XI": (0, 1, 2)}
+    models = {number: [toy.stand_in(row.how.model) for row in table.rows] for number, table in TABLES.items()
+              if table.toy_seeds}
+    configs = set()
+    for training in models["VII"]:
         assert (training.backbone, training.cities) == ("dinov2-narrow", ("Boston", "Lisbon", "Osaka", "PRS"))
-        config = ModelConfig(backbone=training.backbone, branches=("float",), **cli.chosen_fields(training.variant, []))
-        configs.append((config.first_level, tuple(config.taps)))
-    assert len(set(configs)) == 9
-    models = {settings.protocol.model(row.how.model) for row in toy_table(TABLES["XII"]).rows}
-    assert {(model.backbone, len(model.cities)) for model in models} == {
+        config = ModelConfig(backbone=training.backbone, branches=("float",), **chosen_fields(training.variant, []))
+        configs.add((config.first_level, tuple(config.taps)))
+    assert len(configs) == 9
+    assert {(model.backbone, len(model.cities)) for model in models["XII"]} == {
         (backbone, cities) for backbone in ("dinov2-tiny", "dinov2-narrow") for cities in (2, 4)}
-    shared = {number: {settings.protocol.model(row.how.model) for row in TABLES[number].rows} for number in TABLES
-              if TABLES[number].toy_seeds}
-    assert all(len(shared[first] & shared[second]) == count for first, second, count in (
+    assert all(len({*models[first]} & {*models[second]}) == count for first, second, count in (
         ("IV", "XII", 1), ("VII", "XII", 1), ("VIII", "XII", 2), ("X", "VIII", 1)))
-    rerank = next(iter(shared["X"]))
+    rerank = models["X"][0]
     assert (rerank.script, rerank.epochs, rerank.start.script, rerank.start.epochs) == (
         "train_rerank.py", 3, "train.py", 11)
 
 
 def test_toy_tables_show_drawn_sets_alone_and_no_figure_of_the_paper():
-    table = toy_table(TABLES["XI"])
+    table = toy.toy_table(TABLES["XI"])
     assert table.groups == ("Pitts30k-test", "MSLS-val", AVERAGE)
     assert {value for row in table.rows for value in row.paper} == {None}
-    page = markdown(table, [Measured.of_row(row, table) for row in table.rows])
+    page = markdown(table, [Measured.of(row.name, table) for row in table.rows])
     assert "| STE | toy MSLS-val |" in page and "| Pitts30k" not in page and "88.5" not in page
 
 
-def test_the_toy_page_has_all_tables_and_keeps_what_was_written(tmp_path, capsys, monkeypatch):
+def test_the_toy_page_has_all_tables_and_keeps_what_was_written(tmp_path, call, monkeypatch):
     for name in ("pitts30k/images/test", "msls/images/val"):
         for side in ("database", "queries"):
             (tmp_path / "out/toy_city" / name / side).mkdir(parents=True)
     (tmp_path / "out/toy_city/gsv_cities/Dataframes").mkdir(parents=True)
-    monkeypatch.setattr(tasks, "draw", lambda settings: None)
+    monkeypatch.setattr(program, "build_toy_city", lambda folder: None)
     page = tmp_path / "page.md"
     execute = Pretend(lambda words: 60.0 if any("full" in word for word in words) else 40.0)
     words = ("toy", "--out", tmp_path / "out", "--page", page)
-    code, out, _ = call(*words, execute=execute, capsys=capsys)
+    code, out, _ = call(*words, execute=execute)
     assert code == 0 and out.splitlines()[-1] == str(page)
     text = page.read_text()
     assert text.splitlines()[0] == "# Toy tables: paths exercised, not a reproduction"
@@ -684,14 +665,14 @@ def test_the_toy_page_has_all_tables_and_keeps_what_was_written(tmp_path, capsys
     assert "| Full-tuning | 60.0 | 60.0 | 60.0 | 60.0 | 1 | 5 |" in text  # 91.5 and 89.6: fifth in the paper
     assert "| Freezing | 40.0 | 40.0 | 40.0 | 40.0 | 2 | 6 |" in text
     assert "| STE | 40.0 +- 0.0 |" in text
-    page.write_text(text.replace(toy_page.TO_WRITE, "The order agrees in part.\n"))
+    page.write_text(text.replace(toy.TO_WRITE, "The order agrees in part."))
     before = len(execute.calls)
-    call(*words, execute=execute, capsys=capsys)
+    call(*words, execute=execute)
     assert len(execute.calls) == before
-    assert page.read_text().endswith(f"{toy_page.WORDS}\n\nThe order agrees in part.\n")
+    assert page.read_text().endswith(f"{toy.WORDS}\n\nThe order agrees in part.\n")
 
 
-# The commands of this package
+# The commands of this package, and the scripts
 
 def test_depths_are_those_of_separate_evaluations(data, rerank_run, tmp_path):
     options = ("--resume", rerank_run / "best_model.pth", "--dataset_name", "msls", *evaluation_options(data))
@@ -702,34 +683,34 @@ def test_depths_are_those_of_separate_evaluations(data, rerank_run, tmp_path):
     assert found["n_queries"] == 9 and set(found["recalls"]) == {"2", "5"}
 
 
-def test_counting_and_a_row_from_training_to_report_by_real_commands(data, tmp_path, monkeypatch):
-    """The one run of real scripts: a tiny model for an epoch, its evaluation on a second set, both read as figures."""
-    monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "val"))  # these images are no MSLS
-
-    class Tiny(Protocol):
-        def foundation(self, backbone, weights_folder):
-            return ["--foundation_model_path", "random"], None
-
-    training = Training(backbone="dinov2-tiny", dataset="gsv_cities", cities=("Boston", "Lisbon"), places=2, epochs=1,
-                        validation=("msls",))
-    table = Table(number="Q", title="", columns=recall_columns(("Pitts30k-test", "MSLS-val"), (1,)),
-                  rows=(Row("tiny", (50.0, 50.0), Evaluated(training)),))
-    settings = Settings(out=tmp_path, datasets_folder=data, machine=("--device", "cpu", "--num_workers", "0"),
-                        protocol=Tiny(image_options=("--resize", "56", "56"),
-                                      training_image_options=("--train_resize", "56", "56")))
-    (row,) = measure(table, seeds=(0,), settings=settings, runner=Runner())
-    assert (row.failed, row.absent, row.queries) == ({}, {}, {"Pitts30k-test": 5, "MSLS-val": 9})
-    assert all(0 <= row.mean(column) <= 100 for column in table.columns)
-    assert len(list(tmp_path.rglob("done.json"))) == 2 and len(list(tmp_path.rglob("train-*/best_model.pth"))) == 1
+def test_images_are_counted(data, tmp_path):
     found = results(run_folder(counts.main, "--datasets_folder", data, "--dataset_name", "pitts30k", cwd=tmp_path))
     assert (found["n_database"], found["n_queries"], found["n_queries_without_positives"]) == (8, 5, 1)
 
 
+def test_a_row_from_training_to_report_by_the_scripts(data, tmp_path, monkeypatch):
+    """A tiny model for an epoch, its evaluation on a second set, both read as figures."""
+    monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "val"))  # these images are no MSLS
+    training = Training(backbone="dinov2-tiny", dataset="gsv_cities", cities=("Boston", "Lisbon"), places=2, epochs=1,
+                        validation=("msls",))
+    table = Table(number="Q", title="", columns=(PITTS, MSLS), rows=(Row("tiny", (50.0, 50.0), Evaluated(training)),))
+    settings = Settings(out=tmp_path, datasets_folder=data, machine=("--device", "cpu", "--num_workers", "0"),
+                        random_weights=True, image_options=("--resize", "56", "56"),
+                        training_image_options=("--train_resize", "56", "56"))
+
+    def execute(words: list[str], folder: Path) -> Path:
+        script = {"train.py": train, "eval.py": eval}[Path(words[0]).name]
+        return run_folder(script.main, *words[1:], cwd=folder) / "results.json"
+
+    (row,) = measure(table, seeds=(0,), settings=settings, runner=Runner(execute=execute))
+    assert (row.missing, row.queries) == ({}, {"Pitts30k-test": 5, "MSLS-val": 9})
+    assert all(0 <= row.mean(column) <= 100 for column in table.columns)
+    assert len(list(tmp_path.rglob("done.json"))) == 2 and len(list(tmp_path.rglob("train-*/best_model.pth"))) == 1
+
+
 def test_latency_has_a_time_for_every_method(tmp_path):
     found = results(run_folder(latency.main, "--database", 150, "--queries", 3, "--repeats", 1, cwd=tmp_path))
-    settings = Settings(out=tmp_path, datasets_folder=tmp_path)
-    rows = list(measure(TABLES["IX"], seeds=(0,), settings=settings,
-                        runner=Runner(execute=lambda words, folder: tmp_path / "results.json")))
+    rows = run_table("IX", Settings(out=tmp_path, datasets_folder=tmp_path), lambda *_: tmp_path / "results.json")
     assert f"takes {found['calibration_ms']:.1f} ms" in markdown(TABLES["IX"], rows)
     shown = [rows[-1].mean(column) for column in TABLES["IX"].columns]
     assert shown == [found["methods"]["SelaVPR++ (performance)"][way][stage] for way in ("one", "batched")

@@ -69,7 +69,8 @@ def test_what_precision_and_store_change(data, rerank_run, tmp_path, monkeypatch
     options = ["--set", str(rerank_run / "best_model.pth"), str(data / "pitts30k"), "56", "--out", str(tmp_path)]
     with one_thread():
         precision.main(options)
-    (found,) = json.loads((tmp_path / "precision.json").read_text())["sets"]
+    (stored,) = json.loads((tmp_path / "precision.json").read_text()).values()
+    (found,) = stored["sets"]
     assert (found["set"], found["queries"], list(found["changes"])) == ("pitts30k test", 5, ["bf16, int8"])
     assert found["changes"]["bf16, int8"]["rounding"]["least_cosine"] > 0.99
     assert capsys.readouterr().out.count("| pitts30k test (5) | bf16, int8 |") == 1

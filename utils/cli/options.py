@@ -98,9 +98,13 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
     return command
 
 
-def evaluation(description: str, argv: list[str] | None, *, flags: Flags = ()) -> EvaluationCommand:
-    """Parses the command line of an evaluation script, as `training` does."""
-    parser = evaluation_parser(description, flags=flags)
+def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
+               parser: argparse.ArgumentParser | None = None) -> EvaluationCommand:
+    """Parses the command line of an evaluation script, as `training` does.
+
+    parser  `evaluation_parser`'s with more options, whose values are among those of the run; None: that alone
+    """
+    parser = parser or evaluation_parser(description, flags=flags)
     args = _parse(parser, argv, flags)
     command = EvaluationCommand(
         model=ModelOptions(resume=args.resume, backbone=args.backbone, aggregation=args.aggregation),

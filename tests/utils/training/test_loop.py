@@ -505,7 +505,7 @@ def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
     assert re.search(r"memory: [\d.]+ GB are free, enough for about --train_batch_size \d+\n", text)
     monkeypatch.setattr("utils.training.memory.free_memory", lambda device: 145 * 10**5)
     folder = run_folder(train.main, *options, cwd=tmp_path)
-    largest = int(re.search(r"memory: only 14 MB are free; the largest batch that would fit is about --train_batch_size "
-                            r"(\d+)\n", (folder / "info.log").read_text())[1])
+    largest = int(re.search(r"memory: only 14 MB are free; the largest batch that would fit is about "
+                            r"--train_batch_size (\d+)\n", (folder / "info.log").read_text())[1])
     assert largest < saved(folder / "last_model.pth")["training"]["options"]["train_batch_size"]
     assert len(metrics(folder)) == 1  # told, not acted upon

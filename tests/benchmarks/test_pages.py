@@ -1,0 +1,55 @@
+"""The pages of docs/benchmarks: written by hand around what the scripts measured, whose samples they agree with."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from benchmarks import loader, precision, scale_page
+from benchmarks.report import PAGES, PROJECT, RESULTS, Report, store_of, write_section
+from utils.run import hardware
+
+
+def rows(found: dict) -> list[str]:
+    report = Report()
+    report.rows = found["rows"]
+    return [report.markdown()]
+
+
+TABLES = {"training": rows, "retrieval": rows, "precision": lambda found: [precision.table(found["sets"])],
+          "loader": lambda found: [loader.table(seconds) for seconds in found["seconds_an_image"].values()]}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_machines_section_has_what_it_measured(name):
+    stored = json.loads(store_of(PAGES / f"{name}.md").read_text())
+    sections = {section.partition("\n")[0]: section for section in (PAGES / f"{name}.md").read_text().split("\n## ")}
+    for machine, found in stored.items():
+        assert all(table in sections[machine] + "\n" for table in TABLES[name](found))
+        assert found["date"] in sections[machine] and found["versions"]["torch"] in sections[machine]
+
+
+def test_the_page_of_scale_has_what_was_measured():
+    stored = json.loads((RESULTS / "scale.json").read_text())
+    assert scale_page.tables(stored["sizes"]) in (PAGES / "scale.md").read_text()
+
+
+def test_links_lead_somewhere():
+    links = [(page, link) for page in (*PAGES.glob("*.md"), PROJECT / "README.md", PROJECT / "datasets/README.md")
+             for link in re.findall(r"(?:\]\(|src=\")([^)#\"]+)", page.read_text()) if not link.startswith("http")]
+    assert len(links) > 30
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_a_section_is_replaced_and_other_machines_stay(tmp_path):
+    page, device = tmp_path / "some_page.md", torch.device("cpu")
+    for text in ("first", "second"):
+        write_section(page, text, {"figure": text}, device=device, seconds=1.0)
+        assert page.read_text().startswith("# some_page\n\n## ") and page.read_text().endswith(f"\n\n{text}\n")
+        page.write_text(page.read_text() + "\n## Another machine\n\nkept\n")
+    write_section(page, "third", {"figure": "third"}, device=device, seconds=1.0)
+    assert re.findall("first|second|third|kept", page.read_text()) == ["kept", "kept", "third"]
+    (stored,) = json.loads((tmp_path / "some_page.json").read_text()).values()
+    assert (stored["figure"], stored["hardware"]) == ("third", hardware(device))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", stored["date"]) and f"\n{stored['date']}; python 3." in page.read_text()
