@@ -134,7 +134,7 @@ class DinoV2(nn.Module):
         yield x
         for level, block in enumerate(self.blocks, start=1):
             with _gradient(level >= first):
-                x = self._run(block, x)
+                x = self._run(block, x)  # type: ignore[arg-type]  # a Block
             yield x
 
     def _first_trained_level(self) -> int:

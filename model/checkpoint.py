@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class _NumpyStub:
         pass
 
 
-_NUMPY_STUBS = [
+_NUMPY_STUBS: list = [
     (_NumpyStub, f"numpy.{name}")
     for name in ("ndarray", "dtype", "core.multiarray._reconstruct", "core.multiarray.scalar",
                  "_core.multiarray._reconstruct", "_core.multiarray.scalar")
@@ -130,7 +131,7 @@ def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
         raise CheckpointError(f"{source}: holds neither a float nor a binary branch")
     # A head is told by one weight that no other has; what else is missing or too much, strict loading will name.
     marks = {"gem": "expand.weight", "boq": "mix.weight", "salad": "dustbin"}
-    outputs = {}
+    outputs: dict[str, Any] = {}
     for name, field, heads in (("float", "float_dim", marks), ("binary", "code_bits", ("gem",))):
         if name in branches:
             head = next((head for head in heads if f"{name}_branch.head.{marks[head]}" in state_dict), None)

@@ -25,12 +25,13 @@ class ViT(NamedTuple):
     registers: int = 0  # tokens between the class token and the patches (Darcet et al., ICLR 2024)
 
 
-def _released(letter: str, *shape, **more) -> dict[str, ViT]:
+def _released(letter: str, dim: int, depth: int, heads: int, placement: str, float_dim: int,
+              swiglu: int | None = None) -> dict[str, ViT]:
     """A size of DINOv2 and its 4-register model."""
     url = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14_{{}}pretrain.pth"
     name = {"s": "small", "b": "base", "l": "large", "g": "giant"}[letter]
-    return {f"dinov2-{name}": ViT(*shape, url.format(""), **more),
-            f"dinov2-{name}-reg": ViT(*shape, url.format("reg4_"), **more, registers=4)}
+    return {f"dinov2-{name}": ViT(dim, depth, heads, placement, float_dim, url.format(""), swiglu),
+            f"dinov2-{name}-reg": ViT(dim, depth, heads, placement, float_dim, url.format("reg4_"), swiglu, 4)}
 
 
 BACKBONES: dict[str, ViT] = {
@@ -59,7 +60,7 @@ class ModelConfig:
     adapter              "multiconv" (Fig. 3c) or "vanilla" (the bottleneck without convolutions)
     float_dim            dimension of the float descriptor
     code_bits            length of the binary code, a multiple of 8
-    hashing              loss of the binary branch, see losses/hashing.py (Table XI)
+    hashing              loss of the binary branch, see losses/ablations.py (Table XI)
     quantization_weight  lambda of equations 12 and 15
     pair_fraction        share of the mined pairs in the quantization loss
     order                how two branches are trained (section III-C): "float-binary", "binary-float" or "joint"
@@ -71,9 +72,9 @@ class ModelConfig:
     branches: tuple[str, ...] = BRANCHES
     aggregation: str = "gem"
     tuning: str = "side"
-    placement: str | None = None
+    placement: str = None  # type: ignore[assignment]  # until __post_init__
     adapter: str = "multiconv"
-    float_dim: int | None = None
+    float_dim: int = None  # type: ignore[assignment]
     code_bits: int = 512
     hashing: str = "sc+ste"
     quantization_weight: float = 0.1

@@ -58,7 +58,8 @@ def _folded(model: SelaVPRpp, dtype: torch.dtype) -> SelaVPRpp:
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     fast = copy.deepcopy(model, shared).eval()
     for unit in [module for module in fast.modules() if isinstance(module, ConvUnit)]:
-        unit.conv, unit.bn = fuse_conv_bn_eval(unit.conv, unit.bn), nn.Identity()  # before anything is rounded
+        unit.conv = fuse_conv_bn_eval(unit.conv, unit.bn)  # type: ignore[arg-type]  # before anything is rounded
+        unit.bn = nn.Identity()
     exact = set()
     for name in fast.config.branches:
         branch = fast.branch(name)

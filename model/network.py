@@ -17,7 +17,7 @@ from .side_network import SideNetwork
 
 
 class Descriptors(NamedTuple):
-    """What the model says of a batch of images; a field is None where its branch was not asked for. All fp32.
+    """Descriptors of a batch of images; a field is None where its branch was not asked for. All fp32.
 
     relaxed   (B, bits)  the binary branch before its sign, unit length
     binary    (B, bits)  its sign, -1 or +1
@@ -88,7 +88,7 @@ class SelaVPRpp(nn.Module):
         return self
 
     def forward(self, images: Tensor, branches: Sequence[str] | None = None) -> Descriptors:
-        """Describes images (B, 3, H, W), ImageNet-normalised, H and W multiples of 14.
+        """Extracts descriptors of images (B, 3, H, W), ImageNet-normalised, H and W multiples of 14.
 
         `branches` names those to compute, by default all that exist; they share one pass of the backbone.
         """
@@ -101,7 +101,8 @@ class SelaVPRpp(nn.Module):
         for level, tokens in enumerate(self.backbone.stream_tokens(images)):
             for name, branch in active.items():
                 states[name] = branch.side.step(states[name], tokens, level, grid, recompute=self.recompute)
-        outputs = {name: self._descriptors(branch.head, states[name], grid) for name, branch in active.items()}
+        outputs = {name: self._descriptors(active[name].head, state, grid)
+                   for name, state in states.items() if state is not None}  # which after the last level none is
         relaxed = outputs.get("binary")
         binary = None if relaxed is None else straight_through_sign(relaxed)
         return Descriptors(relaxed=relaxed, binary=binary, floating=outputs.get("float"))

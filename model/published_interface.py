@@ -11,7 +11,7 @@ class PublishedInterface(SelaVPRpp):
     Inside the project `SelaVPRpp` and its NamedTuple are used instead.
     """
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:  # type: ignore[override]  # that is its point
         """Images (B, 3, H, W) -> by the branches of this model, all fp32 and in the published order:
 
         float   float descriptor (B, D), unit length

@@ -33,7 +33,7 @@ class SideNetwork(nn.Module):
         """
         if level <= self.first_level:
             return tokens if level == self.first_level else None
-        if level not in self.number:
+        if level not in self.number or state is None:
             return state
         adapter = self.adapters[self.number[level]]
         if recompute and self.training and torch.is_grad_enabled():
@@ -42,5 +42,6 @@ class SideNetwork(nn.Module):
         return adapter(state + tokens, grid) + state
 
     def initialise(self) -> None:
+        """The published start of training: every adapter gives 0."""
         for adapter in self.adapters:
-            adapter.initialise()
+            adapter.initialise()  # type: ignore[operator]  # every one of ADAPTERS has it

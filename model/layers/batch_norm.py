@@ -38,6 +38,10 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     moves = True  # whether training moves the running statistics
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> the same."""

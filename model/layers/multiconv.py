@@ -13,7 +13,7 @@ class ConvUnit(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-        self.bn = BatchNorm(outputs, eps=1e-3)
+        self.bn: nn.Module = BatchNorm(outputs, eps=1e-3)
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, rows * columns, inputs), (rows, columns) -> (B, rows * columns, outputs)."""
@@ -65,9 +65,9 @@ class MultiConvAdapter(nn.Module):
         tokens before the patches go through it too and are cut off: cheaper than a copy of all the others.
         """
         convolutions = [unit.conv for unit in (self.conv1x1, self.reduce3x3, self.reduce5x5)]
-        weight = torch.cat([conv.weight for conv in convolutions]).flatten(1)
-        bias = torch.cat([conv.bias for conv in convolutions])
-        return F.linear(x, weight, bias)[:, prefix:].split([conv.out_channels for conv in convolutions], dim=2)
+        weight, bias = (torch.cat([conv.get_parameter(name) for conv in convolutions]) for name in ("weight", "bias"))
+        products = F.linear(x, weight.flatten(1), bias)[:, prefix:]
+        return products.split([conv.out_channels for conv in convolutions], dim=2)
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -77,4 +77,4 @@ class MultiConvAdapter(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.constant_(module.weight, 1e-5)
-                nn.init.constant_(module.bias, 1e-5)
+                nn.init.constant_(module.get_parameter("bias"), 1e-5)

@@ -75,7 +75,7 @@ def chosen_fields(variant: str | None, assignments: Sequence[str]) -> dict[str, 
         name, equals, text = word.partition("=")
         if not equals or name not in SETTABLE:
             raise ValueError(f"--set {word!r}: expected field=value with a field of {', '.join(SETTABLE)}")
-        kind = {int: int, float: float}.get(SETTABLE[name], int if SETTABLE[name] == int | None else str)
+        kind = {int: int, float: float}.get(SETTABLE[name], str)
         try:
             fields[name] = kind(text)
         except ValueError:
