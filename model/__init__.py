@@ -1,5 +1,7 @@
 """SelaVPR++ models; needs torch alone."""
 
+__version__ = "0.1.0"
+
 from .aggregators import AGGREGATORS
 from .checkpoint import (
     Checkpoint,

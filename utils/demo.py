@@ -5,6 +5,7 @@ some queries with what was found for them. Every script is run by the command li
 """
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = parser.parse_args(argv).folder
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
+    torch.set_num_threads(threads())
 
     run(folder, "-m", "datasets.toy_city", "toy_city")
     trained_float = run(folder, "train.py", *DATA, *TRAINING, "--backbone", "dinov2-tiny", "--foundation_model_path",
@@ -67,6 +69,29 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\n{table}\n{time.perf_counter() - started:.0f} s in all; queries with their top 5: {image}")
 
 
+@functools.cache
+def threads() -> int:
+    """As many computing threads as cores are idle now, at least one; all cores where the system does not tell;
+    OMP_NUM_THREADS where that is set.
+
+    Threads of a computation wait for the slowest: where other programs hold its core for a while, all of them wait.
+    """
+    def idle() -> float:
+        ticks = Path("/proc/stat").read_text().split(maxsplit=6)
+        return (int(ticks[4]) + int(ticks[5])) / os.sysconf("SC_CLK_TCK")  # seconds, idle and waiting for a disk
+
+    if "OMP_NUM_THREADS" in os.environ:
+        return int(os.environ["OMP_NUM_THREADS"])
+    cores = os.cpu_count() or 1
+    try:
+        before, started = idle(), time.perf_counter()
+        time.sleep(0.5)
+        free = (idle() - before) / (time.perf_counter() - started)
+    except OSError:
+        return cores
+    return min(cores, max(1, round(free)))
+
+
 def run(folder: Path, *command: str) -> Path:
     """Runs a script or module of the project in `folder`; returns the path that its last line of output names.
 
@@ -74,7 +99,8 @@ def run(folder: Path, *command: str) -> Path:
     """
     print(f"\n$ python {shlex.join(command)}", flush=True)
     head = [str(PROJECT / command[0])] if command[0] != "-m" else ["-m"]
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(PROJECT)}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads()), **os.environ,
+                   "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen([sys.executable, *head, *command[1:]], cwd=folder, env=environment, stdout=subprocess.PIPE,
                           text=True) as child:
         try:

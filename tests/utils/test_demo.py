@@ -1,5 +1,6 @@
 """The demo's table and sheet of retrievals, from made-up results; the runs themselves are `make demo`."""
 
+import os
 import subprocess
 import sys
 
@@ -62,3 +63,22 @@ def test_an_interrupt_waits_until_the_command_has_cleared_up(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         demo.run(tmp_path, "-m", "slow")
     assert (tmp_path / "cleared_up").exists()
+
+
+@pytest.mark.parametrize(("idle_s", "expected"), [(1.0, 2), (0.6, 1), (0.0, 1)])
+def test_threads_are_the_cores_that_are_idle(idle_s, expected, monkeypatch):
+    """Of two cores, in half a second."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    seen = iter([f"cpu  500 0 30 {idle} 0 0 0 0 0 0\ncpu0 ..." for idle in (7 * ticks, int((7 + idle_s) * ticks))])
+    clock = iter([0.0, 0.5])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(demo.Path, "read_text", lambda path: next(seen))
+    monkeypatch.setattr(demo.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: next(clock))
+    assert demo.threads.__wrapped__() == expected
+
+
+def test_threads_are_those_asked_for(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert demo.threads.__wrapped__() == 7
