@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 from scripts import RANDOM, error_of, evaluation_options, metrics, results, run_folder, training_options
 
 import eval as eval_float
@@ -250,8 +250,8 @@ def test_recomputing_gives_the_same_gradients(tuning, aggregation):
 
 # --- heads
 
-def test_the_head_in_the_readme_is_a_file_and_a_line(data, tmp_path, monkeypatch):
-    text = (Path(train.__file__).parent / "README.md").read_text()
+def test_the_head_in_the_contributors_page_is_a_file_and_a_line(data, tmp_path, monkeypatch):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
     code, = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class MeanHead" in block]
     names = {"nn": torch.nn}
     exec(code, names)
