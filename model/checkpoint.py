@@ -3,7 +3,6 @@
 import ctypes
 import dataclasses
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .config import BACKBONES, ModelConfig
+from .files import temporary_path
 from .network import SelaVPRpp, build_model
 from .published_names import to_own_names, to_published_names
 
@@ -189,14 +189,9 @@ def load_foundation(model: SelaVPRpp, path: str | Path) -> None:
 
 
 def write_file(content: dict, path: str | Path) -> None:
-    """torch.save to a temporary name in the same folder, then renamed: a reader never meets half a file."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """torch.save, whole or not at all: a reader never meets half a file."""
+    with temporary_path(Path(path)) as temporary:
         torch.save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | None,

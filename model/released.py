@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import http.client
-import os
 import sys
 import urllib.error
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 
 from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, read_file
 from .config import BACKBONES, ModelConfig
+from .files import temporary_path
 
 _RELEASE = "https://github.com/Lu-Feng/SelaVPRplusplus/releases/download/SelaVPR%2B%2B/"
 # (backbone, aggregation, branches) -> address of the published file.
@@ -70,25 +70,21 @@ def fetch(url: str, *, verify: Callable[[Path], object]) -> Path:
         return path
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         print(f"Fetching {url} to {path}", file=sys.stderr)
         try:
-            torch.hub.download_url_to_file(url, str(partial), progress=sys.stderr.isatty())
-            verify(partial)
-            partial.replace(path)
+            with temporary_path(path) as partial:
+                torch.hub.download_url_to_file(url, str(partial), progress=sys.stderr.isatty())
+                verify(partial)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = " ".join(str(getattr(error, "reason", error)).split())
             raise CheckpointError(f"cannot fetch {url} ({reason}); download it by hand to {path}") from None
         except CheckpointError:
             raise CheckpointError(f"{url} gave no readable checkpoint (cut off, or a web page); try again, "
                                   f"or download it by hand to {path}") from None
-        finally:
-            partial.unlink(missing_ok=True)
     else:
         verify(path)  # put there by hand or by torch.hub
-    temporary = record.with_name(f".{record.name}.{os.getpid()}.tmp")
-    temporary.write_text(_sha256(path) + "\n")
-    temporary.replace(record)
+    with temporary_path(record) as temporary:
+        temporary.write_text(_sha256(path) + "\n")
     return path
 
 
