@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+TOY_MANIFEST = "TOY_CITY.json"  # says that what lies below its folder is drawn
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Listing:
@@ -70,3 +72,19 @@ class Listing:
         for ids in self.positives or ():
             digest.update((" ".join(map(str, ids)) + "\n").encode())
         return digest.hexdigest()
+
+
+def is_toy(*folders: Path | str) -> bool:
+    """Whether one of `folders`, or a folder above it, holds a TOY_CITY.json: then its images are drawn."""
+    above = {parent for folder in folders for parent in (Path(folder).absolute() / "_").parents}
+    return any((folder / TOY_MANIFEST).is_file() for folder in above)
+
+
+def display_name(name: str, *folders: Path | str) -> str:
+    """`name`, behind toy_city/ where the images in `folders` are drawn."""
+    return f"toy_city/{name}" if is_toy(*folders) else name
+
+
+def and_more(count: int) -> str:
+    """Behind the first of `count` things that are wrong alike."""
+    return f" (and {count - 1} more like it)" if count > 1 else ""

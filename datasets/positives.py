@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 def within_metres(
     database_utm: np.ndarray, query_utm: np.ndarray, m: float, *,
     database_groups: np.ndarray | None = None, query_groups: np.ndarray | None = None,
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[np.ndarray]:
     """At most `m` metres apart, in the plane.
 
     database_utm (n, 2), query_utm (q, 2)   float64, east and north in metres
@@ -56,7 +56,7 @@ def within_metres_and_degrees(
     database_utm: np.ndarray, query_utm: np.ndarray, m: float,
     database_headings: np.ndarray, query_headings: np.ndarray, degrees: float, *,
     database_groups: np.ndarray | None = None, query_groups: np.ndarray | None = None,
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[np.ndarray]:
     """At most `m` metres apart, and facing directions at most `degrees` apart; the first five as in `within_metres`.
 
     Headings (n,) and (q,) are in degrees, in any range: 350 and 30 are 40 apart, and so are -10 and 390.

@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from .listing import Listing
-from .msls.listings import detect_msls_version, msls_test, msls_val
-from .readers.folders import LAYOUT, NAME, display_name, is_toy, read_by_frames, read_by_metres, read_folder, subfolders
+from .listing import Listing, display_name, is_toy
+from .msls.listings import COUNTS, detect_msls_version, msls_test, msls_val
+from .readers.folders import LAYOUT, NAME, read_by_frames, read_by_metres, read_folder, subfolders
 
 DOWNLOADER = "gmberton/VPR-datasets-downloader"
 NETVLAD = f"the author of NetVLAD by mail, then {DOWNLOADER}"
@@ -33,7 +33,6 @@ class Protocol:
     n_database, n_queries what there should be; None: no source states it
     source                of the counts; None: there are none
     obtain                whom or what to ask for the images
-    licence               None: no source that we have states it
     notes                 what a reader of the figures should know
     reader                reads it, unless it is drawn, in another way than by names and order, and compares the counts
     tree                  where the reader looks for it
@@ -49,7 +48,6 @@ class Protocol:
     n_queries: int | None = None
     source: str | None = None
     obtain: str = DOWNLOADER
-    licence: str | None = None
     notes: str = ""
     reader: Callable[[Path], Listing] | None = None
     tree: str | None = None
@@ -68,7 +66,7 @@ class Protocol:
             return self.tree or "published lists"
         pairs = [(Path(database), Path(queries)) for database, queries in self.sides]
         return " or ".join(f"{database.parent.as_posix()}/{{{database.name},{queries.name}}}"
-                           for database, queries in pairs)  # fmt: skip
+                           for database, queries in pairs)
 
 
 def _pair(folder: str, database: str = "database", queries: str = "queries") -> tuple[str, str]:
@@ -79,15 +77,20 @@ def _metres(name: str, *, sides: tuple[tuple[str, str], ...] = (), **fields) -> 
     return Protocol(name=name, metres=25.0, sides=sides or (_pair(f"{name}/images/test"),), **fields)
 
 
-def _msls(version: str, **fields) -> Protocol:
-    return _metres(f"msls_val_{version}", split="val", sides=(_pair("msls/images/val"),), n_database=18_871,
-                   obtain=MAPILLARY, reader=lambda folder: msls_val(folder, version=version),
-                   tree="msls/train_val/{cph,sf} or msls/images/val/{database,queries}", **fields)  # fmt: skip
+def _msls(name: str, version: str, **fields) -> Protocol:
+    n_queries, n_database = COUNTS[version]
+    return _metres(name, n_queries=n_queries, n_database=n_database, obtain=MAPILLARY, **fields)
+
+
+def _msls_val(version: str, **fields) -> Protocol:
+    return _msls(f"msls_val_{version}", version, split="val", sides=(_pair("msls/images/val"),),
+                 reader=lambda folder: msls_val(folder, version=version),
+                 tree="msls/train_val/{cph,sf} or msls/images/val/{database,queries}", **fields)
 
 
 def _svox(condition: str) -> Protocol:
     sides = (*(_pair("svox/images/test", database, f"queries_{condition}") for database in ("database", "gallery")),
-             _pair(f"svox_{condition}/images/test"))  # fmt: skip
+             _pair(f"svox_{condition}/images/test"))
     return _metres(f"svox_{condition}", sides=sides)
 
 
@@ -101,14 +104,13 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     _metres("pitts250k", obtain=NETVLAD),
     _metres("tokyo247", n_database=75_984, n_queries=315, source=TABLE_I, obtain=NETVLAD,
             notes="database as .png or .jpg"),
-    _msls("740", n_queries=740, source=f"{TABLE_I}; the lists of GSV-Cities",
-          notes="the official validation set, by metres alone as in its own code"),
-    _msls("740_40deg", degrees=40.0, n_queries=740, source=TABLE_I, notes="the rule in the paper's text"),
-    _msls("11k", source="the downloader's issue 18",
-          notes="all frames but panoramas; of queries some sources say 11,084, others 11,120 before filtering"),
-    _metres("msls_test", sides=(_pair("msls/images/test"),), n_database=36_565, n_queries=1_135,
-            source="the list of SALAD", obtain=MAPILLARY, reader=lambda folder: msls_test(folder), tree="msls/test",
-            notes="frames that are scored; Table I counts all: 38,770 and 27,092"),
+    _msls_val("740", source=f"{TABLE_I}; the lists of GSV-Cities",
+              notes="the official validation set, by metres alone as in its own code"),
+    _msls_val("740_40deg", degrees=40.0, source=TABLE_I, notes="the rule in the paper's text"),
+    _msls_val("11k", source="the downloader's issue 18",
+              notes="all frames but panoramas; of queries some sources say 11,084, others 11,120 before filtering"),
+    _msls("msls_test", "test", sides=(_pair("msls/images/test"),), source="the list of SALAD", reader=msls_test,
+          tree="msls/test", notes="frames that are scored; Table I counts all: 38,770 and 27,092"),
     _metres("nordland_27592_w2s_10f", frames=10, n_database=27_592, n_queries=27_592, source=TABLE_I, obtain=RSYNC,
             sides=(_pair("nordland/images/test"), _pair("nordland", "summer", "winter")),
             notes="winter queries, summer database"),
@@ -125,11 +127,7 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     _metres("amstertime", notes="places are at least 100 m apart"),
     _sf_xl("v1"),
     _sf_xl("v2"),
-)}  # fmt: skip
-
-
-def choices_text() -> str:
-    return ", ".join(PROTOCOLS)
+)}
 
 
 def open_protocol(datasets_folder: Path | str, name: str) -> Listing:
@@ -144,8 +142,8 @@ def open_protocol(datasets_folder: Path | str, name: str) -> Listing:
     if protocol.reader and not toy:
         return dataclasses.replace(protocol.reader(datasets_folder), name=name, protocol=name)
     (database, queries), others = _sides(protocol, datasets_folder)
-    options = {"name": display_name(datasets_folder, name), "split": protocol.split,
-               "layout": f"<datasets_folder>/{protocol.where}/**/{NAME}"}  # fmt: skip
+    options = {"name": display_name(name, datasets_folder), "split": protocol.split,
+               "layout": f"<datasets_folder>/{protocol.where}/**/{NAME}"}
     if protocol.frames is not None:
         listing = read_by_frames(database, queries, frames=protocol.frames, same_m=protocol.metres, **options)
     else:
@@ -162,12 +160,12 @@ def as_protocol(listing: Listing, name: str) -> Listing:
         return listing
     protocol, said = PROTOCOLS[name], []
     counts = (("database images", protocol.n_database, listing.n_database),
-              ("queries", protocol.n_queries, listing.n_queries))  # fmt: skip
+              ("queries", protocol.n_queries, listing.n_queries))
     unverified = [f"{found:,} {what}" for what, expected, found in counts if expected is None]
     if unverified:
         said.append(f"counts unverified: no source states them; found {' and '.join(unverified)}")
     said += [f"expected {expected:,} {what} ({protocol.source}), found {found:,}: not comparable with published figures"
-             for what, expected, found in counts if expected not in (None, found)]  # fmt: skip
+             for what, expected, found in counts if expected not in (None, found)]
     return dataclasses.replace(listing, name=name, protocol=name, warnings=(*listing.warnings, *said))
 
 
@@ -191,12 +189,12 @@ def resolve(
         asked = [f"split {split!r}"] * (split not in (None, protocol.split))
         asked += [f"threshold {threshold_m} m"] * (threshold_m not in (None, protocol.metres))
         raise ValueError(f"protocol {name} is its set's {protocol.split} split, {protocol.rule}; {' and '.join(asked)} "
-                         f"contradict{'s' * (len(asked) == 1)} it; leave that out, or name a folder")  # fmt: skip
+                         f"contradict{'s' * (len(asked) == 1)} it; leave that out, or name a folder")
     if not is_folder:
         there = sorted(path.parent.name for path in datasets_folder.glob("*/images") if path.is_dir())
         what = "no folder images in it" if (datasets_folder / name).is_dir() else "no such folder"
         raise FileNotFoundError(
-            f"{datasets_folder / name}: {what}; {name!r} is neither a protocol ({choices_text()}) nor a folder "
+            f"{datasets_folder / name}: {what}; {name!r} is neither a protocol ({', '.join(PROTOCOLS)}) nor a folder "
             f"in the layout {LAYOUT}; folders there: {', '.join(there) or 'none'}")
     split, metres = split or "test", 25.0 if threshold_m is None else threshold_m
     listing = read_folder(datasets_folder, name, split=split, threshold_m=metres)
@@ -216,16 +214,16 @@ def _version(listing: Listing, name: str) -> tuple[str, str]:
     found = detect_msls_version(listing)
     if found == "other":
         return name, (f"msls: {listing.n_queries:,} queries and {listing.n_database:,} database images are neither "
-                      f"version of MSLS-val, 740 nor 11k; protocols: {versions}")  # fmt: skip
+                      f"version of MSLS-val, 740 nor 11k; protocols: {versions}")
     return f"msls ({found})", (f"msls: found the version {found} of MSLS-val, whose figures do not compare with "
-                               f"those of another; protocols: {versions}")  # fmt: skip
+                               f"those of another; protocols: {versions}")
 
 
 def _sides(protocol: Protocol, datasets_folder: Path) -> tuple[tuple[Path, Path], list[tuple[str, str]]]:
     """The pair of folders to read, and other whole pairs beside it."""
     if not protocol.sides:
         raise ValueError(f"{protocol.name}: only published lists tell which frame a query shows; use --file_lists with "
-                         f"the folder of {protocol.source}")  # fmt: skip
+                         f"the folder of {protocol.source}")
     there = [tuple((datasets_folder / side).is_dir() for side in pair) for pair in protocol.sides]
     whole = [pair for pair, both in zip(protocol.sides, there, strict=True) if all(both)]
     if whole:

@@ -1,16 +1,18 @@
 """Prediction files for the MSLS challenge: text that `np.loadtxt(..., dtype=str, ndmin=2)` reads, usually zipped.
 
-A row a query: its key, then at least 20 keys of database images, best first, separated by spaces.  A key is a
-image's name without folder and .jpg.  `#` begins a comment.
+A row a query: its key, then at least 20 keys of database images, best first, separated by spaces.  A key is the name of
+an image without folder and .jpg.  `#` begins a comment.
 """
 
-import os
+import io
 import re
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from ..files import temporary_path
 
 LEAST = 20  # recalls are officially counted at 1, 5, 10 and 20
 _NO_KEY = re.compile(r"[^!-~]|[#,/\\]|\.jpg$|^$", re.IGNORECASE)  # "!" to "~" is ASCII that can be seen
@@ -41,8 +43,7 @@ def write_predictions(path: Path | str, query_keys: Sequence[str], predicted_key
     _check_rows(((f"predictions, row {row}", keys) for row, keys in enumerate(rows, 1)), set(query_keys), None)
     text = "".join(" ".join(keys) + "\n" for keys in rows)
     text = f"# query key, then {len(rows[0]) - 1} database keys, best first\n{text}"
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with temporary_path(path) as temporary:
         if path.suffix == ".csv":
             temporary.write_text(text, encoding="utf-8", newline="\n")
         else:
@@ -50,9 +51,6 @@ def write_predictions(path: Path | str, query_keys: Sequence[str], predicted_key
                 # Without a date of its own an entry takes the time of writing.
                 entry = zipfile.ZipInfo(path.with_suffix(".csv").name, date_time=(1980, 1, 1, 0, 0, 0))
                 archive.writestr(entry, text, compress_type=zipfile.ZIP_DEFLATED)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -73,7 +71,7 @@ def check_predictions(path: Path | str, query_keys: Collection[str], database_ke
 
 
 def _check_rows(rows: Iterable[tuple[str, list[str]]], queries: set[str], database: set[str] | None,
-                *, name: str = "predictions") -> Predictions:  # fmt: skip
+                *, name: str = "predictions") -> Predictions:
     seen: dict[str, str] = {}
     length = ignored = 0
     for place, keys in rows:
@@ -108,7 +106,7 @@ def _check_rows(rows: Iterable[tuple[str, list[str]]], queries: set[str], databa
 
 def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and keys, as np.loadtxt splits them: str.splitlines would also split at form feeds."""
-    for line, content in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+    for line, content in enumerate(io.StringIO(text, newline=None), 1):
         keys = content.split("#", 1)[0].split()
         if keys:
             yield line, keys

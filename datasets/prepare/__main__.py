@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..protocols import PROTOCOLS, choices_text, open_protocol
+from ..commands import exit_with
+from ..protocols import PROTOCOLS, open_protocol
 from ..training.cities import GSV_CITIES
 from .audit import Points, count_nearby, listing_points, named_points, query_points, training_points
-from .build import Plan, build_city, check_city, plan
+from .build import City, Plan, build_city, check_city, plan
 from .categories import Rule
-from .names import City
 from .sources import SOURCES, Source, groups_in_the_paper, gsv_cities
 
 GSV = "gsv_cities"
@@ -136,8 +136,11 @@ def _audit(training: Points, what: str, benchmarks: Mapping[str, Points]) -> Non
 
 def _kept_points(plans: Iterable[Plan]) -> Points:
     """Where the images were taken that the division keeps."""
-    parts = [named_points((planned.images.field(row) for row in planned.division.image.tolist()),
-                          str(planned.images.folder), planned.images.name) for planned in plans]
+    parts = []
+    for planned in plans:
+        names = planned.images.names or planned.images.paths
+        parts.append(named_points((names[row] for row in planned.division.image.tolist()), str(planned.images.folder),
+                                  planned.images.name))
     return Points(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -152,7 +155,7 @@ def _queries(datasets_folder: Path, name: str) -> tuple[str, Points]:
         return name, listing_points(open_protocol(datasets_folder, name))
     raise FileNotFoundError(f"{datasets_folder / name}: no queries there; expected <name>/images/test/queries, or the "
                             "folder of another split (<name>/images/val) or path with queries in it, or a protocol: "
-                            f"{choices_text()}")
+                            f"{', '.join(PROTOCOLS)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 where --check found something; exits with 2 for a mistake."""
+    """Exit code: 0, or 1 where --check found something.  Raises ValueError or OSError for a mistake."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.datasets_folder is None:
@@ -190,32 +193,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = {name: getattr(args, name) for name in RULE_OPTIONS if getattr(args, name) is not None}
     datasets_folder = Path(args.datasets_folder)
     folder = datasets_folder / "unified_dataset"
-    try:
-        if args.source == GSV:
-            if changes or args.wrap_headings or args.cities or args.audit:
-                raise ValueError(f"{GSV} is taken as it is: leave --cities, --audit and the division's options out")
-            wrong = _gsv_cities(gsv_cities(datasets_folder, args.folder), folder, copy=args.copy, check=args.check)
-            return 1 if wrong else 0
-        if args.source is None:
-            plans = None
-        else:
-            source = SOURCES[args.source]
-            rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
-            plans = _plans(source, rule, datasets_folder=datasets_folder, folder=args.folder, cities=args.cities)
-        if args.audit:
-            queries = dict(_queries(datasets_folder, name) for name in args.audit)  # mistakes come before the long work
-            training = training_points(folder) if plans is None else _kept_points(plans)
-            _audit(training, args.source or str(folder), queries)
-        elif args.check:
-            return 1 if _check(plans, folder) else 0
-        else:
-            _build(plans, folder, copy=args.copy)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted; the same command goes on\n")
+    if args.source == GSV:
+        if changes or args.wrap_headings or args.cities or args.audit:
+            raise ValueError(f"{GSV} is taken as it is: leave --cities, --audit and the division's options out")
+        wrong = _gsv_cities(gsv_cities(datasets_folder, args.folder), folder, copy=args.copy, check=args.check)
+        return 1 if wrong else 0
+    plans = None
+    if args.source is not None:
+        source = SOURCES[args.source]
+        rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
+        plans = _plans(source, rule, datasets_folder=datasets_folder, folder=args.folder, cities=args.cities)
+    if args.audit:
+        queries = dict(_queries(datasets_folder, name) for name in args.audit)  # mistakes come before the long work
+        training = training_points(folder) if plans is None else _kept_points(plans)
+        _audit(training, args.source or str(folder), queries)
+    elif args.check:
+        return 1 if _check(plans, folder) else 0
+    else:
+        _build(plans, folder, copy=args.copy)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main, interrupted="the same command goes on")

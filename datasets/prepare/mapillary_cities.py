@@ -19,7 +19,7 @@ CITIES = {
     "manila": ("Manila", 14.60, 120.98), "bangkok": ("bangkok", 13.75, 100.50),
     "boston": ("boston", 42.36, -71.06), "london": ("london", 51.51, -0.13),
     "melbourne": ("melbourne", -37.81, 144.96), "phoenix": ("phoenix", 33.45, -112.07),
-}  # fmt: skip
+}
 VALIDATION_CITIES = {"cph": (55.68, 12.57), "sf": (37.77, -122.42)}  # they never enter
 POINTS = {**{city: point for city, (_, *point) in CITIES.items()}, **VALIDATION_CITIES}
 _REACH = 100_000.0  # metres around the point of a city

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..listing import Listing
-from .folders import is_toy
-from .object_arrays import read_npy
+from ..listing import Listing, and_more, display_name
+from .npy_files import read_npy
 
 DATABASE, QUERIES, USED = "dbImages", "qImages", "qIdx"
 LISTS = f"*_{DATABASE}.npy, *_{QUERIES}.npy, optionally *_{USED}.npy, and *_gt.npy, *_pIdx.npy or *ground_truth*.npy"
 
 
-def file_lists(folder_of_lists: Path | str, images_root: Path | str, *, name: str) -> Listing:
+def read_file_lists(folder_of_lists: Path | str, images_root: Path | str, *, name: str) -> Listing:
     """A set of which .npy files list the images and, for each query, the database images that show its place.
 
     <set>_dbImages.npy, <set>_qImages.npy   paths below `images_root`
@@ -43,12 +42,11 @@ def file_lists(folder_of_lists: Path | str, images_root: Path | str, *, name: st
     n_twice = len(database) - len(set(database))
     if n_twice:
         warnings.append(f"{files[DATABASE]}: {n_twice} of {len(database)} paths repeat another one")
-    drawn = any(is_toy(place) for place in (root.absolute(), *root.absolute().parents))
     return Listing(
-        name=f"toy_city/{name}" if drawn else name, folder=root,
+        name=display_name(name, root), folder=root,
         database_paths=_find_images(root, database, files[DATABASE]),
         query_paths=_find_images(root, [queries[i] for i in used], files[QUERIES]),
-        positives=positives, rule="listed", warnings=tuple(warnings))  # fmt: skip
+        positives=positives, rule="listed", warnings=tuple(warnings))
 
 
 def _find_lists(folder: Path, name: str) -> dict[str, Path]:
@@ -158,7 +156,6 @@ def _find_images(root: Path, names: Sequence[str], listed: Path) -> list[Path]:
     paths = [root / name for name in names]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        others = f" (nor are {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"{missing[0]}: not there{others}; {listed} lists it, expected below the images' "
-                                f"folder {root}")
+        raise FileNotFoundError(f"{missing[0]}: not there{and_more(len(missing))}; {listed} lists it, expected below "
+                                f"the images' folder {root}")
     return paths

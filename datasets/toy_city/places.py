@@ -1,7 +1,5 @@
 """Places of the toy city by their parameters: facades in style families, trees, lamps, skyline.  Lengths in metres."""
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import astuple, dataclass
 

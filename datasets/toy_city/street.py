@@ -4,8 +4,6 @@ World axes, in metres: X along the street, Y up, Z across it with the facades at
 and glow (lit windows, signs, lamps) are drawn apart, so that one drawing serves day, dusk, night and snow.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from io import BytesIO
 
