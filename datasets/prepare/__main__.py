@@ -27,6 +27,7 @@ from .categories import Rule
 from .sources import SOURCES, Source, groups_in_the_paper, gsv_cities
 
 GSV = "gsv_cities"
+Part = tuple[str, Collection[str], Iterable[City]]  # a source's city: its name, those of its groups, the groups
 
 RULE_OPTIONS = {  # of equation 17; defaults are the paper's and depend on the source
     "M": "side of a cell in metres",
@@ -64,9 +65,8 @@ def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | 
             print(f"{images.name}: {counts[0]} groups, where the paper's images fill {expected}: is the source "
                   "complete?", file=sys.stderr)
         yield planned
-    absent = [name for name in source.names if name not in seen]
-    if absent and cities is None:
-        print(f"not in the source: {', '.join(absent)}", file=sys.stderr)
+    if cities is None:
+        _say_absent(name for name in source.names if name not in seen)
     if not totals[2]:
         raise ValueError(f"no class of {rule.min_images} images or more among {totals[3]} images: nothing to "
                          "build; add images or lower --min_images")
@@ -78,49 +78,44 @@ def _counted(counts: Sequence[int]) -> str:
     return f"{groups} groups, {classes} classes, {kept} of {images} images"
 
 
-def _build(plans: Iterable[Plan], folder: Path, *, copy: bool) -> None:
+def _build(parts: Iterable[Part], folder: Path, *, copy: bool) -> None:
     built = finished = 0
-    for planned in plans:
-        for city in planned.cities():
+    for _, _, cities in parts:
+        for city in cities:
             put = build_city(city, folder, copy=copy, progress=_progress(city.name))
             built += put > 0
             finished += put == 0
     print(f"{folder}: {built} cities {'copied' if copy else 'linked'}, {finished} were complete")
 
 
-def _check(plans: Iterable[Plan], folder: Path) -> int:
-    """Number of cities that are not as they would be built."""
+def _check(parts: Iterable[Part], folder: Path) -> int:
+    """Number of problems: what is not as it would be built."""
     wrong = 0
-    for planned in plans:
-        names = set(planned.city_names)
-        problems = [problem for city in planned.cities() for problem in check_city(city, folder)]
-        wrong += len(problems)
-        own = planned.images.name
+    for own, names, cities in parts:
+        problems = [problem for city in cities for problem in check_city(city, folder)]
         tables = {path.stem for path in (folder / "Dataframes").glob(f"{own}*.csv")}
-        others = sorted(stem for stem in tables - names if stem.removeprefix(own).isdigit() or stem == own)
+        others = sorted(stem for stem in tables.difference(names) if stem.removeprefix(own).isdigit() or stem == own)
         if others:
-            wrong += 1
             problems.append(f"{folder / 'Dataframes'}: tables that would not be built: {', '.join(others)}")
         print("\n".join(problems or [f"{own}: complete"]), flush=True)
+        wrong += len(problems)
     return wrong
 
 
-def _gsv_cities(cities: Iterable[City], folder: Path, *, copy: bool, check: bool) -> int:
-    """GSV-Cities needs no division: puts its cities there, or compares them; number of cities that differ."""
-    wrong, seen = 0, []
-    for city in cities:
-        seen.append(city.name)
-        if check:
-            problems = check_city(city, folder)
-            wrong += len(problems)
-            print("\n".join(problems or [f"{city.name}: complete"]), flush=True)
-        else:
-            put = build_city(city, folder, copy=copy, progress=_progress(city.name))
-            print(f"{city.name}: {city.n_places} places, {len(city.targets)} images, {put} put there", flush=True)
-    absent = [name for name in GSV_CITIES if name not in seen]
+def _gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[Part]:
+    """GSV-Cities needs no division; each city is said in a line."""
+    seen = set()
+    for city in gsv_cities(datasets_folder, folder):
+        seen.add(city.name)
+        print(f"{city.name}: {city.n_places} places, {len(city.targets)} images", flush=True)
+        yield city.name, [city.name], [city]
+    _say_absent(name for name in GSV_CITIES if name not in seen)
+
+
+def _say_absent(names: Iterable[str]) -> None:
+    absent = ", ".join(names)
     if absent:
-        print(f"not in the source: {', '.join(absent)}", file=sys.stderr)
-    return wrong
+        print(f"not in the source: {absent}", file=sys.stderr)
 
 
 def _audit(training: Points, what: str, benchmarks: Mapping[str, Points]) -> None:
@@ -193,24 +188,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = {name: getattr(args, name) for name in RULE_OPTIONS if getattr(args, name) is not None}
     datasets_folder = Path(args.datasets_folder)
     folder = datasets_folder / "unified_dataset"
+    plans = None
     if args.source == GSV:
         if changes or args.wrap_headings or args.cities or args.audit:
             raise ValueError(f"{GSV} is taken as it is: leave --cities, --audit and the division's options out")
-        wrong = _gsv_cities(gsv_cities(datasets_folder, args.folder), folder, copy=args.copy, check=args.check)
-        return 1 if wrong else 0
-    plans = None
-    if args.source is not None:
+        parts = _gsv_cities(datasets_folder, args.folder)
+    elif args.source is not None:
+        if args.cities and args.source != "msls":
+            raise ValueError(f"--cities {' '.join(args.cities)}: only msls has cities to choose among; leave it out")
         source = SOURCES[args.source]
         rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
         plans = _plans(source, rule, datasets_folder=datasets_folder, folder=args.folder, cities=args.cities)
+        parts = ((planned.images.name, planned.city_names, planned.cities()) for planned in plans)
     if args.audit:
         queries = dict(_queries(datasets_folder, name) for name in args.audit)  # mistakes come before the long work
         training = training_points(folder) if plans is None else _kept_points(plans)
         _audit(training, args.source or str(folder), queries)
     elif args.check:
-        return 1 if _check(plans, folder) else 0
+        return 1 if _check(parts, folder) else 0
     else:
-        _build(plans, folder, copy=args.copy)
+        _build(parts, folder, copy=args.copy)
     return 0
 
 

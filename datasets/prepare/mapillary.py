@@ -1,17 +1,15 @@
 """Training images of Mapillary Street-Level Sequences: the tree as downloaded, or files named by coordinates."""
 
-import math
 import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from ..msls.tables import Table
 from ..readers.image_files import list_images
 from ..readers.image_names import FORM, ImageName, number, parse_name
-from ..readers.tables import read_rows
 from ..readers.utm_zones import SOUTH, to_utm, zone_letters
 from .images import Images, some_images
 from .mapillary_cities import CITIES, POINTS, VALIDATION_CITIES, nearest_cities
@@ -20,14 +18,6 @@ LAYOUT = ("<folder>/<city>/{database,query}/{raw.csv,images/<key>.jpg} as downlo
           f"{FORM}")
 COLUMNS = ("key", "lon", "lat", "ca", "captured_at", "pano")
 SIDES = ("database", "query")
-
-
-class _Frame(NamedTuple):
-    """One line of raw.csv: where its image belongs in the city's folder, and its name but for the metres."""
-
-    path: bytes
-    name: ImageName
-    panorama: bool
 
 
 def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
@@ -72,83 +62,68 @@ def _with_tables(tree: Path) -> list[str]:
 
 def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> Images:
     """Database and queries of one city without its panoramas, in the order of the names that they are given."""
-    frames: list[_Frame] = []
-    first_line: dict[str, str] = {}
-    for side in SIDES:
-        table = tree / city / side / "raw.csv"
-        if not table.is_file():
-            raise FileNotFoundError(f"{table}: no such file; expected {LAYOUT}")
-        for line, frame in _read_table(table, f"{side}/images"):
-            key = frame.name.key
-            if key in first_line:
-                raise ValueError(f"{table}, line {line}: key {key} again, after {first_line[key]}; expected "
-                                 "every key of a city once: remove one of the lines")
-            first_line[key] = f"{side}/raw.csv, line {line}"
-            frames.append(frame)
-    flat = [frame for frame in frames if not frame.panorama]
-    if not flat:
-        raise ValueError(f"{tree / city}: no image but panoramas in its raw.csv; expected {LAYOUT}")
     folder = tree / city
+    listed: dict[str, Table] = {}  # key -> its table
+    every, paths, names = set(), [], []  # paths of all frames; paths and names of those without panoramas
+    for side in SIDES:
+        table = Table(folder / side / "raw.csv", COLUMNS)
+        for key in table:
+            if key in listed:
+                raise ValueError(f"{table.at(key)}: key {key!r} again, after {listed[key].at(key)}; expected every key "
+                                 "of a city once: remove one of the lines")
+            listed[key], path = table, f"{side}/images/{key}.jpg".encode()
+            every.add(path)
+            if not table.flag(key, "pano"):
+                paths.append(path)
+                names.append(_name(table, key))
+    if not names:
+        raise ValueError(f"{folder}: no image but panoramas in its raw.csv; expected {LAYOUT}")
     found = {f"{side}/images/".encode() + path for side in SIDES if (folder / side / "images").is_dir()
              for path in list_images(folder / side / "images")}
-    paths, names = _locate(folder, flat, found, renamed), _names(flat)
-    order = sorted(range(len(flat)), key=names.__getitem__)
-    left_out = {"panoramas": len(frames) - len(flat),
-                "images that raw.csv does not list": len(found.difference(frame.path for frame in frames))}
+    left_out = {"panoramas": len(every) - len(paths), "images that raw.csv does not list": len(found - every)}
+    notes = (*notes, *(f"{count} {what} left out" for what, count in left_out.items() if count))
+    paths, names = _located(folder, paths, names, found, renamed), _with_metres(names)
+    order = sorted(range(len(names)), key=names.__getitem__)
     return Images(name=CITIES[city][0], folder=folder, paths=[paths[i] for i in order],
-                  names=[names[i] for i in order], neighbouring_zones=True,
-                  notes=(*notes, *(f"{count} {what} left out" for what, count in left_out.items() if count)))
+                  names=[names[i] for i in order], neighbouring_zones=True, notes=notes)
 
 
-def _read_table(table: Path, images: str) -> Iterator[tuple[int, _Frame]]:
-    """Line number and frame of one raw.csv, whose images lie in the folder `images` of the city."""
-    def parse(row: dict[str, str]) -> _Frame:
-        key, lat, lon, heading = row["key"], number(row["lat"]), number(row["lon"]), number(row["ca"])
-        if not re.fullmatch(r"[\w.-]+", key, re.ASCII):
-            raise ValueError(f"key {key!r}")
-        if row["pano"].lower() not in ("true", "false"):
-            raise ValueError(f"pano {row['pano']!r}")
-        path = f"{images}/{key}.jpg".encode()
-        if row["pano"].lower() == "true":
-            return _Frame(path, ImageName(key=key), True)
-        if not (-80 <= lat <= 84 and -180 <= lon <= 180):
-            raise ValueError(f"lat {row['lat']!r}, lon {row['lon']!r}")
-        if math.isnan(heading):
-            raise ValueError(f"ca {row['ca']!r}")
-        date = re.match(r"(\d{4})-(\d{2})", row["captured_at"], re.ASCII)
-        if not date:
-            raise ValueError(f"captured_at {row['captured_at']!r}")
-        return _Frame(path, ImageName(lat=row["lat"], lon=row["lon"], key=key, heading=str(int(heading)),
-                                      date=date[1] + date[2]), False)
-
-    return read_rows(table, COLUMNS, parse, expected=f"columns {','.join(COLUMNS)}: text, degrees, degrees, degrees, "
-                     "yyyy-mm-dd, True or False")
+def _name(table: Table, key: str) -> ImageName:
+    """What raw.csv tells of an image, in a name that lacks the metres."""
+    row, lat, lon = table[key], table.number(key, "lat"), table.number(key, "lon")
+    date = re.match(r"(\d{4})-(\d{2})", row["captured_at"], re.ASCII)
+    if not re.fullmatch(r"[\w.-]+", key, re.ASCII):
+        raise ValueError(f"{table.at(key)}: key {key!r}, expected letters, digits, '_', '-' and '.'")
+    if not (-80 <= lat <= 84 and -180 <= lon <= 180):
+        raise ValueError(f"{table.at(key)}: lat {row['lat']!r}, lon {row['lon']!r}, expected degrees with UTM")
+    if not date:
+        raise ValueError(f"{table.at(key)}: captured_at {row['captured_at']!r}, expected yyyy-mm-dd")
+    return ImageName(lat=row["lat"], lon=row["lon"], key=key, heading=str(int(table.number(key, "ca"))),
+                     date=date[1] + date[2])
 
 
-def _locate(folder: Path, frames: list[_Frame], found: set[bytes], renamed: Path) -> list[bytes]:
+def _located(folder: Path, paths: list[bytes], names: list[ImageName], found: set[bytes], renamed: Path) -> list[bytes]:
     """Where each image lies below `folder`, or whole paths of those moved to the renamed layout, found by key."""
-    paths = [frame.path for frame in frames]
     lacking = [i for i, path in enumerate(paths) if path not in found]
+    moved = {}
     if lacking and renamed.is_dir():
         below = os.fsencode(renamed.absolute()) + b"/"
         moved = {parse_name(path).key: below + path for path in list_images(renamed)}
-        for i in lacking:
-            paths[i] = moved.get(frames[i].name.key, paths[i])
-        lacking = [i for i in lacking if paths[i] == frames[i].path]
-    if lacking:
-        raise FileNotFoundError(f"{folder / os.fsdecode(paths[lacking[0]])}: no such file; {len(lacking)} of the "
-                                f"{len(frames)} images in raw.csv are missing: fetch them, or choose other cities with "
+    absent = [i for i in lacking if names[i].key not in moved]
+    if absent:
+        raise FileNotFoundError(f"{folder / os.fsdecode(paths[absent[0]])}: no such file; {len(absent)} of the "
+                                f"{len(paths)} images in raw.csv are missing: fetch them, or choose other cities with "
                                 "--cities")
-    return paths
+    return [path if path in found else moved[name.key] for path, name in zip(paths, names, strict=True)]
 
 
-def _names(frames: list[_Frame]) -> list[bytes]:
+def _with_metres(names: list[ImageName]) -> list[bytes]:
     """Names in FORM, metres with two decimals, as the published code writes them."""
-    lat, lon = (np.array([float(getattr(frame.name, axis)) for frame in frames]) for axis in ("lat", "lon"))
+    lat, lon = (np.array([float(getattr(name, axis)) for name in names]) for axis in ("lat", "lon"))
     east, north, zones = to_utm(lat, lon)
-    columns = zip(frames, east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
-    return [str(frame.name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode()
-            for frame, e, n, zone, letter in columns]
+    columns = zip(names, east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
+    return [str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode()
+            for name, e, n, zone, letter in columns]
 
 
 def _read_renamed(folder: Path) -> dict[str, list[bytes]]:

@@ -34,7 +34,6 @@ class Source(NamedTuple):
 
 def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
     """Database and queries of the training split, named anew as the published code does, but for its random letters."""
-    _no_cities(cities)
     folder = folder or datasets_folder / "pitts30k" / "images" / "train"
     paths, names = [], []
     for side in ("database", "queries"):
@@ -60,7 +59,6 @@ def _pitts30k_name(folder: Path, path: bytes, side: str) -> bytes:
 
 def _sf_xl(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
     """The training images of SF-XL's processed release, which are named in FORM."""
-    _no_cities(cities)
     folder = folder or datasets_folder / "sf_xl" / "processed" / "train"
     yield Images(name="SFXL", folder=folder, paths=some_images(folder, f"<folder>/**/{FORM}"))
 
@@ -85,11 +83,6 @@ def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
         yield City(name=city, table=table.read_text(encoding="utf-8-sig"), n_places=len(set(places.tolist())),
                    sources=[str(folder / "Images" / name) for name in names],
                    targets=[name.partition("/")[2] for name in names])
-
-
-def _no_cities(cities: Collection[str] | None) -> None:
-    if cities is not None:
-        raise ValueError(f"cities {' '.join(cities)}: only msls has cities to choose among; leave --cities out")
 
 
 _COARSE = Rule(M=15, alpha=60, N=3, L=2)
