@@ -55,9 +55,8 @@ def training_transform(size: tuple[int, int]) -> Transform:
     `size` is (H, W) in pixels; the ratio is not kept.  RandAugment (Cubuk et al., 2020) has torchvision's default
     magnitude 9 and draws from torch's global CPU generator.
     """
-    height, width = size
-    augment = RandAugment((height, width), num_ops=3)
-    return transforms.Compose([partial(resize, size=(height, width)), augment, to_uint8_tensor])
+    size = tuple(size)
+    return transforms.Compose([partial(resize, size=size), RandAugment(size, num_ops=3), to_uint8_tensor])
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -14,31 +14,22 @@ THRESHOLD_M = 25.0
 
 
 class Frame(NamedTuple):
-    """key      Mapillary's name of the frame
-    path      its image file
-    group     a city or a UTM zone: metres compare inside one only
-    utm       east and north in metres; NaN where no table tells
-    heading   degrees, in no fixed range; NaN where it was not asked for or the name has none
-    """
+    """One image of Mapillary's."""
 
     key: str
     path: Path
-    group: str
-    utm: tuple[float, float]
-    heading: float
+    group: str  # a city or a UTM zone: metres compare inside one only
+    utm: tuple[float, float]  # east and north in metres; NaN where no table tells
+    heading: float  # degrees, in no fixed range; NaN where it was not asked for or the name has none
 
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Queries or database images.
-
-    left_out   what was left out, in words, and how often
-    remarks    what else a reader of the figures must hear
-    """
+    """Queries or database images."""
 
     frames: Sequence[Frame]
-    left_out: Counter[str] = dataclasses.field(default_factory=Counter)
-    remarks: tuple[str, ...] = ()
+    left_out: Counter[str] = dataclasses.field(default_factory=Counter)  # in words, and how often
+    remarks: tuple[str, ...] = ()  # what else a reader of the figures must hear
 
     def __len__(self) -> int:
         return len(self.frames)

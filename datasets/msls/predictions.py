@@ -8,7 +8,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,10 @@ def check_predictions(path: Path | str, query_keys: Collection[str], database_ke
     if text.startswith("\ufeff"):
         raise ValueError(f"{path}: begins with a byte order mark, which the official reader takes for text; "
                          "save it as UTF-8 without")
-    rows = ((f"{path}, row {row} (line {line})", keys) for row, (line, keys) in enumerate(_rows(text), 1))
+    # Split as np.loadtxt does: str.splitlines would also split at form feeds.
+    lines = ((number, line.split("#", 1)[0].split()) for number, line in enumerate(io.StringIO(text, newline=None), 1))
+    rows = ((f"{path}, row {row} (line {line})", keys)
+            for row, (line, keys) in enumerate(((line, keys) for line, keys in lines if keys), 1))
     return _check_rows(rows, set(query_keys), set(database_keys), name=str(path))
 
 
@@ -102,14 +105,6 @@ def _check_rows(rows: Iterable[tuple[str, list[str]]], queries: set[str], databa
         raise ValueError(f"{name}: no row for {len(missing)} of {len(queries)} queries"
                          + (f", {missing[0]} the first; expected one for each" if missing else "; expected some"))
     return Predictions(len(seen), length - 1, ignored)
-
-
-def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and keys, as np.loadtxt splits them: str.splitlines would also split at form feeds."""
-    for line, content in enumerate(io.StringIO(text, newline=None), 1):
-        keys = content.split("#", 1)[0].split()
-        if keys:
-            yield line, keys
 
 
 def _text(path: Path) -> str:

@@ -29,14 +29,7 @@ from .sources import SOURCES, Source, groups_in_the_paper, gsv_cities
 GSV = "gsv_cities"
 Part = tuple[str, Collection[str], Iterable[City]]  # a source's city: its name, those of its groups, the groups
 
-RULE_OPTIONS = {  # of equation 17; defaults are the paper's and depend on the source
-    "M": "side of a cell in metres",
-    "alpha": "width of a sector of heading in degrees",
-    "N": "cells between two classes of a group",
-    "L": "sectors of heading between two classes of a group",
-    "groups": "how many groups to use, 0: all",
-    "min_images": "images that a class must have",
-}
+RULE_OPTIONS = {field.name: field.metadata["means"] for field in dataclasses.fields(Rule) if field.type is int}
 
 
 def _progress(description: str) -> Callable[[Iterable], Iterable]:

@@ -14,38 +14,30 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..listing import Listing
 from ..msls.tables import Table
-from ..readers.image_files import list_images
 from ..readers.image_names import number, parse_name
 from ..readers.tables import read_rows
 from ..readers.utm_zones import SOUTH, to_utm
 from ..training.tables import EXPECTED
+from .images import some_images
 
 RADII = (25.0, 100.0, 1000.0)  # metres
 
 
 class Points(NamedTuple):
-    """Where images were taken: metres in a UTM zone, north counted from the equator and negative in the south.
+    """Where images were taken: metres in a UTM zone, north counted from the equator and negative in the south."""
 
-    east, north   (n,) float64
-    zone          (n,) int64
-    city          (n,) name of the training city, "" for queries
-    """
-
-    east: np.ndarray
-    north: np.ndarray
-    zone: np.ndarray
-    city: np.ndarray
+    east: np.ndarray  # (n,) float64
+    north: np.ndarray  # (n,) float64
+    zone: np.ndarray  # (n,) int64
+    city: np.ndarray  # (n,) name of the training city, "" for queries
 
 
 class Nearby(NamedTuple):
-    """radius      metres
-    queries     how many queries have a training image within it (inclusive)
-    cities      those queries by the city of the nearest training image
-    """
+    """How many queries have a training image nearby."""
 
-    radius: float
-    queries: int
-    cities: dict[str, int]
+    radius: float  # metres
+    queries: int  # with a training image within it (inclusive)
+    cities: dict[str, int]  # those queries by the city of the nearest training image
 
 
 def count_nearby(queries: Points, training: Points, radii: Sequence[float] = RADII) -> list[Nearby]:
@@ -98,10 +90,7 @@ def named_points(names: Iterable[str | bytes], where: str, city: str = "") -> Po
 
 def query_points(folder: Path) -> Points:
     """Points of the queries in the folder of a benchmark's split.  Raises FileNotFoundError or ValueError."""
-    names = list_images(folder)
-    if not names:
-        raise FileNotFoundError(f"{folder}: no image in it; expected the queries of a benchmark")
-    return named_points(names, str(folder))
+    return named_points(some_images(folder, "the queries of a benchmark"), str(folder))
 
 
 def listing_points(listing: Listing) -> Points:

@@ -16,21 +16,14 @@ from ..readers.image_names import FORM, ImageName, number, parse_name
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """In the order that numbers groups and places.
+    """In the order that numbers groups and places."""
 
-    name    the set's or city's, to which the number of a group is added
-    folder  what `paths` are relative to
-    names   names in FORM of images that are called otherwise; None: the paths tell
-    notes   what was left out, and why
-    neighbouring_zones   whether the images may lie on both sides of one line between UTM zones
-    """
-
-    name: str
-    folder: Path
+    name: str  # the set's or city's, to which the number of a group is added
+    folder: Path  # what `paths` are relative to
     paths: Sequence[bytes]
-    names: Sequence[bytes] | None = None
-    notes: tuple[str, ...] = ()
-    neighbouring_zones: bool = False
+    names: Sequence[bytes] | None = None  # in FORM, of images that are called otherwise; None: the paths tell
+    notes: tuple[str, ...] = ()  # what was left out, and why
+    neighbouring_zones: bool = False  # whether the images may lie on both sides of one line between UTM zones
 
     def fields(self, index: int) -> ImageName:
         return parse_name((self.names or self.paths)[index])

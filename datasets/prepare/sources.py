@@ -21,15 +21,14 @@ _PITTS30K_DATE = "202409"  # Pitts30k has no dates; the published code writes th
 
 
 class Source(NamedTuple):
-    """read(datasets_folder, folder, cities)   yields the Images of each city; folder None: its place by default
-    names      of the cities that it has when complete
-    numbered   whether a group's number is added to the name
+    """A data set to divide; read(datasets_folder, folder, cities) yields the Images of each city, folder None: its
+    place by default.
     """
 
     rule: Rule
     read: Callable[[Path, Path | None, Collection[str] | None], Iterator[Images]]
-    names: tuple[str, ...]
-    numbered: bool = True
+    names: tuple[str, ...]  # of the cities that it has when complete
+    numbered: bool = True  # whether a group's number is added to the name
 
 
 def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:

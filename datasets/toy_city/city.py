@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import string
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -32,10 +33,8 @@ VERSION = 1  # of the drawings: raise it whenever the same seed would give other
 TRAINING_CITIES = ("Boston", "Lisbon", "Osaka", "PRS")
 BENCHMARKS = (("pitts30k", "val"), ("pitts30k", "test"), ("msls", "val"), ("msls", "test"))
 
-_NOTE = (
-    "Images drawn by datasets/toy_city, not photographs. The folders borrow the names and layouts of GSV-Cities, "
-    "Pitts30k and MSLS; no image, place or coordinate comes from them."
-)
+_NOTE = ("Images drawn by datasets/toy_city, not photographs. The folders borrow the names and layouts of GSV-Cities, "
+         "Pitts30k and MSLS; no image, place or coordinate comes from them.")
 _ZONE, _LETTER, _EAST, _NORTH = 31, "T", 400000.0, 5000000.0  # a made-up origin
 _SPACING = 80.0  # metres between places
 
@@ -98,8 +97,8 @@ class Image:
 
 def training_row(image: Image, city: str, place_id: int) -> dict[str, object]:
     """-> one line of a GSV-Cities table."""
-    values = (place_id, image.year, image.month, image.heading, city, *image.latlon, image.pano)
-    return dict(zip(COLUMNS, values, strict=True))
+    return dict(zip(COLUMNS, (place_id, image.year, image.month, image.heading, city, *image.latlon, image.pano),
+                    strict=True))
 
 
 def benchmark_name(image: Image) -> str:
@@ -113,23 +112,14 @@ def benchmark_name(image: Image) -> str:
 def _draw_image(rng: np.random.Generator, condition: str, number: int, stream: int) -> Image:
     """Draw one view of the place of this number; the streams lie 10 km apart."""
     view = View(
-        along=float(rng.uniform(-2.0, 2.0)),
-        across=float(rng.uniform(12.5, 15.5)),
-        yaw=float(rng.uniform(-3.0, 3.0)),
-        pitch=float(rng.uniform(-4.0, 5.0)),
-        roll=float(rng.normal(0.0, 2.0)),
-        field=float(rng.uniform(66.0, 74.0)),
-        condition=condition,
-        seed=int(rng.integers(2**63)),
-    )
+        along=float(rng.uniform(-2.0, 2.0)), across=float(rng.uniform(12.5, 15.5)), yaw=float(rng.uniform(-3.0, 3.0)),
+        pitch=float(rng.uniform(-4.0, 5.0)), roll=float(rng.normal(0.0, 2.0)), field=float(rng.uniform(66.0, 74.0)),
+        condition=condition, seed=int(rng.integers(2**63)))
     return Image(
-        view=view,
-        east=_EAST + _SPACING * (number % 1000) + view.along,
+        view=view, east=_EAST + _SPACING * (number % 1000) + view.along,
         north=_NORTH + 10000.0 * stream + _SPACING * (number // 1000) - view.across,
-        pano="".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 12)),
-        year=int(rng.integers(2012, 2025)),
-        month=int(rng.choice([1, 2, 12] if condition == "snow" else range(3, 12))),
-    )
+        pano="".join(rng.choice(list(string.ascii_lowercase), 12)), year=int(rng.integers(2012, 2025)),
+        month=int(rng.choice([1, 2, 12] if condition == "snow" else range(3, 12))))
 
 
 def draw_set_place(parameters: Parameters, split: str, stream: int, number: int) -> tuple[Place, list[Image]]:

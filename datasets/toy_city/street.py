@@ -34,11 +34,8 @@ class View:
     seed: int
 
 
-# --- camera ---
-
-
 class _Camera:
-    """Pinhole camera on the enlarged canvas; `homography` maps a plane's (a, b, 1) metres to pixels."""
+    """Pinhole camera on the enlarged canvas."""
 
     def __init__(self, view):
         self.size = (WIDTH * _SUPER, HEIGHT * _SUPER)
@@ -68,9 +65,6 @@ class _Camera:
         back /= back[2, 2]
         size = (self.size[0], rows[1] - rows[0])
         return texture.transform(size, Image.PERSPECTIVE, back.ravel()[:8].tolist(), Image.BILINEAR)
-
-
-# --- what stands in front of the facades ---
 
 
 def _tree(pen, height, seed, snow):
@@ -166,8 +160,6 @@ def _draw_street(camera, albedo, glow, place, rng, condition):
         u, v, scale = camera.project(x, 0.0, z)
         draw(Pen(albedo, glow, (u, v), scale))
 
-
-# --- light and sensor ---
 
 _LIGHT = {"day": (1.0, 0.98, 0.95), "dusk": (0.60, 0.52, 0.52), "night": (0.46, 0.46, 0.5), "snow": (0.88, 0.9, 0.94)}
 _SKY = {  # RGB 0..1 at the top and at the horizon

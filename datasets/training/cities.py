@@ -17,15 +17,7 @@ _GROUPED = (
 _N_GROUPS = 18
 _EMPTY_GROUPS = {"Amman17", "Nairobi17"}
 
-UNIFIED_CITIES = (
-    "SFXL",
-    *GSV_CITIES,
-    *(
-        f"{name}{group}"
-        for group in range(_N_GROUPS)
-        for name in _GROUPED
-        if f"{name}{group}" not in _EMPTY_GROUPS
-    ),
-)
+UNIFIED_CITIES = ("SFXL", *GSV_CITIES, *(
+    city for group in range(_N_GROUPS) for name in _GROUPED if (city := f"{name}{group}") not in _EMPTY_GROUPS))
 
 TRAINING_SETS = {"gsv_cities": GSV_CITIES, "unified_dataset": UNIFIED_CITIES}
