@@ -6,10 +6,7 @@ from collections.abc import Callable
 
 
 def exit_with(main: Callable[[], int | None], *, interrupted: str) -> None:
-    """Runs a command's main and exits with its code; a user's mistake ends in one line and 2, Ctrl-C in one and 130.
-
-    interrupted   what is left after a Ctrl-C, in words
-    """
+    """Exits with main's code, with 2 and one line for a user's mistake, with 130 and what is left for a Ctrl-C."""
     try:
         code = main()
     except (ValueError, OSError) as error:

@@ -179,9 +179,8 @@ def resolve(datasets_folder: Path | str, name: str, *, split: str | None = None,
     is_folder = (datasets_folder / name / "images").is_dir() or protocol is not None and any(
         Path(database).parts[0] == name for database, _ in protocol.sides)
     if protocol and not is_folder:
-        raise ValueError(f"protocol {name} is its set's {protocol.split} split, {protocol.rule}; "
-                         f"{' and '.join(contradicted)} contradict{'s' * (len(contradicted) == 1)} it; leave that out, "
-                         "or name a folder")
+        raise ValueError(f"protocol {name} is its set's {protocol.split} split, {protocol.rule}; leave out what "
+                         f"contradicts it ({' and '.join(contradicted)}), or name a folder")
     if not is_folder:
         there = sorted(path.parent.name for path in datasets_folder.glob("*/images") if path.is_dir())
         what = "no folder images in it" if (datasets_folder / name).is_dir() else "no such folder"

@@ -29,8 +29,7 @@ class Predictions(NamedTuple):
 def write_predictions(path: Path | str, query_keys: Sequence[str], predicted_keys: Sequence[Sequence[str]]) -> Path:
     """Write one prediction row for each query; <name>.zip holds one <name>.csv, <name>.csv is the text itself.
 
-    The same predictions give the same bytes.  Raises ValueError for rows that the format forbids, and then nothing is
-    written.
+    The same predictions give the same bytes.  Raises ValueError for rows that the format forbids, and writes nothing.
     """
     path = Path(path)
     if path.suffix not in (".zip", ".csv"):
@@ -64,8 +63,7 @@ def check_predictions(path: Path | str, query_keys: Collection[str], database_ke
     path = Path(path)
     text = _text(path)
     if text.startswith("\ufeff"):
-        raise ValueError(f"{path}: begins with a byte order mark, which the official reader takes for text; "
-                         "save it as UTF-8 without")
+        raise ValueError(f"{path}: begins with a byte order mark, which is officially text; save it as UTF-8 without")
     # Split as np.loadtxt does: str.splitlines would also split at form feeds.
     lines = ((number, line.split("#", 1)[0].split()) for number, line in enumerate(io.StringIO(text, newline=None), 1))
     rows = ((f"{path}, row {row} (line {line})", keys)

@@ -80,9 +80,8 @@ def read_city(city: Path, side: str, *, positions: bool, panoramas: bool, subtas
 def from_names(renamed: Path, side: str, *, headings: bool) -> Frames:
     """One side of the renamed layout as the names alone describe it; groups are zones ("33N").
 
-    Raises FileNotFoundError for an empty folder, ValueError for a name without coordinates, zone or key, without a
-    heading where `headings` are asked for, and for images of other cities, which a second run of the downloader mixes
-    in.
+    Raises FileNotFoundError for an empty folder, ValueError for a name without coordinates, zone, key or, where they
+    are asked for, heading, and for images of other cities, which a second run of the downloader mixes in.
     """
     frames = []
     for key, path in images_by_key(renamed / SIDES[side]).items():

@@ -11,8 +11,7 @@ from ..readers.tables import read_rows
 class Table(dict[str, dict[str, str]]):
     """A CSV with one row a frame: key -> its row, column -> text.
 
-    Raises FileNotFoundError, and ValueError with the line for what `read_rows` refuses, an empty key and one that came
-    before.
+    Raises what `read_rows` does, and ValueError with the line for a key that is empty or came before.
     """
 
     def __init__(self, path: Path, needed: Sequence[str]) -> None:

@@ -47,23 +47,18 @@ def count_nearby(queries: Points, training: Points, radii: Sequence[float] = RAD
         candidates = np.flatnonzero(np.isin((training.zone - zone) % 60, (0, 1, 59)))
         if not len(candidates):
             continue
+        metres, zones = np.stack([training.east, training.north], axis=1)[candidates], training.zone[candidates]
+        for neighbour in np.unique(zones[zones != zone]):  # whose points are carried over the border
+            moved = zones == neighbour
+            lat, lon = utm.to_latlon(*metres[moved].T, int(neighbour), northern=True, strict=False)
+            metres[moved] = np.stack(to_utm(lat, lon, np.full(len(lat), zone))[:2], axis=1)
         rows = queries.zone == zone
         # The tree computes distances from coordinate differences, so that an image at exactly the radius counts.
-        tree = NearestNeighbors(n_neighbors=1, algorithm="kd_tree").fit(_in_zone(training, candidates, zone))
+        tree = NearestNeighbors(n_neighbors=1, algorithm="kd_tree").fit(metres)
         found, which = tree.kneighbors(np.stack([queries.east[rows], queries.north[rows]], axis=1))
         distance[rows], nearest[rows] = found[:, 0], candidates[which[:, 0]]
     return [Nearby(radius, int((near := distance <= radius).sum()),
                    dict(collections.Counter(training.city[nearest[near]].tolist()).most_common())) for radius in radii]
-
-
-def _in_zone(points: Points, rows: np.ndarray, zone: int) -> np.ndarray:
-    """(n, 2) metres of some points in one zone; those of its neighbours are carried over the border."""
-    metres, zones = np.stack([points.east[rows], points.north[rows]], axis=1), points.zone[rows]
-    for neighbour in np.unique(zones[zones != zone]):
-        moved = zones == neighbour
-        lat, lon = utm.to_latlon(*metres[moved].T, int(neighbour), northern=True, strict=False)
-        metres[moved] = np.stack(to_utm(lat, lon, np.full(len(lat), zone))[:2], axis=1)
-    return metres
 
 
 def named_points(names: Iterable[str | bytes], where: str, city: str = "") -> Points:

@@ -35,13 +35,7 @@ class Plan:
     images: Images
     division: Division
     notes: tuple[str, ...]
-    numbered: bool
-
-    @property
-    def city_names(self) -> list[str]:
-        """The name of each group."""
-        return [f"{self.images.name}{group}" if self.numbered else self.images.name
-                for group in range(len(self.division.groups))]
+    city_names: Sequence[str]  # of each group
 
     def cities(self) -> Iterator[City]:
         for group, name in enumerate(self.city_names):
@@ -52,10 +46,11 @@ class Plan:
 
 def plan(images: Images, rule: Rule, *, numbered: bool, progress: Callable[[Iterable], Iterable] = iter) -> Plan:
     """Divide the images of a city.  `progress` wraps the rows while their names are read."""
-    east, north, heading, zone_notes = positions(images, progress=progress)
-    division = divide(class_ids(east, north, heading, rule), rule)
-    return Plan(images=images, division=division, notes=(*images.notes, *zone_notes),
-                numbered=numbered or rule.groups != 1)  # several groups need several names
+    *columns, zone_notes = positions(images, progress=progress)
+    division = divide(class_ids(*columns, rule), rule)
+    numbered = numbered or rule.groups != 1  # several groups need several names
+    return Plan(images=images, division=division, notes=(*images.notes, *zone_notes), city_names=[
+        f"{images.name}{group}" if numbered else images.name for group in range(len(division.groups))])
 
 
 def make_city(name: str, images: Images, rows: Sequence[int], places: Sequence[int]) -> City:
@@ -70,10 +65,11 @@ def make_city(name: str, images: Images, rows: Sequence[int], places: Sequence[i
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row, place in zip(rows, places, strict=True):
-        values, target = _row(name, images, row, place, suffix="")
-        if target in taken:
-            values, target = _row(name, images, row, place, suffix=f"-{images.fields(row).heading}")
-        if target in taken:
+        for suffix in ("", f"-{images.fields(row).heading}"):
+            values, target = _row(name, images, row, place, suffix=suffix)
+            if target not in taken:
+                break
+        else:
             raise ValueError(f"{images.path(row)} and {images.path(taken[target])}: the same place, date, panorama "
                              "and heading; expected every image once: take one of them out")
         taken[target] = row
@@ -99,8 +95,7 @@ def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tup
 def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iterable], Iterable] = iter) -> int:
     """Puts the city's images and table into `folder`, what is there already excepted: number of images put there.
 
-    The table comes last, so that there is none for a city that is not complete.  Raises ValueError where a table of the
-    city holds anything else.
+    The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else.
     """
     table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
     if table.exists() and (difference := _table_difference(city, table)):

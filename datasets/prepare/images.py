@@ -35,7 +35,7 @@ class Images:
 def some_images(folder: Path, layout: str) -> list[bytes]:
     """As `list_images`.  Raises FileNotFoundError, which tells the `layout`, where there is none."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; expected {layout}; say where it is with --source")
+        raise FileNotFoundError(f"{folder}: no such folder; expected {layout}; or use --source")
     paths = list_images(folder)
     if not paths:
         raise FileNotFoundError(f"{folder}: no image in it; expected {layout}")
@@ -47,8 +47,7 @@ def positions(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """East, north (metres) and heading (degrees), float64, of all images, and what must be said about their zones.
 
-    Raises ValueError with the number of names that lack one of them and the first of these, or for images of more
-    than one UTM zone.
+    Raises ValueError with the first name that lacks one of them, or for images of more than one UTM zone.
     """
     values, first_in = array.array("d"), {}
     counts: collections.Counter[str] = collections.Counter()

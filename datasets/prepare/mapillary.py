@@ -82,10 +82,16 @@ def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> 
              for path in list_images(folder / side / "images")}
     left_out = {"panoramas": len(every) - len(paths), "images that raw.csv does not list": len(found - every)}
     notes = (*notes, *(f"{count} {what} left out" for what, count in left_out.items() if count))
-    paths, names = _located(folder, paths, names, found, renamed), _with_metres(names)
-    order = sorted(range(len(names)), key=names.__getitem__)
+    paths = _located(folder, paths, names, found, renamed)
+    # Metres have two decimals, as the published code writes them.
+    lat, lon = (np.array([float(getattr(name, axis)) for name in names]) for axis in ("lat", "lon"))
+    east, north, zones = to_utm(lat, lon)
+    columns = zip(names, east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
+    whole = [str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode()
+             for name, e, n, zone, letter in columns]
+    order = sorted(range(len(whole)), key=whole.__getitem__)
     return Images(name=CITIES[city][0], folder=folder, paths=[paths[i] for i in order],
-                  names=[names[i] for i in order], neighbouring_zones=True, notes=notes)
+                  names=[whole[i] for i in order], neighbouring_zones=True, notes=notes)
 
 
 def _name(table: Table, key: str) -> ImageName:
@@ -112,18 +118,8 @@ def _located(folder: Path, paths: list[bytes], names: list[ImageName], found: se
     absent = [i for i in lacking if names[i].key not in moved]
     if absent:
         raise FileNotFoundError(f"{folder / os.fsdecode(paths[absent[0]])}: no such file; {len(absent)} of the "
-                                f"{len(paths)} images in raw.csv are missing: fetch them, or choose other cities with "
-                                "--cities")
+                                f"{len(paths)} images in raw.csv are missing: fetch them, or choose --cities")
     return [path if path in found else moved[name.key] for path, name in zip(paths, names, strict=True)]
-
-
-def _with_metres(names: list[ImageName]) -> list[bytes]:
-    """Names in FORM, metres with two decimals, as the published code writes them."""
-    lat, lon = (np.array([float(getattr(name, axis)) for name in names]) for axis in ("lat", "lon"))
-    east, north, zones = to_utm(lat, lon)
-    columns = zip(names, east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
-    return [str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode()
-            for name, e, n, zone, letter in columns]
 
 
 def _read_renamed(folder: Path) -> dict[str, list[bytes]]:

@@ -21,11 +21,10 @@ _PITTS30K_DATE = "202409"  # Pitts30k has no dates; the published code writes th
 
 
 class Source(NamedTuple):
-    """A data set to divide; read(datasets_folder, folder, cities) yields the Images of each city, folder None: its
-    place by default.
-    """
+    """A data set to divide."""
 
     rule: Rule
+    # (datasets_folder, folder or None for its usual place, cities or None for all) -> the Images of each city
     read: Callable[[Path, Path | None, Collection[str] | None], Iterator[Images]]
     names: tuple[str, ...]  # of the cities that it has when complete
     numbered: bool = True  # whether a group's number is added to the name
@@ -36,24 +35,20 @@ def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str
     folder = folder or datasets_folder / "pitts30k" / "images" / "train"
     paths, names = [], []
     for side in ("database", "queries"):
-        below = some_images(folder / side, PITTS30K_LAYOUT)
-        names += [_pitts30k_name(folder / side, path, side) for path in below]
-        paths += [side.encode() + b"/" + path for path in below]
+        for path in some_images(folder / side, PITTS30K_LAYOUT):
+            fields = parse_name(path)
+            if not (fields.key and fields.tile.isascii() and fields.tile.isdigit()):
+                raise ValueError(f"{folder / side / os.fsdecode(path)}: no panorama and tile number (fields 7 and 8 "
+                                 f"between the @) in the name; expected {FORM}")
+            # 12 yaws to a panorama, 30 degrees apart from an unknown direction, for each of two pitches.  Database and
+            # queries number their panoramas alike.
+            tile = int(fields.tile)
+            name = fields._replace(key=f"{side[0]}{fields.key}-{tile:02d}", tile="", heading=str(tile % 12 * 30),
+                                   pitch="", roll="", height="", date=_PITTS30K_DATE, note="")
+            names.append(os.fsencode(str(name)))
+            paths.append(side.encode() + b"/" + path)
     order = sorted(range(len(names)), key=names.__getitem__)
     yield Images(name="Pitts30k", folder=folder, paths=[paths[i] for i in order], names=[names[i] for i in order])
-
-
-def _pitts30k_name(folder: Path, path: bytes, side: str) -> bytes:
-    """A name in FORM: 12 yaws to a panorama, 30 degrees apart from an unknown direction, for each of two pitches."""
-    fields = parse_name(path)
-    if not (fields.key and fields.tile.isascii() and fields.tile.isdigit()):
-        raise ValueError(f"{folder / os.fsdecode(path)}: no panorama and tile number (fields 7 and 8 between the @) in "
-                         f"the name; expected {FORM}")
-    tile = int(fields.tile)
-    # Database and queries number their panoramas alike.
-    return os.fsencode(str(fields._replace(
-        key=f"{side[0]}{fields.key}-{tile:02d}", tile="", heading=str(tile % 12 * 30), pitch="", roll="", height="",
-        date=_PITTS30K_DATE, note="")))
 
 
 def _sf_xl(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
@@ -70,8 +65,7 @@ def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
     folder = folder or datasets_folder / "gsv_cities"
     there = [city for city in GSV_CITIES if (folder / "Dataframes" / f"{city}.csv").is_file()]
     if not there:
-        raise FileNotFoundError(f"{folder}: no city of GSV-Cities; expected {GSV_LAYOUT}; say where it is with "
-                                "--source")
+        raise FileNotFoundError(f"{folder}: no city of GSV-Cities; expected {GSV_LAYOUT}; or use --source")
     for city in there:
         table = folder / "Dataframes" / f"{city}.csv"
         places, images = read_city(table)

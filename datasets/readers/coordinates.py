@@ -41,14 +41,6 @@ class Metres(NamedTuple):
 Point = Degrees | Metres
 
 
-class Row(NamedTuple):
-    """One image's line of a table."""
-
-    line: int
-    path: str
-    point: Point
-
-
 def from_name(name: str) -> Metres | None:
     """A file name's coordinates (NAME; the fields behind the first two are optional), None where it has none."""
     fields = parse_name(name)
@@ -94,16 +86,15 @@ def _signed(angle: object, reference: object, directions: str) -> float:
 def checked(lat: float, lon: float, where: str = "") -> Degrees:
     """Raises ValueError, which begins with `where`, for degrees that are none, or beyond the ends of UTM."""
     if not (-90 <= lat <= 90 and -180 <= lon <= 180):
-        raise ValueError(f"{where}latitude {lat:.10g}, longitude {lon:.10g} out of range; expected degrees, -90 to 90 "
-                         "and -180 to 180")
+        raise ValueError(f"{where}latitude {lat:.10g}, longitude {lon:.10g} out of range, -90 to 90 and -180 to 180")
     if not -80 <= lat <= 84:
         raise ValueError(f"{where}latitude {lat:.10g}, where there is no UTM; expected -80 to 84 degrees, or metres "
                          f"in a table with the columns path,{','.join(METRES)}")
     return Degrees(lat, lon)
 
 
-def read_table(path: Path) -> tuple[list[Row], list[str]]:
-    """Rows of a CSV with a header (HEADER) in UTF-8, and the names of columns that are not read.
+def read_table(path: Path) -> tuple[list[tuple[int, tuple[str, Point]]], list[str]]:
+    """Line, path and coordinates of each row of a CSV with a header (HEADER), and the columns that are not read.
 
     Columns may come in any order.  A heading may be empty, else it must be a number; nothing here uses it.
     Raises FileNotFoundError, and ValueError with the number of its line for a table that lacks columns or has both
@@ -125,7 +116,7 @@ def read_table(path: Path) -> tuple[list[Row], list[str]]:
             raise ValueError("no path")
         return row["path"], checked(*values) if kinds[0] == DEGREES else Metres(*values)
 
-    rows = [Row(line, *parsed) for line, parsed in read_rows(path, ("path",), parse, expected=f"columns {HEADER}")]
+    rows = list(read_rows(path, ("path",), parse, expected=f"columns {HEADER}"))
     if not rows:
         raise ValueError(f"{path}: no row; expected columns {HEADER}, and a row for each image")
     return rows, unread
@@ -157,8 +148,7 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
         vague = next((i for i in metres if points[i].zone is None or points[i].letter is None), None)
         if vague is not None:
             raise ValueError(f"{names[vague]} has metres without a UTM zone and letter, {names[degrees[0]]} degrees; "
-                             f"expected zones in the names ({NAME}), or a table with one kind of coordinates for all "
-                             "images")
+                             f"expected zones in the names ({NAME}), or a table with one kind of coordinates")
         reference = metres[0]
         candidates, letter = [points[reference].zone], points[reference].letter
         southern = letter < "N" or (letter == "S" and southern)  # which some write for the hemisphere, not the band
@@ -172,8 +162,7 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
     if zone is None:
         far = int(beyond[candidates[0]].argmax())
         raise ValueError(f"UTM zones {candidates[0]} ({names[reference]}) and {zones[far]} ({names[degrees[far]]}) are "
-                         "too far apart for metres that can be compared; expected one zone and at most 3 degrees "
-                         "beyond it: make it two sets")
+                         "too far apart; expected one zone and at most 3 degrees beyond it: make it two sets")
     east, north, _ = to_utm(lat, lon, np.full(len(degrees), zone))
     plane[degrees] = np.stack([east, north + SOUTH * southern], axis=1)
     return plane
@@ -193,5 +182,4 @@ def _refuse_several_zones(named: Sequence[tuple[Metres, str]]) -> None:
     if len(zones) < 2 and not ("south" in halves and len(halves) > 1 or {"N", "S"} <= set(halves)):
         return
     first, second = list((zones if len(zones) > 1 else halves).values())[:2]
-    raise ValueError(f"UTM zones {first} and {second}: their metres cannot be compared; expected one zone: make it two "
-                     "sets")
+    raise ValueError(f"UTM zones {first} and {second}: their metres do not compare; make it two sets of one zone each")

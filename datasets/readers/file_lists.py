@@ -65,19 +65,15 @@ def _find_lists(folder: Path, name: str) -> dict[str, Path]:
     own = {path: path.stem.lower().removeprefix(prefix) for path in present if path.stem.lower().startswith(prefix)}
     candidates = {kind: [path for path, rest in own.items() if rest == kind.lower()]
                   for kind in (DATABASE, QUERIES, USED)}
+    said = [path for path in present if "groundtruth" in path.stem.lower().replace("_", "")]
     candidates["truth"] = [path for path, rest in own.items() if rest in ("gt", "pidx") or rest.startswith("gt_")
-                           or _says_truth(rest)] or [path for path in present if _says_truth(path.stem.lower())
-                                                     and not path.stem.lower().startswith(others)]
+                           or path in said] or [path for path in said if not path.stem.lower().startswith(others)]
     for kind, paths in candidates.items():
         if len(paths) > 1 or not paths and kind != USED:
             wanted = "list of right answers" if kind == "truth" else f"{prefix}{kind}.npy"
             error = ValueError if paths else FileNotFoundError
             raise error(f"{folder}: {len(paths) or 'no'} {wanted}; expected one set's {LISTS}; {there}")
     return {kind: paths[0] for kind, paths in candidates.items() if paths}
-
-
-def _says_truth(stem: str) -> bool:
-    return "groundtruth" in stem.replace("_", "")
 
 
 def _read_names(path: Path) -> list[str]:
@@ -103,11 +99,10 @@ def _read_used(path: Path, queries: Path, n_queries: int) -> np.ndarray:
         raise ValueError(f"{path}: expected a one-dimensional array of whole numbers, at least one")
     bad = np.flatnonzero((used < 0) | (used >= n_queries))
     if len(bad):
-        raise ValueError(f"{path}, row {bad[0]}: {used[bad[0]]}; expected 0 to {n_queries - 1}, as {queries.name} "
-                         f"lists {n_queries} queries")
-    if len(np.unique(used)) < len(used):
-        raise ValueError(f"{path}: {len(used) - len(np.unique(used))} numbers repeat another one; expected each query "
-                         "once")
+        raise ValueError(f"{path}, row {bad[0]}: {used[bad[0]]}; {queries.name} has the rows 0 to {n_queries - 1}")
+    n_twice = len(used) - len(np.unique(used))
+    if n_twice:
+        raise ValueError(f"{path}: {n_twice} numbers repeat another one; expected each query once")
     return used.astype(np.int64)
 
 
@@ -156,6 +151,5 @@ def _find_images(root: Path, names: Sequence[str], listed: Path) -> list[Path]:
     paths = [root / name for name in names]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise FileNotFoundError(f"{missing[0]}: not there{and_more(len(missing))}; {listed} lists it, expected below "
-                                f"the images' folder {root}")
+        raise FileNotFoundError(f"{missing[0]}: not there{and_more(len(missing))}; listed in {listed}, below {root}")
     return paths

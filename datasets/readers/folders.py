@@ -12,6 +12,7 @@ from ..listing import Listing, and_more, display_name
 from ..positives import within_frames, within_metres
 from .image_files import list_images
 from .image_names import parse_name, zone_name
+from .utm_zones import unit_vectors
 
 NAME = "@<utm_east>@<utm_north>@*.{jpg,jpeg,png}"
 LAYOUT = f"<datasets_folder>/<name>/images/<split>/{{database,queries}}/**/{NAME}"
@@ -158,7 +159,6 @@ def _on_the_globe(places: np.ndarray, in_zones: np.ndarray) -> np.ndarray:
     points = np.zeros((len(places), 3))
     for zone in np.unique(in_zones):
         rows = in_zones == zone
-        lat, lon = np.radians(utm.to_latlon(places[rows, 0], places[rows, 1], abs(int(zone)), northern=bool(zone > 0),
-                                            strict=False))
-        points[rows] = 6_378_137 * np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
+        degrees = utm.to_latlon(*places[rows].T, abs(int(zone)), northern=bool(zone > 0), strict=False)
+        points[rows] = 6_378_137 * unit_vectors(*degrees)
     return points

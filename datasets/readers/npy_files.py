@@ -11,7 +11,6 @@ import pickle
 import pickletools
 import re
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -23,6 +22,7 @@ _OPERATIONS = {
     "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINUNICODE", "SHORT_BINUNICODE", "EMPTY_TUPLE", "TUPLE",
     "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
 }
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _ROOM = ("FRAME", "LONG_BINPUT")  # for which the unpickler makes as much room as they ask for
 
 
@@ -38,7 +38,10 @@ def read_npy(path: Path) -> np.ndarray | list:
     """
     try:
         with path.open("rb") as file:
-            shape, dtype = _read_header(file)
+            version = np.lib.format.read_magic(file)
+            if version not in _HEADERS:
+                raise _Refused(f"format {version[0]}.{version[1]}")
+            shape, _, dtype = _HEADERS[version](file)
             _check_shape(shape, path.stat().st_size)
             if not dtype.hasobject:
                 file.seek(0)
@@ -54,15 +57,6 @@ def read_npy(path: Path) -> np.ndarray | list:
     if not isinstance(found, list):
         raise ValueError(f"{path}: a single {type(found).__name__}; expected an array with rows")
     return found
-
-
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise _Refused(f"format {version[0]}.{version[1]}")
-    shape, _, dtype = readers[version](file)
-    return shape, dtype
 
 
 def _check_shape(shape: tuple[int, ...], size: int) -> None:

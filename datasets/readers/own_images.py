@@ -58,15 +58,13 @@ def own_images(database_folder: Path | str, queries_folder: Path | str, *, coord
     images and an image without a row are errors; rows without an image are counted in the warnings, and so are
     images of formats that are not read, queries that are in the database too, and coordinates from several sources.
 
-    Raises FileNotFoundError for a missing folder or table, and a folder without images, ValueError for what is wrong
-    with the coordinates.
+    Raises FileNotFoundError for a missing folder or table, and a folder without images, ValueError for coordinates.
     """
     database, queries = sides = (_Side("database", database_folder), _Side("query", queries_folder))
     warnings = [*database.warnings, *queries.warnings]
     n_both = len(set.intersection(*({f"{side.real_folder}/{image}" for image in side.images} for side in sides)))
     if n_both:
-        warnings.append(f"{n_both} of {len(queries.images)} queries are in the database too, where they find "
-                        "themselves")
+        warnings.append(f"{n_both} of {len(queries.images)} queries are in the database too and find themselves")
     if coordinates is not None:
         warnings += _from_table(Path(coordinates), sides)
     else:
@@ -76,7 +74,12 @@ def own_images(database_folder: Path | str, queries_folder: Path | str, *, coord
         _refuse_missing(sides, coordinates)
         utm = _project(sides)
         positives = within_metres(*utm, threshold_m)
-        warnings += _implausible(database.points[0], *utm, positives, threshold_m)
+        if isinstance(database.points[0], Metres) and (np.abs(np.concatenate(utm)) <= (180, 90)).all():
+            warnings.append("all coordinates lie within 180 east and 90 north: degrees, where metres are expected?")
+        if not any(len(ids) for ids in positives):
+            nearest, _ = NearestNeighbors(n_neighbors=1, algorithm="kd_tree").fit(utm[0]).kneighbors(utm[1])
+            warnings.append(f"no query has a database image within {threshold_m:g} m; the nearest is "
+                            f"{nearest.min():.1f} m away")
     else:
         for side in sides:
             missing = side.points.count(None)
@@ -105,27 +108,25 @@ def _from_table(table: Path, sides: Sequence[_Side]) -> list[str]:
             places[_spelt(f"{side.real_folder}/{image}")].append((side, i))
     lines: dict[str, int] = {}
     extra = []
-    for row in rows:
-        name = _spelt(row.path)
+    for line, (given, point) in rows:
+        name = _spelt(given)
         found = {path for side in sides for short in (name, name.removeprefix(_spelt(side.folder.name) + "/"))
                  if (path := _spelt(f"{side.real_folder}/{short}")) in places}
         if len(found) > 1:
-            raise ValueError(f"{table}, line {row.line}: {row.path} may be {' or '.join(sorted(found))}; expected the "
+            raise ValueError(f"{table}, line {line}: {given} may be {' or '.join(sorted(found))}; expected the "
                              "folder's name in front of the path")
         if not found:
-            extra.append(row)
+            extra.append(f"first line {line}, {given}")
             continue
         path = found.pop()
         if path in lines:
-            raise ValueError(f"{table}, lines {lines[path]} and {row.line}: both are of {path}; expected one row "
-                             "for an image")
-        lines[path] = row.line
+            raise ValueError(f"{table}, lines {lines[path]} and {line}: both are of {path}; expected one row")
+        lines[path] = line
         for side, i in places[path]:
-            side.points[i] = row.point
+            side.points[i] = point
     said = [f"{table}: columns not read: {', '.join(unread)}"] if unread else []
     if extra:
-        said.append(f"{table}: {len(extra)} of {len(rows)} rows are of no image in the two folders, first line "
-                    f"{extra[0].line}, {extra[0].path}")
+        said.append(f"{table}: {len(extra)} of {len(rows)} rows are of no image in the two folders, {extra[0]}")
     return said
 
 
@@ -171,19 +172,6 @@ def _project(sides: Sequence[_Side]) -> list[np.ndarray | None]:
                          [str(path) for side in whole for path in side.paths])
     parts = iter(np.split(plane, np.cumsum([len(side.points) for side in whole])[:-1]))
     return [next(parts) if side in whole else None for side in sides]
-
-
-def _implausible(first: Point, database_utm: np.ndarray, query_utm: np.ndarray, positives: Sequence[np.ndarray],
-                 threshold_m: float) -> list[str]:
-    """Signs that the coordinates are not what they are taken for."""
-    said = []
-    if isinstance(first, Metres) and (np.abs(np.concatenate([database_utm, query_utm])) <= (180, 90)).all():
-        said.append("all coordinates lie within 180 east and 90 north: degrees, where metres are expected?")
-    if not any(len(ids) for ids in positives):
-        nearest, _ = NearestNeighbors(n_neighbors=1, algorithm="kd_tree").fit(database_utm).kneighbors(query_utm)
-        said.append(f"no query has a database image within {threshold_m:g} m; the nearest is {nearest.min():.1f} m "
-                    "away")
-    return said
 
 
 def _name(database: Path, queries: Path) -> str:

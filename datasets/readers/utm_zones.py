@@ -23,3 +23,9 @@ def to_utm(
         east[rows], north[rows], *_ = utm.from_latlon(lat[rows], lon[rows], force_zone_number=int(zone),
                                                       force_northern=True)
     return east, north, zones
+
+
+def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """(n,) degrees -> (n, 3) directions from the centre of a globe."""
+    lat, lon = np.radians([lat, lon])
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)

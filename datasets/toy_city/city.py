@@ -5,6 +5,7 @@ gmberton/VPR-datasets-downloader gives to Pitts30k and MSLS.  `TOY_CITY.json` at
 drawn, so that no figure measured on it can be read as one of the data sets whose layout it borrows.
 """
 
+import contextlib
 import csv
 import json
 import multiprocessing
@@ -12,7 +13,6 @@ import os
 import signal
 import string
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -94,19 +94,17 @@ class Image:
         lat, lon = utm.to_latlon(self.east, self.north, _ZONE, _LETTER)
         return round(float(lat), 6), round(float(lon), 6)
 
+    def training_row(self, city: str, place_id: int) -> dict[str, object]:
+        """One line of a GSV-Cities table."""
+        values = place_id, self.year, self.month, self.heading, city, *self.latlon, self.pano
+        return dict(zip(COLUMNS, values, strict=True))
 
-def training_row(image: Image, city: str, place_id: int) -> dict[str, object]:
-    """-> one line of a GSV-Cities table."""
-    return dict(zip(COLUMNS, (place_id, image.year, image.month, image.heading, city, *image.latlon, image.pano),
-                    strict=True))
-
-
-def benchmark_name(image: Image) -> str:
-    lat, lon = image.latlon
-    return str(ImageName(
-        east=f"{image.east:010.2f}", north=f"{image.north:010.2f}", zone=str(_ZONE), letter=_LETTER, lat=f"{lat:.6f}",
-        lon=f"{lon:.6f}", key=image.pano, heading=str(image.heading), pitch=str(round(image.view.pitch)),
-        roll=str(round(image.view.roll)), date=f"{image.year:04d}{image.month:02d}", note=image.view.condition))
+    def benchmark_name(self) -> str:
+        lat, lon = self.latlon
+        return str(ImageName(
+            east=f"{self.east:010.2f}", north=f"{self.north:010.2f}", zone=_ZONE, letter=_LETTER, lat=f"{lat:.6f}",
+            lon=f"{lon:.6f}", key=self.pano, heading=self.heading, pitch=round(self.view.pitch),
+            roll=round(self.view.roll), date=f"{self.year:04d}{self.month:02d}", note=self.view.condition))
 
 
 def _draw_image(rng: np.random.Generator, condition: str, number: int, stream: int) -> Image:
@@ -147,12 +145,12 @@ def _write_place(task: tuple[str, int, int], *, folder: Path, parameters: Parame
     for index, image in enumerate(images):
         if split == "train":
             city = TRAINING_CITIES[number % len(TRAINING_CITIES)]
-            rows.append(training_row(image, city, number // len(TRAINING_CITIES)))
+            rows.append(image.training_row(city, number // len(TRAINING_CITIES)))
             path = folder / "gsv_cities" / "Images" / place_and_path(rows[-1])[1]
         else:
             name, _ = BENCHMARKS[stream - 1]
             part = "database" if index < parameters.database_images else "queries"
-            path = folder / name / "images" / split / part / benchmark_name(image)
+            path = folder / name / "images" / split / part / image.benchmark_name()
         with path.open("xb") as file:  # never over another image
             file.write(render(scene, image.view))
     return rows
@@ -166,14 +164,16 @@ def _write_city(folder: Path, parameters: Parameters, workers: int) -> None:
     streams = enumerate(("train", *(split for _, split in BENCHMARKS)))
     tasks = [(split, stream, number) for stream, split in streams for number in range(parameters.places(split))]
     write = partial(_write_place, folder=folder, parameters=parameters)
-    if workers > 1:
-        # Fresh processes: the caller may hold threads (torch), which a forked copy would not survive. Ctrl-C is the
-        # caller's to answer, once.
-        context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-        with context.Pool(workers, initializer=signal.signal, initargs=ignore) as pool:
-            rows = _with_progress(pool.imap(write, tasks, chunksize=8), len(tasks))
-    else:
-        rows = _with_progress(map(write, tasks), len(tasks))
+    with contextlib.ExitStack() as stack:
+        drawn = map(write, tasks)
+        if workers > 1:
+            # Fresh processes: the caller may hold threads (torch), which a forked copy would not survive. Ctrl-C is
+            # the caller's to answer, once.
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(
+                workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)))
+            drawn = pool.imap(write, tasks, chunksize=8)
+        drawn = tqdm(drawn, "drawing places", len(tasks), leave=False, disable=not sys.stderr.isatty())
+        rows = [row for of_place in drawn for row in of_place]
     tables = folder / "gsv_cities" / "Dataframes"
     tables.mkdir()
     for city in TRAINING_CITIES:
@@ -184,12 +184,6 @@ def _write_city(folder: Path, parameters: Parameters, workers: int) -> None:
     manifest = {"note": _NOTE, "version": VERSION, "parameters": asdict(parameters), "image_size": [HEIGHT, WIDTH],
                 "training_cities": TRAINING_CITIES, "counts": parameters.image_counts()}
     (folder / TOY_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def _with_progress(places: Iterable[list[dict]], count: int) -> list[dict]:
-    """All table lines of the places as they are drawn, with a bar on stderr where that is a terminal."""
-    quiet = not sys.stderr.isatty()
-    return [row for place in tqdm(places, "drawing places", count, leave=False, disable=quiet) for row in place]
 
 
 def _check_existing(folder: Path, parameters: Parameters) -> None:

@@ -75,12 +75,10 @@ class Facade:
 
     @property
     def key(self) -> tuple:
-        """The discrete parameters."""
         return astuple(self)[:13]
 
     @property
     def width(self) -> float:
-        """Width in metres."""
         return self.bays * self.bay_width + 0.6
 
     @property

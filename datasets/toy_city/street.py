@@ -170,18 +170,13 @@ _SKY = {  # RGB 0..1 at the top and at the horizon
 }
 
 
-def _noise(rng, shape):
-    """Smooth noise in 0..1 of an image's size, float32."""
-    coarse = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
-    return np.asarray(coarse.resize((WIDTH, HEIGHT), Image.BICUBIC), dtype=np.float32)[..., None] / 255
-
-
 def _sky(rng, condition):
     """Sky radiance (HEIGHT, WIDTH, 3) float32: a gradient with clouds, on some days overcast."""
     top, low = (np.array(c, dtype=np.float32) for c in _SKY[condition])
     ramp = np.linspace(0, 1.3, HEIGHT, dtype=np.float32)[:, None, None].clip(0, 1)
     sky = top + (low - top) * ramp
-    cloud = (_noise(rng, (5, 6)) - rng.uniform(0.0, 0.8)).clip(0, 1)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6), dtype=np.uint8)).resize((WIDTH, HEIGHT), Image.BICUBIC)
+    cloud = (np.asarray(coarse, dtype=np.float32)[..., None] / 255 - rng.uniform(0.0, 0.8)).clip(0, 1)
     return sky + (sky.mean() * 1.25 - sky) * cloud
 
 

@@ -33,14 +33,15 @@ class PlaceDataset(Dataset):
 
     def __init__(self, folder: Path | str, *, cities: Sequence[str], images_per_place: int = 4, transform: Transform,
                  seed: int = 0) -> None:
-        if images_per_place < 1:
-            raise ValueError(f"images_per_place {images_per_place}: expected at least 1")
+        for what, value, least in (("images_per_place", images_per_place, 1), ("seed", seed, 0)):
+            if value < least:
+                raise ValueError(f"{what} {value}: expected at least {least}")
         if not cities or len(set(cities)) < len(cities):
             raise ValueError(f"cities {list(cities)}: expected at least one, each named once")
         self.folder = Path(folder)
         self.images_per_place = images_per_place
         self.transform = transform
-        self.seed = _checked_seed(seed)
+        self.seed = seed
         tables = self.folder / "Dataframes"
         self.cities = [city for city in cities if (tables / f"{city}.csv").is_file()]
         self.missing_cities = [city for city in cities if city not in self.cities]
@@ -53,11 +54,19 @@ class PlaceDataset(Dataset):
         self.city_places: list[range] = []
         images, counts = [], []
         for city in self.cities:
-            city_images, city_counts = self._read_places(tables / f"{city}.csv")
-            images.append(city_images)
-            counts.append(city_counts)
-            self.city_places.append(range(self.n_places, self.n_places + len(city_counts)))
-            self.n_places += len(city_counts)
+            place_ids, city_images = read_city(tables / f"{city}.csv")
+            for city_id in {path.split(b"/")[0].decode() for path in city_images}:
+                if not (self.folder / "Images" / city_id).is_dir():
+                    raise FileNotFoundError(f"{self.folder / 'Images' / city_id}: no such folder, listed in "
+                                            f"{tables / city}.csv; expected {LAYOUT}")
+            order = np.argsort(place_ids, kind="stable")
+            _, city_counts = np.unique(place_ids, return_counts=True)
+            kept = city_counts >= images_per_place
+            images.append(city_images[order][np.repeat(kept, city_counts)])
+            counts.append(city_counts[kept])
+            self.dropped_places += int((~kept).sum())
+            self.city_places.append(range(self.n_places, self.n_places + int(kept.sum())))
+            self.n_places += int(kept.sum())
         if not self.n_places:
             raise ValueError(f"{self.folder}: none of the {self.dropped_places} places has images_per_place = "
                              f"{images_per_place} images; lower it or add images")
@@ -65,19 +74,6 @@ class PlaceDataset(Dataset):
         self._images = np.concatenate(images)
         self._starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         self.n_images = len(self._images)
-
-    def _read_places(self, table: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Images grouped by place, and the number of images of each place; places with too few are dropped."""
-        place_ids, images = read_city(table)
-        for city_id in {path.split(b"/")[0].decode() for path in images}:
-            folder = self.folder / "Images" / city_id
-            if not folder.is_dir():
-                raise FileNotFoundError(f"{folder}: no such folder, listed in {table}; expected {LAYOUT}")
-        order = np.argsort(place_ids, kind="stable")
-        _, counts = np.unique(place_ids, return_counts=True)
-        kept = counts >= self.images_per_place
-        self.dropped_places += int((~kept).sum())
-        return images[order][np.repeat(kept, counts)], counts[kept]
 
     def __len__(self) -> int:
         return self.n_places
@@ -130,12 +126,11 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
             raise ValueError(f"places_per_batch {places_per_batch}: expected at least {processes}, a place for each "
                              "process; raise it or start fewer processes")
         if dataset.n_places < processes:
-            raise ValueError(f"{dataset.n_places} places for {processes} processes: expected at least one for each; "
-                             "start fewer processes")
+            raise ValueError(f"{dataset.n_places} places for {processes} processes: start fewer, one a place at most")
         self.city_places = dataset.city_places
         self._whole_city = [city.rstrip("0123456789") for city in dataset.cities]
         self.places_per_batch = places_per_batch
-        self.seed = _checked_seed(seed)
+        self.seed = seed
         self.process, self.processes = process, processes
         self.epoch = 0
 
@@ -203,12 +198,6 @@ def collate_places(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[to
     """B items of a PlaceDataset -> images (B*K,3,H,W) uint8 and labels (B*K,) int64."""
     images, labels = zip(*samples, strict=True)
     return torch.cat(images), torch.cat(labels)
-
-
-def _checked_seed(seed: int) -> int:
-    if seed < 0:
-        raise ValueError(f"seed {seed}: expected at least 0")
-    return seed
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

@@ -32,6 +32,5 @@ def place_and_path(row: dict[str, object]) -> tuple[int, str]:
     if not 0 <= place < 10**7:
         raise ValueError(f"place_id {place}, not from 0 to 9999999")
     if not (city and panorama and math.isfinite(lat + lon)):
-        raise ValueError(f"city_id {city!r}, lat {row['lat']!r}, lon {row['lon']!r}, panoid {panorama!r} empty or "
-                         "infinite")
+        raise ValueError(f"city_id {city!r}, lat {row['lat']!r}, lon {row['lon']!r}, panoid {panorama!r} unusable")
     return place, f"{city}/{city}_{place:07d}_{year:04d}_{month:02d}_{heading:03d}_{lat}_{lon}_{panorama}.jpg"
