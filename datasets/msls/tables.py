@@ -19,6 +19,7 @@ class Table(dict[str, dict[str, str]]):
         self.path, self.lines = path, {}
         expected = f"columns {','.join(needed)} of the Mapillary download's table with a row a frame"
         for line, row in read_rows(path, needed, dict, expected=expected):
+            row = {column: text.strip() for column, text in row.items()}
             key = row["key"]
             if not key or key in self:
                 problem = f"key {key!r} again, first in line {self.lines[key]}" if key else "no key"

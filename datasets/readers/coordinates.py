@@ -106,15 +106,17 @@ def read_table(path: Path) -> tuple[list[tuple[int, tuple[str, Point]]], list[st
     def parse(row: dict[str, str]) -> tuple[str, Point]:
         kinds = [kind for kind in (DEGREES, METRES) if row.keys() >= {*kind}]
         if len(kinds) != 1:
-            raise ValueError(f"{'both' if kinds else 'neither'} kind of coordinates among {','.join(row)}")
+            raise ValueError(f"{'both kinds' if kinds else 'neither kind'} of coordinates among {','.join(row)}")
         unread[:] = [name for name in row if name not in ("", "path", "heading", *kinds[0])]
         values = [number(row[name]) for name in kinds[0]]
-        for name, value in (*zip(kinds[0], values, strict=True), ("heading", number(row.get("heading") or "0"))):
+        heading = number(row.get("heading", "").strip() or "0")
+        for name, value in (*zip(kinds[0], values, strict=True), ("heading", heading)):
             if math.isnan(value):
                 raise ValueError(f"{name} is {row[name]!r}, no number")
-        if not row["path"]:
+        image = row["path"].strip()
+        if not image:
             raise ValueError("no path")
-        return row["path"], checked(*values) if kinds[0] == DEGREES else Metres(*values)
+        return image, checked(*values) if kinds[0] == DEGREES else Metres(*values)
 
     rows = list(read_rows(path, ("path",), parse, expected=f"columns {HEADER}"))
     if not rows:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 def read_rows(table: Path, columns: Sequence[str], parse: Callable[[dict[str, str]], T], *,
               expected: str) -> Iterator[tuple[int, T]]:
-    """The number of each line, and what `parse` makes of that row: name of a column -> its text, without outer spaces.
+    """The number of each line, and what `parse` makes of that row: name of a column -> its text.
 
     columns    must be there, in any order and among others; names count without outer spaces, in lower case
     expected   what the table should hold, in words, for errors
@@ -35,6 +35,6 @@ def read_rows(table: Path, columns: Sequence[str], parse: Callable[[dict[str, st
                     continue
                 if len(row) != len(header):
                     raise ValueError(f"{len(row)} fields under a header of {len(header)}")
-                yield reader.line_num, parse(dict(zip(header, map(str.strip, row), strict=True)))
+                yield reader.line_num, parse(dict(zip(header, row, strict=True)))
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{table}, line {max(reader.line_num, 1)}: {error}; expected {expected}") from error

@@ -27,10 +27,10 @@ def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:
 def place_and_path(row: dict[str, object]) -> tuple[int, str]:
     """Place id and <city_id>/<file name> of one row's values; lat and lon stand as Python prints the float."""
     city, panorama = row["city_id"], row["panoid"]
-    place, year, month, heading = (int(row[name]) for name in ("place_id", "year", "month", "northdeg"))
+    place, date = int(row["place_id"]), f"{int(row['year']):04d}_{int(row['month']):02d}_{int(row['northdeg']):03d}"
     lat, lon = float(row["lat"]), float(row["lon"])
     if not 0 <= place < 10**7:
         raise ValueError(f"place_id {place}, not from 0 to 9999999")
     if not (city and panorama and math.isfinite(lat + lon)):
         raise ValueError(f"city_id {city!r}, lat {row['lat']!r}, lon {row['lon']!r}, panoid {panorama!r} unusable")
-    return place, f"{city}/{city}_{place:07d}_{year:04d}_{month:02d}_{heading:03d}_{lat}_{lon}_{panorama}.jpg"
+    return place, f"{city}/{city}_{place:07d}_{date}_{lat}_{lon}_{panorama}.jpg"
