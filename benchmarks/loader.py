@@ -23,8 +23,8 @@ from torchvision.transforms import InterpolationMode
 
 from datasets import GSV_CITIES, PlaceDataset, collate_places, normalise, training_transform
 from datasets.toy_city.city import build_toy_city
-from datasets.training.tables import COLUMNS
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from datasets.training.places import COLUMNS
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
 from utils.run import exit_with, hardware, versions, write_json
 
 HERE = Path(__file__).parent
@@ -37,8 +37,8 @@ TRANSFER, CORE, WORKER = "collate, transfer, normalise", "whole, one core", "who
 class Straightforward(PlaceDataset):
     """The same places as they would be read without more ado."""
 
-    def read(self, path: Path) -> Image.Image:
-        return open_and_convert(path)
+    def _read(self, row: int) -> Image.Image:
+        return open_and_convert(self.folder / "Images" / self._images[row].decode())
 
 
 class Ready(Dataset):
@@ -142,12 +142,14 @@ def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict
 
 def stages(dataset: PlaceDataset, places: list[int]) -> list[tuple[str, Callable, list]]:
     """(name, function, its inputs) of each stage that an image goes through before it is collated."""
-    paths = [path for place in places for path in dataset.image_paths(place)[:PLACE_IMAGES]]
+    paths = [dataset.folder / "Images" / dataset._images[row].decode()
+             for place in places for row in range(dataset._starts[place], dataset._starts[place] + PLACE_IMAGES)]
+    read = open_and_convert if isinstance(dataset, Straightforward) else read_image
     resize, augment, *rest = dataset.transform.transforms
-    images = [dataset.read(path) for path in paths]
+    images = [read(path) for path in paths]
     resized = [resize(image) for image in images]
     augmented = [augment(image) for image in resized]
-    return [("read, decode", dataset.read, paths), ("resize", resize, images), ("RandAugment", augment, resized),
+    return [("read, decode", read, paths), ("resize", resize, images), ("RandAugment", augment, resized),
             ("to tensor", transforms.Compose(rest), augmented)]
 
 

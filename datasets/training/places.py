@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..transforms import Transform, read_image
@@ -87,23 +86,15 @@ class PlaceDataset(Dataset):
         if not 0 <= place < self.n_places:
             raise IndexError(f"place {place} of {self.n_places}")
         rng = _generator(self.seed, epoch, place)
-        paths = self.image_paths(place)
-        drawn = [paths[i] for i in rng.choice(len(paths), self.images_per_place, replace=False)]
+        rows = range(self._starts[place], self._starts[place + 1])
+        paths = [self.folder / "Images" / self._images[row].decode()
+                 for row in rng.choice(rows, self.images_per_place, replace=False)]
         # torchvision's augmentations draw from torch's global CPU generator; it is put back afterwards.
         # torch.manual_seed would also reseed the GPUs, which fork_rng(devices=[]) leaves alone.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
-            images = torch.stack([self.transform(self.read(path)) for path in drawn])
+            images = torch.stack([self.transform(read_image(path)) for path in paths])
         return images, torch.full((self.images_per_place,), place, dtype=torch.int64)
-
-    def image_paths(self, place: int) -> list[Path]:
-        """The files of all images of a place, in the table's order."""
-        return [self.folder / "Images" / image.decode()
-                for image in self._images[self._starts[place]:self._starts[place + 1]]]
-
-    def read(self, path: Path) -> Image.Image:
-        """RGB image of a file, as `read_image`."""
-        return read_image(path)
 
 
 class CityBatchSampler(Sampler[list[tuple[int, int]]]):

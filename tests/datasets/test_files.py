@@ -14,7 +14,8 @@ def test_a_file_and_a_folder_are_renamed_behind_the_block(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "after"
     with temporary_path(tmp_path / "folder") as temporary:
         (temporary / "deep").mkdir(parents=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "folder"] and (tmp_path / "folder" / "deep").is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "folder"]
+    assert (tmp_path / "folder" / "deep").is_dir()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

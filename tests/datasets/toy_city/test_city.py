@@ -259,7 +259,7 @@ def test_importing_needs_neither_torch_nor_a_model():
 
 
 def test_the_test_split_is_hard_for_descriptors_without_learning(tmp_path):
-    """A third of the default city's: with all 120 places fewer are right, see benchmarks/demo.md."""
+    """A third of the default city's: with all 120 places fewer are right, see docs/benchmarks/demo.md."""
     parameters, paths, n_places = Parameters(), {"database": [], "queries": []}, 40
     stream = 1 + BENCHMARKS.index(("pitts30k", "test"))
     for number in range(n_places):
