@@ -44,5 +44,7 @@ class Table(dict[str, dict[str, str]]):
     def check_keys(self, other: "Table") -> None:
         """Raises ValueError unless both tables hold the same keys."""
         for one, two in ((self, other), (other, self)):
-            for key in one.keys() - two.keys():
-                raise ValueError(f"{one.at(key)}: key {key!r} is not in {two.path}; expected the same frames in both")
+            for key in one:
+                if key not in two:
+                    raise ValueError(f"{one.at(key)}: key {key!r} is not in {two.path}; expected the same frames in "
+                                     "both")

@@ -136,8 +136,8 @@ def _refuse_neighbours(
     database: Sequence[Path], queries: Sequence[Path], database_utm: np.ndarray, query_utm: np.ndarray,
     database_zones: np.ndarray, query_zones: np.ndarray, m: float,
 ) -> None:
-    """Metres of several zones do not compare: harmless where no query lies near a database image of another zone, as
-    in sets of several cities; otherwise it would lose right answers.
+    """Raises ValueError where a query lies near a database image of another zone, or no zone is known: metres of two
+    zones do not compare, and right answers would be lost.  In sets of several cities they are far apart.
     """
     for paths, zones in ((database, database_zones), (queries, query_zones)):
         if 0 in zones:

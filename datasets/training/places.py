@@ -117,7 +117,8 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
             raise ValueError(f"places_per_batch {places_per_batch}: expected at least {processes}, a place for each "
                              "process; raise it or start fewer processes")
         if dataset.n_places < processes:
-            raise ValueError(f"{dataset.n_places} places for {processes} processes: start fewer, one a place at most")
+            raise ValueError(f"{dataset.n_places} places for {processes} processes: expected at least one for each; "
+                             "start fewer processes")
         self.city_places = dataset.city_places
         self._whole_city = [city.rstrip("0123456789") for city in dataset.cities]
         self.places_per_batch = places_per_batch
