@@ -1,50 +1,41 @@
-"""Data: training places, benchmark sets, image transforms.  Nothing here knows the model or the losses."""
+"""Data: training places, benchmark sets, image transforms.  Nothing here knows the model or the losses.
 
-from .benchmark import BenchmarkDataset
-from .listing import Listing
-from .msls.listings import subset_of
-from .msls.predictions import check_predictions, write_predictions
-from .msls.sources import image_key
-from .protocols import PROTOCOLS, as_protocol, resolve
-from .readers.file_lists import file_lists as read_file_lists
-from .readers.folders import read_folder
-from .readers.own_images import own_images
-from .training.cities import GSV_CITIES, TRAINING_SETS, UNIFIED_CITIES
-from .training.places import CityBatchSampler, PlaceDataset, collate_places
-from .transforms import (
-    TEST_METHODS,
-    VARYING_SIZES,
-    evaluation_transform,
-    nearest_multiple,
-    normalise,
-    query_transform,
-    training_transform,
-)
+A name is imported when it is first asked for: who draws a toy city or divides a data set waits for no torch.
+"""
 
-__all__ = [
-    "GSV_CITIES",
-    "PROTOCOLS",
-    "TEST_METHODS",
-    "TRAINING_SETS",
-    "UNIFIED_CITIES",
-    "VARYING_SIZES",
-    "BenchmarkDataset",
-    "CityBatchSampler",
-    "Listing",
-    "PlaceDataset",
-    "as_protocol",
-    "check_predictions",
-    "collate_places",
-    "evaluation_transform",
-    "nearest_multiple",
-    "normalise",
-    "own_images",
-    "image_key",
-    "query_transform",
-    "read_file_lists",
-    "read_folder",
-    "resolve",
-    "subset_of",
-    "training_transform",
-    "write_predictions",
-]
+import importlib
+
+_MODULES = {
+    "GSV_CITIES": "training.cities",
+    "PROTOCOLS": "protocols",
+    "TEST_METHODS": "transforms",
+    "TRAINING_SETS": "training.cities",
+    "UNIFIED_CITIES": "training.cities",
+    "VARYING_SIZES": "transforms",
+    "BenchmarkDataset": "benchmark",
+    "CityBatchSampler": "training.places",
+    "Listing": "listing",
+    "PlaceDataset": "training.places",
+    "as_protocol": "protocols",
+    "check_predictions": "msls.predictions",
+    "collate_places": "training.places",
+    "evaluation_transform": "transforms",
+    "image_key": "msls.sources",
+    "nearest_multiple": "transforms",
+    "normalise": "transforms",
+    "own_images": "readers.own_images",
+    "query_transform": "transforms",
+    "read_file_lists": "readers.file_lists",
+    "read_folder": "readers.folders",
+    "resolve": "protocols",
+    "subset_of": "msls.listings",
+    "training_transform": "transforms",
+    "write_predictions": "msls.predictions",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

@@ -14,25 +14,16 @@ class BenchmarkDataset(Dataset):
 
     query_transform   of queries; None: as the database
     queries_vary      it gives tensors of several sizes
-    prepared          what they make of database and query images, in words: descriptors that are kept are those of
-                      other images where it differs
-    parts             listings of some of these images, which are scored too, without describing anything again
+    prepared          what they make of database and query images, in words: where it differs, descriptors that were
+                      kept are not those of these images
+    parts             listings of some of these images, which are scored too, without extracting anything again
     """
 
-    def __init__(
-        self,
-        listing: Listing,
-        *,
-        transform: Transform,
-        query_transform: Transform | None = None,
-        queries_vary: bool = False,
-        prepared: tuple[str, str] = ("", ""),
-        parts: Sequence[Listing] = (),
-    ) -> None:
-        self.listing = listing
-        self.parts = parts
-        self.transform = transform
-        self.query_transform = query_transform or transform
+    def __init__(self, listing: Listing, *, transform: Transform, query_transform: Transform | None = None,
+                 queries_vary: bool = False, prepared: tuple[str, str] = ("", ""),
+                 parts: Sequence[Listing] = ()) -> None:
+        self.listing, self.parts = listing, parts
+        self.transform, self.query_transform = transform, query_transform or transform
         self.queries_vary = queries_vary
         self.prepared = prepared
         self.n_database, self.n_queries = listing.n_database, listing.n_queries

@@ -7,36 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
+TOY_MANIFEST = "TOY_CITY.json"  # says that what lies below its folder is drawn
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Listing:
-    """Images of a database and of queries, in the order of all ids, and which database images show a query's place.
+    """Images of a database and of queries, in the order of all ids, and which database images show a query's place."""
 
-    name            as log lines and results.json call it: a protocol's or a folder's; "toy_city/..." for drawn images
-    split           "train", "val" or "test"; None: there is none
-    folder          what names of images are relative to
-    database_paths, query_paths   paths of image files
-    database_utm, query_utm       (n, 2) float64, east and north in metres; None: not known
-    positives       for each query the ascending int64 ids of its right answers, empty where there is none; None: no
-                    labels
-    rule            what counts as right, in words: "within 25 m"
-    threshold_m     the distance in it, None where it has none
-    protocol        its name in the registry of protocols; None: another folder, lists, or images of one's own
-    warnings        what whoever reads the figures must hear: counts that differ, what was left out
-    """
-
-    name: str
-    folder: Path
+    name: str  # as log lines and results.json call it: a protocol's or a folder's; "toy_city/..." for drawn images
+    folder: Path  # what names of images are relative to
     database_paths: Sequence[Path]
     query_paths: Sequence[Path]
-    positives: Sequence[np.ndarray] | None
-    rule: str
-    split: str | None = None
-    database_utm: np.ndarray | None = None
+    positives: Sequence[np.ndarray] | None  # of each query, ascending int64 ids of right answers; None: no labels
+    rule: str  # what counts as right, in words: "within 25 m"
+    split: str | None = None  # "train", "val" or "test"; None: there is none
+    database_utm: np.ndarray | None = None  # (n, 2) float64, east and north in metres; None: not known
     query_utm: np.ndarray | None = None
-    threshold_m: float | None = None
-    protocol: str | None = None
-    warnings: tuple[str, ...] = ()
+    threshold_m: float | None = None  # the distance in the rule; None: it has none
+    protocol: str | None = None  # its name in PROTOCOLS; None: another folder, lists, or images of one's own
+    warnings: tuple[str, ...] = ()  # what a reader of the figures must hear: counts that differ, what was left out
 
     @property
     def n_database(self) -> int:
@@ -70,3 +59,19 @@ class Listing:
         for ids in self.positives or ():
             digest.update((" ".join(map(str, ids)) + "\n").encode())
         return digest.hexdigest()
+
+
+def is_toy(*folders: Path | str) -> bool:
+    """Whether one of `folders`, or a folder above it, holds a TOY_CITY.json: then its images are drawn."""
+    above = {parent for folder in folders for parent in (Path(folder).absolute() / "_").parents}
+    return any((folder / TOY_MANIFEST).is_file() for folder in above)
+
+
+def display_name(name: str, *folders: Path | str) -> str:
+    """`name`, behind toy_city/ where the images in `folders` are drawn."""
+    return f"toy_city/{name}" if is_toy(*folders) else name
+
+
+def and_more(count: int) -> str:
+    """Behind the first of `count` things that are wrong alike."""
+    return f" (and {count - 1} more like it)" if count > 1 else ""

@@ -5,11 +5,12 @@ A protocol's figures compare with published ones; those of a folder that is mere
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from .listing import Listing
-from .msls.listings import detect_msls_version, msls_test, msls_val
-from .readers.folders import LAYOUT, NAME, display_name, is_toy, read_by_frames, read_by_metres, read_folder, subfolders
+from .listing import Listing, display_name, is_toy
+from .msls.listings import COUNTS, detect_msls_version, msls_test, msls_val
+from .readers.folders import LAYOUT, NAME, read_by_frames, read_by_metres, read_folder, subfolders
 
 DOWNLOADER = "gmberton/VPR-datasets-downloader"
 NETVLAD = f"the author of NetVLAD by mail, then {DOWNLOADER}"
@@ -21,38 +22,25 @@ TABLE_I = "paper, Table I"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """One benchmark, so named in log lines, results.json and --dataset_name.
-
-    split                 of the data set
-    sides                 pairs (database, queries) of folders in the folder of all data sets; the first whole pair is
-                          read.  Empty: read from published lists alone
-    metres                right answers lie within them, by coordinates in the names
-    degrees               and their headings are within these
-    frames                or: right answers are at most so many frames apart; `metres` then gives the same where names
-                          have the downloader's made-up coordinates
-    n_database, n_queries what there should be; None: no source states it
-    source                of the counts; None: there are none
-    obtain                whom or what to ask for the images
-    licence               None: no source that we have states it
-    notes                 what a reader of the figures should know
-    reader                reads it, unless it is drawn, in another way than by names and order, and compares the counts
-    tree                  where the reader looks for it
-    """
+    """One benchmark, so named in log lines, results.json and --dataset_name."""
 
     name: str
-    split: str = "test"
+    split: str = "test"  # of the data set
+    # Pairs (database, queries) of folders in the folder of all data sets; the first whole pair is read.  Empty: read
+    # from published lists alone.
     sides: tuple[tuple[str, str], ...]
-    metres: float | None = None
-    degrees: float | None = None
+    metres: float | None = None  # right answers lie within them, by coordinates in the names
+    degrees: float | None = None  # and their headings are within these
+    # Or: right answers are at most so many frames apart; `metres` then gives the same where names have the downloader's
+    # made-up coordinates.
     frames: int | None = None
-    n_database: int | None = None
+    n_database: int | None = None  # what there should be; None: no source states it
     n_queries: int | None = None
-    source: str | None = None
-    obtain: str = DOWNLOADER
-    licence: str | None = None
-    notes: str = ""
-    reader: Callable[[Path], Listing] | None = None
-    tree: str | None = None
+    source: str | None = None  # of the counts; None: there are none
+    obtain: str = DOWNLOADER  # whom or what to ask for the images
+    notes: str = ""  # what a reader of the figures should know
+    reader: Callable[[Path], Listing] | None = None  # of images that are not drawn; it compares the counts, too
+    tree: str | None = None  # where the reader looks for them
 
     @property
     def rule(self) -> str:
@@ -68,32 +56,37 @@ class Protocol:
             return self.tree or "published lists"
         pairs = [(Path(database), Path(queries)) for database, queries in self.sides]
         return " or ".join(f"{database.parent.as_posix()}/{{{database.name},{queries.name}}}"
-                           for database, queries in pairs)  # fmt: skip
+                           for database, queries in pairs)
 
 
 def _pair(folder: str, database: str = "database", queries: str = "queries") -> tuple[str, str]:
     return f"{folder}/{database}", f"{folder}/{queries}"
 
 
-def _metres(name: str, *, sides: tuple[tuple[str, str], ...] = (), **fields) -> Protocol:
+def _metres(name: str, *sides: tuple[str, str], **fields) -> Protocol:
     return Protocol(name=name, metres=25.0, sides=sides or (_pair(f"{name}/images/test"),), **fields)
 
 
 def _msls(version: str, **fields) -> Protocol:
-    return _metres(f"msls_val_{version}", split="val", sides=(_pair("msls/images/val"),), n_database=18_871,
-                   obtain=MAPILLARY, reader=lambda folder: msls_val(folder, version=version),
-                   tree="msls/train_val/{cph,sf} or msls/images/val/{database,queries}", **fields)  # fmt: skip
+    """One of COUNTS."""
+    n_queries, n_database = COUNTS[version]
+    if version != "test":
+        fields |= {"split": "val", "reader": partial(msls_val, version=version),
+                   "tree": "msls/train_val/{cph,sf} or msls/images/val/{database,queries}"}
+    return _metres(f"msls_val_{version}" if version != "test" else "msls_test",
+                   _pair(f"msls/images/{fields.get('split', 'test')}"), n_queries=n_queries, n_database=n_database,
+                   obtain=MAPILLARY, **fields)
 
 
 def _svox(condition: str) -> Protocol:
-    sides = (*(_pair("svox/images/test", database, f"queries_{condition}") for database in ("database", "gallery")),
-             _pair(f"svox_{condition}/images/test"))  # fmt: skip
-    return _metres(f"svox_{condition}", sides=sides)
+    return _metres(f"svox_{condition}",
+                   *(_pair("svox/images/test", name, f"queries_{condition}") for name in ("database", "gallery")),
+                   _pair(f"svox_{condition}/images/test"))
 
 
 def _sf_xl(version: str) -> Protocol:
-    sides = tuple(_pair(f"sf_xl/{layout}/test", queries=f"queries_{version}") for layout in ("images", "processed"))
-    return _metres(f"sf_xl_{version}", sides=sides, obtain=SF_XL)
+    pairs = (_pair(f"sf_xl/{layout}/test", queries=f"queries_{version}") for layout in ("images", "processed"))
+    return _metres(f"sf_xl_{version}", *pairs, obtain=SF_XL)
 
 
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
@@ -101,17 +94,15 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     _metres("pitts250k", obtain=NETVLAD),
     _metres("tokyo247", n_database=75_984, n_queries=315, source=TABLE_I, obtain=NETVLAD,
             notes="database as .png or .jpg"),
-    _msls("740", n_queries=740, source=f"{TABLE_I}; the lists of GSV-Cities",
+    _msls("740", source=f"{TABLE_I}; the lists of GSV-Cities",
           notes="the official validation set, by metres alone as in its own code"),
-    _msls("740_40deg", degrees=40.0, n_queries=740, source=TABLE_I, notes="the rule in the paper's text"),
+    _msls("740_40deg", degrees=40.0, source=TABLE_I, notes="the rule in the paper's text"),
     _msls("11k", source="the downloader's issue 18",
           notes="all frames but panoramas; of queries some sources say 11,084, others 11,120 before filtering"),
-    _metres("msls_test", sides=(_pair("msls/images/test"),), n_database=36_565, n_queries=1_135,
-            source="the list of SALAD", obtain=MAPILLARY, reader=lambda folder: msls_test(folder), tree="msls/test",
-            notes="frames that are scored; Table I counts all: 38,770 and 27,092"),
-    _metres("nordland_27592_w2s_10f", frames=10, n_database=27_592, n_queries=27_592, source=TABLE_I, obtain=RSYNC,
-            sides=(_pair("nordland/images/test"), _pair("nordland", "summer", "winter")),
-            notes="winter queries, summer database"),
+    _msls("test", source="the list of SALAD", reader=msls_test, tree="msls/test",
+          notes="frames that are scored; Table I counts all: 38,770 and 27,092"),
+    _metres("nordland_27592_w2s_10f", _pair("nordland/images/test"), _pair("nordland", "summer", "winter"), frames=10,
+            n_database=27_592, n_queries=27_592, source=TABLE_I, obtain=RSYNC, notes="winter queries, summer database"),
     Protocol(name="nordland_2760_s2w_1f", frames=1, n_database=27_592, n_queries=2_760, sides=(),
              source="the lists of GSV-Cities", obtain="amaralibey/gsv-cities (lists)",
              notes="summer queries, winter database; lists alone tell which frame a query shows"),
@@ -125,17 +116,13 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     _metres("amstertime", notes="places are at least 100 m apart"),
     _sf_xl("v1"),
     _sf_xl("v2"),
-)}  # fmt: skip
-
-
-def choices_text() -> str:
-    return ", ".join(PROTOCOLS)
+)}
 
 
 def open_protocol(datasets_folder: Path | str, name: str) -> Listing:
     """The benchmark `name` of PROTOCOLS; its warnings tell where counts differ or cannot be verified.
 
-    Where a TOY_CITY.json lies in `datasets_folder`, its images are called toy_city/<name> and are no protocol's.
+    Drawn images are called toy_city/<name> and are no protocol's.
     Raises KeyError for another name, FileNotFoundError for folders that are missing or empty, ValueError for images
     that cannot be placed and for a protocol that is read from lists alone.
     """
@@ -144,8 +131,8 @@ def open_protocol(datasets_folder: Path | str, name: str) -> Listing:
     if protocol.reader and not toy:
         return dataclasses.replace(protocol.reader(datasets_folder), name=name, protocol=name)
     (database, queries), others = _sides(protocol, datasets_folder)
-    options = {"name": display_name(datasets_folder, name), "split": protocol.split,
-               "layout": f"<datasets_folder>/{protocol.where}/**/{NAME}"}  # fmt: skip
+    options = {"name": display_name(name, datasets_folder), "split": protocol.split,
+               "layout": f"<datasets_folder>/{protocol.where}/**/{NAME}"}
     if protocol.frames is not None:
         listing = read_by_frames(database, queries, frames=protocol.frames, same_m=protocol.metres, **options)
     else:
@@ -162,18 +149,17 @@ def as_protocol(listing: Listing, name: str) -> Listing:
         return listing
     protocol, said = PROTOCOLS[name], []
     counts = (("database images", protocol.n_database, listing.n_database),
-              ("queries", protocol.n_queries, listing.n_queries))  # fmt: skip
+              ("queries", protocol.n_queries, listing.n_queries))
     unverified = [f"{found:,} {what}" for what, expected, found in counts if expected is None]
     if unverified:
         said.append(f"counts unverified: no source states them; found {' and '.join(unverified)}")
     said += [f"expected {expected:,} {what} ({protocol.source}), found {found:,}: not comparable with published figures"
-             for what, expected, found in counts if expected not in (None, found)]  # fmt: skip
+             for what, expected, found in counts if expected not in (None, found)]
     return dataclasses.replace(listing, name=name, protocol=name, warnings=(*listing.warnings, *said))
 
 
-def resolve(
-    datasets_folder: Path | str, name: str, *, split: str | None = None, threshold_m: float | None = None
-) -> Listing:
+def resolve(datasets_folder: Path | str, name: str, *, split: str | None = None,
+            threshold_m: float | None = None) -> Listing:
     """What --dataset_name means: a protocol, or any folder of `datasets_folder` in the benchmark layout.
 
     A name that is both means the protocol, unless `split` or `threshold_m` contradict it: then the folder, whose
@@ -183,23 +169,26 @@ def resolve(
     """
     datasets_folder = Path(datasets_folder)
     protocol = PROTOCOLS.get(name)
+    contradicted = []
+    if protocol and split not in (None, protocol.split):
+        contradicted.append(f"split {split!r}")
+    if protocol and threshold_m not in (None, protocol.metres):
+        contradicted.append(f"threshold {threshold_m} m")
+    if protocol and not contradicted:
+        return open_protocol(datasets_folder, name)
     is_folder = (datasets_folder / name / "images").is_dir() or protocol is not None and any(
         Path(database).parts[0] == name for database, _ in protocol.sides)
-    if protocol and split in (None, protocol.split) and threshold_m in (None, protocol.metres):
-        return open_protocol(datasets_folder, name)
     if protocol and not is_folder:
-        asked = [f"split {split!r}"] * (split not in (None, protocol.split))
-        asked += [f"threshold {threshold_m} m"] * (threshold_m not in (None, protocol.metres))
-        raise ValueError(f"protocol {name} is its set's {protocol.split} split, {protocol.rule}; {' and '.join(asked)} "
-                         f"contradict{'s' * (len(asked) == 1)} it; leave that out, or name a folder")  # fmt: skip
+        raise ValueError(f"protocol {name} is its set's {protocol.split} split, {protocol.rule}; leave out what "
+                         f"contradicts it ({' and '.join(contradicted)}), or name a folder")
     if not is_folder:
         there = sorted(path.parent.name for path in datasets_folder.glob("*/images") if path.is_dir())
         what = "no folder images in it" if (datasets_folder / name).is_dir() else "no such folder"
         raise FileNotFoundError(
-            f"{datasets_folder / name}: {what}; {name!r} is neither a protocol ({choices_text()}) nor a folder "
+            f"{datasets_folder / name}: {what}; {name!r} is neither a protocol ({', '.join(PROTOCOLS)}) nor a folder "
             f"in the layout {LAYOUT}; folders there: {', '.join(there) or 'none'}")
-    split, metres = split or "test", 25.0 if threshold_m is None else threshold_m
-    listing = read_folder(datasets_folder, name, split=split, threshold_m=metres)
+    metres = 25.0 if threshold_m is None else threshold_m
+    listing = read_folder(datasets_folder, name, split=split or "test", threshold_m=metres)
     if is_toy(datasets_folder):
         return listing
     called, said = _version(listing, name) if not protocol else (name, "")
@@ -216,22 +205,21 @@ def _version(listing: Listing, name: str) -> tuple[str, str]:
     found = detect_msls_version(listing)
     if found == "other":
         return name, (f"msls: {listing.n_queries:,} queries and {listing.n_database:,} database images are neither "
-                      f"version of MSLS-val, 740 nor 11k; protocols: {versions}")  # fmt: skip
+                      f"version of MSLS-val, 740 nor 11k; protocols: {versions}")
     return f"msls ({found})", (f"msls: found the version {found} of MSLS-val, whose figures do not compare with "
-                               f"those of another; protocols: {versions}")  # fmt: skip
+                               f"those of another; protocols: {versions}")
 
 
 def _sides(protocol: Protocol, datasets_folder: Path) -> tuple[tuple[Path, Path], list[tuple[str, str]]]:
     """The pair of folders to read, and other whole pairs beside it."""
     if not protocol.sides:
         raise ValueError(f"{protocol.name}: only published lists tell which frame a query shows; use --file_lists with "
-                         f"the folder of {protocol.source}")  # fmt: skip
-    there = [tuple((datasets_folder / side).is_dir() for side in pair) for pair in protocol.sides]
-    whole = [pair for pair, both in zip(protocol.sides, there, strict=True) if all(both)]
+                         f"the folder of {protocol.source}")
+    whole = [pair for pair in protocol.sides if all((datasets_folder / side).is_dir() for side in pair)]
     if whole:
         return tuple(datasets_folder / side for side in whole[0]), whole[1:]
-    half = [f"{pair[both.index(True)]} is there, {pair[both.index(False)]} is not"
-            for pair, both in zip(protocol.sides, there, strict=True) if any(both)]
+    half = [f"{side} is there, {other} is not" for pair in protocol.sides for side, other in (pair, pair[::-1])
+            if (datasets_folder / side).is_dir()]
     present = next(path for path in (datasets_folder, *datasets_folder.parents) if path.is_dir())
     raise FileNotFoundError(
         f"{protocol.name}: no such folders in {datasets_folder}; expected {protocol.where}; "

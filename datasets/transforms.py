@@ -10,8 +10,6 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as resizing
 
 from .training.augmentation import RandAugment
 
@@ -57,9 +55,8 @@ def training_transform(size: tuple[int, int]) -> Transform:
     `size` is (H, W) in pixels; the ratio is not kept.  RandAugment (Cubuk et al., 2020) has torchvision's default
     magnitude 9 and draws from torch's global CPU generator.
     """
-    height, width = size
-    augment = RandAugment((height, width), num_ops=3)
-    return transforms.Compose([partial(resize, size=(height, width)), augment, to_uint8_tensor])
+    size = tuple(size)
+    return transforms.Compose([partial(resize, size=size), RandAugment(size, num_ops=3), to_uint8_tensor])
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -105,7 +102,7 @@ def evaluation_transform(size: tuple[int, int]) -> Transform:
     `size` is (H, W) in pixels; the ratio is not kept.  The resize works on the tensor, as in the published
     evaluation, with antialias said outright: torchvision 0.17 changed its default, which moves values by 0.1.
     """
-    return _evaluated(partial(_resize_tensor, size=tuple(size)))
+    return _evaluated(transforms.Resize(tuple(size), antialias=True))
 
 
 def query_transform(method: str, size: tuple[int, int]) -> Transform:
@@ -130,12 +127,8 @@ def _evaluated(to_size: Callable[[torch.Tensor], torch.Tensor]) -> Transform:
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD), to_size])
 
 
-def _resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return resizing.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
-
-
 def _resize_in_ratio(image: torch.Tensor, shorter: int) -> torch.Tensor:
-    return _resize_tensor(image, aspect_size(image.shape[1:], shorter))
+    return transforms.functional.resize(image, aspect_size(image.shape[1:], shorter), antialias=True)
 
 
 def aspect_size(image: Sequence[int], shorter: int) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """Frames of MSLS, and which of them are right answers."""
 
-import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,68 +13,60 @@ from ..positives import within_metres, within_metres_and_degrees
 THRESHOLD_M = 25.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Frame(NamedTuple):
+    """One image of Mapillary's."""
+
+    key: str
+    path: Path
+    group: str  # a city or a UTM zone: metres compare inside one only
+    utm: tuple[float, float]  # east and north in metres; NaN where no table tells
+    heading: float  # degrees, in no fixed range; NaN where it was not asked for or the name has none
+
+
+@dataclasses.dataclass(frozen=True)
 class Frames:
-    """Queries or database images.
+    """Queries or database images."""
 
-    keys      Mapillary's names of the frames, each once
-    paths     their image files
-    groups    (n,) text, a city or a UTM zone: metres compare inside one only
-    utm       (n, 2) float64, east and north in metres; NaN where no table tells
-    headings  (n,) float64 in degrees, in no fixed range; NaN where they were not asked for or a name has none
-    left_out  what was left out, in words, and how often
-    remarks   what else a reader of the figures must hear
-    """
+    frames: Sequence[Frame]
+    left_out: Counter[str] = dataclasses.field(default_factory=Counter)  # in words, and how often
+    remarks: tuple[str, ...] = ()  # what else a reader of the figures must hear
 
-    keys: list[str]
-    paths: list[Path]
-    groups: np.ndarray
-    utm: np.ndarray
-    headings: np.ndarray
-    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    def __len__(self) -> int:
+        return len(self.frames)
 
-    def take(self, rows: Iterable[int]) -> "Frames":
-        rows = np.asarray(rows, dtype=np.int64)
-        return dataclasses.replace(
-            self, keys=[self.keys[row] for row in rows], paths=[self.paths[row] for row in rows],
-            groups=self.groups[rows], utm=self.utm[rows], headings=self.headings[rows])  # fmt: skip
-
-    def in_order_of_paths(self) -> "Frames":
-        names = [path.as_posix() for path in self.paths]
-        return self.take(sorted(range(len(names)), key=names.__getitem__))
+    @property
+    def utm(self) -> np.ndarray:
+        """(n, 2) float64."""
+        return np.array([frame.utm for frame in self.frames]).reshape(-1, 2)
 
 
 def joined(parts: Sequence[Frames]) -> Frames:
-    """Raises ValueError for a key that comes twice."""
-    left_out, places = collections.Counter(), {}
-    for part in parts:
-        left_out.update(part.left_out)
-        for key, group in zip(part.keys, part.groups, strict=True):
-            if key in places:
-                raise ValueError(f"key {key!r} in the tables of {places[key]} and of {group}; expected each key once")
-            places[key] = group
-    return Frames(
-        keys=[key for part in parts for key in part.keys], paths=[path for part in parts for path in part.paths],
-        groups=np.concatenate([part.groups for part in parts]), utm=np.concatenate([part.utm for part in parts]),
-        headings=np.concatenate([part.headings for part in parts]), left_out=left_out,
-        remarks=tuple(remark for part in parts for remark in part.remarks))  # fmt: skip
+    """Sorted by path.  Raises ValueError for a key that comes twice."""
+    frames = sorted((frame for part in parts for frame in part.frames), key=lambda frame: frame.path.as_posix())
+    places: dict[str, str] = {}
+    for key, _, group, *_ in frames:
+        if key in places:
+            raise ValueError(f"key {key!r} in the tables of {places[key]} and of {group}; expected each key once")
+        places[key] = group
+    return Frames(frames, sum((part.left_out for part in parts), Counter()),
+                  tuple(remark for part in parts for remark in part.remarks))
 
 
 def right_answers(queries: Frames, database: Frames, *, degrees: float | None = None) -> list[np.ndarray]:
     """For each query the ascending int64 ids of the right answers: in its group, within 25 m and so many degrees."""
-    groups = {"database_groups": database.groups, "query_groups": queries.groups}
+    groups = {f"{side}_groups": np.array([frame.group for frame in frames.frames])
+              for side, frames in (("database", database), ("query", queries))}
     if degrees is None:
         return within_metres(database.utm, queries.utm, THRESHOLD_M, **groups)
-    return within_metres_and_degrees(database.utm, queries.utm, THRESHOLD_M, database.headings, queries.headings,
-                                     degrees, **groups)  # fmt: skip
+    headings = (np.array([frame.heading for frame in frames.frames]) for frames in (database, queries))
+    return within_metres_and_degrees(database.utm, queries.utm, THRESHOLD_M, *headings, degrees, **groups)
 
 
 def with_answer(queries: Frames, near: list[np.ndarray]) -> tuple[Frames, list[np.ndarray]]:
     """Queries with a right answer alone, and their answers; the others are counted."""
-    rows = [row for row, ids in enumerate(near) if len(ids)]
-    left_out = {**queries.left_out, "without a database image within 25 m": len(near) - len(rows)}
-    return dataclasses.replace(queries.take(rows), left_out=left_out), [near[row] for row in rows]
+    kept = [(frame, ids) for frame, ids in zip(queries.frames, near, strict=True) if len(ids)]
+    left_out = queries.left_out + Counter({"without a database image within 25 m": len(near) - len(kept)})
+    return Frames([frame for frame, _ in kept], left_out, queries.remarks), [ids for _, ids in kept]
 
 
 def said_left_out(queries: Frames, database: Frames) -> list[str]:

@@ -1,6 +1,6 @@
 """Mapillary Street-Level Sequences: validation set in its two versions, and test set (Warburg et al., CVPR 2020)."""
 
-import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ ROOTS = ("msls", "mapillary_sls", ".")  # of the raw tree, in a datasets folder
 THRESHOLD_DEGREES = 40.0
 KEYS_FILE = "val_740_keys.txt"
 
+VERSIONS = ("740", "740_40deg", "11k")
 # (queries, database images).  For the queries of 11k sources disagree: 11,084 (SuperVLAD) and 11,120 (the downloader
 # of the renamed layout, before filtering).  Those of test are the published list of the frames that count; the paper's
 # 27,092 and 38,770 are all frames.
-EXPECTED: dict[str, tuple[int | None, int]] = {
-    "740": (740, 18871), "740_40deg": (740, 18871), "11k": (None, 18871), "test": (1135, 36565)}  # fmt: skip
-VERSIONS = ("740", "740_40deg", "11k")
+COUNTS: dict[str, tuple[int | None, int]] = {
+    "740": (740, 18_871), "740_40deg": (740, 18_871), "11k": (None, 18_871), "test": (1_135, 36_565)}
 
 
 class Subset(NamedTuple):
@@ -64,21 +64,19 @@ def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
         beside = sum(len(images_by_key(city / "database" / "images")) for city in cities)
         in_renamed = beside < len(images_by_key(renamed / "database"))
         home = renamed if in_renamed else cities[0].parent
-        queries, database = (
-            from_tables(cities, side, home if in_renamed else None, warnings, subtask=by_rule, headings=strict)
-            for side in SIDES)  # fmt: skip
+        queries, database = (from_tables(cities, side, home if in_renamed else None, warnings, subtask=by_rule,
+                                         headings=strict) for side in SIDES)
     else:
         home = renamed
         queries, database = (from_names(renamed, side, headings=strict) for side in SIDES)
         if by_rule:
             queries = _the_740(queries, folder, warnings)
-    queries, database = queries.in_order_of_paths(), database.in_order_of_paths()
     near = right_answers(queries, database)
     if by_rule and cities:
         queries, near = with_answer(queries, near)
     if strict:
         near = right_answers(queries, database, degrees=THRESHOLD_DEGREES)
-    warnings += said_left_out(queries, database) + _counted(version, len(queries.keys), len(database.keys))
+    warnings += said_left_out(queries, database) + _counted(version, queries, database)
     return _listing(f"msls_val_{version}", "val", home, queries, database, near, warnings,
                     rule="within 25 m and 40 degrees" if strict else "within 25 m")
 
@@ -100,10 +98,10 @@ def msls_test(datasets_folder: Path | str) -> Listing:
                                 f"{{{','.join(TEST_CITIES)}}} as downloaded from Mapillary")
     unlabelled = [city.name for city in cities
                   if not all((city / side / "postprocessed.csv").is_file() for side in SIDES)]
-    queries, database = (
-        joined([read_city(city, side, positions=not unlabelled, panoramas=(city / side / "raw.csv").is_file(),
-                          subtask=True) for city in cities]).in_order_of_paths() for side in SIDES)  # fmt: skip
-    warnings += _counted("test", len(queries.keys), len(database.keys))
+    queries, database = (joined([
+        read_city(city, side, positions=not unlabelled, panoramas=(city / side / "raw.csv").is_file(), subtask=True)
+        for city in cities]) for side in SIDES)
+    warnings += _counted("test", queries, database)
     if unlabelled:
         near = None
         warnings.append(f"no ground truth: postprocessed.csv missing for {', '.join(unlabelled)}")
@@ -137,9 +135,9 @@ def detect_msls_version(listing: Listing) -> str:
     Both have 18,871 database images, and each of the 740 queries has a right answer.
     """
     answered = listing.positives is None or all(len(ids) for ids in listing.positives)
-    if listing.n_database != EXPECTED["11k"][1]:
+    if listing.n_database != COUNTS["11k"][1]:
         return "other"
-    if listing.n_queries == EXPECTED["740"][0] and answered:
+    if listing.n_queries == COUNTS["740"][0] and answered:
         return "740"
     return "11k" if 11000 <= listing.n_queries <= 11200 else "other"
 
@@ -156,41 +154,42 @@ def _cities(folder: Path, split: str, names: tuple[str, ...]) -> tuple[list[Path
 
 def _the_740(queries: Frames, folder: Path, warnings: list[str]) -> Frames:
     """Those that the list of keys names; names of images do not tell the subtask."""
-    keys_file, n = folder / "msls" / KEYS_FILE, len(queries.keys)
+    keys_file, n = folder / "msls" / KEYS_FILE, len(queries)
     if not keys_file.is_file():
-        if n == EXPECTED["740"][0]:
+        if n == COUNTS["740"][0]:
             warnings.append(f"the {n} queries are taken for the official ones by their number")
             return queries
         raise FileNotFoundError(
             f"{keys_file}: no such file, and {n} queries do not tell the official 740; expected one key a line (they "
             f"are published at github.com/Lu-Feng/MSLS-val), or the tables of the Mapillary download in {ROOTS[1]}")
-    row_of = {key: row for row, key in enumerate(queries.keys)}
-    rows = [row_of[key] for key in read_keys(keys_file, row_of)]
-    return dataclasses.replace(queries.take(rows), left_out={f"not in {KEYS_FILE}": n - len(rows)})
+    listed = read_keys(keys_file, {frame.key for frame in queries.frames})
+    kept = [frame for frame in queries.frames if frame.key in listed]
+    return Frames(kept, Counter({f"not in {KEYS_FILE}": n - len(kept)}))
 
 
-def _counted(version: str, n_queries: int, n_database: int) -> list[str]:
+def _counted(version: str, queries: Frames, database: Frames) -> list[str]:
     said = []
-    for what, found, expected in zip(("queries", "database images"), (n_queries, n_database), EXPECTED[version],
-                                     strict=True):
+    for what, frames, expected in zip(("queries", "database images"), (queries, database), COUNTS[version],
+                                      strict=True):
         if expected is None:
-            said.append(f"{found:,} {what}: not verified, sources say 11,084 or 11,120")
-        elif found != expected:
-            said.append(f"{found:,} {what}, expected {expected:,}: not comparable with published figures")
+            said.append(f"{len(frames):,} {what}: not verified, sources say 11,084 or 11,120")
+        elif len(frames) != expected:
+            said.append(f"{len(frames):,} {what}, expected {expected:,}: not comparable with published figures")
     return said
 
 
 def _listing(name: str, split: str, folder: Path, queries: Frames, database: Frames, near: list[np.ndarray] | None,
-             warnings: list[str], *, rule: str) -> Listing:  # fmt: skip
+             warnings: list[str], *, rule: str) -> Listing:
     for side, frames in (("query", queries), ("database image", database)):
-        if not frames.keys:
+        if not len(frames):
             reasons = ", ".join(f"{count} {reason}" for reason, count in frames.left_out.items()) or "none was there"
             raise ValueError(f"{folder}: no {side} of {name} is left ({reasons}); expected at least one")
     missed = sum(not len(ids) for ids in near or ())
     if missed:
-        warnings = [*warnings, f"{missed} of {len(queries.keys)} queries have no right answer and count as missed"]
+        warnings = [*warnings, f"{missed} of {len(queries)} queries have no right answer and count as missed"]
     return Listing(
-        name=name, split=split, folder=folder, protocol=name, rule=rule, threshold_m=THRESHOLD_M, positives=near,
-        query_paths=queries.paths, database_paths=database.paths, warnings=tuple(warnings),
+        name=name, split=split, folder=folder, rule=rule, threshold_m=THRESHOLD_M, positives=near,
+        query_paths=[frame.path for frame in queries.frames],
+        database_paths=[frame.path for frame in database.frames], warnings=tuple(warnings),
         query_utm=queries.utm if near is not None else None,
-        database_utm=database.utm if near is not None else None)  # fmt: skip
+        database_utm=database.utm if near is not None else None)

@@ -1,16 +1,18 @@
 """Prediction files for the MSLS challenge: text that `np.loadtxt(..., dtype=str, ndmin=2)` reads, usually zipped.
 
-A row a query: its key, then at least 20 keys of database images, best first, separated by spaces.  A key is a
-image's name without folder and .jpg.  `#` begins a comment.
+A row a query: its key, then at least 20 keys of database images, best first, separated by spaces.  A key is the name of
+an image without folder and .jpg.  `#` begins a comment.
 """
 
-import os
+import io
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from ..files import temporary_path
 
 LEAST = 20  # recalls are officially counted at 1, 5, 10 and 20
 _NO_KEY = re.compile(r"[^!-~]|[#,/\\]|\.jpg$|^$", re.IGNORECASE)  # "!" to "~" is ASCII that can be seen
@@ -27,8 +29,7 @@ class Predictions(NamedTuple):
 def write_predictions(path: Path | str, query_keys: Sequence[str], predicted_keys: Sequence[Sequence[str]]) -> Path:
     """Write one prediction row for each query; <name>.zip holds one <name>.csv, <name>.csv is the text itself.
 
-    The same predictions give the same bytes.  Raises ValueError for rows that the format forbids, and then nothing is
-    written.
+    The same predictions give the same bytes.  Raises ValueError for rows that the format forbids, and writes nothing.
     """
     path = Path(path)
     if path.suffix not in (".zip", ".csv"):
@@ -41,8 +42,7 @@ def write_predictions(path: Path | str, query_keys: Sequence[str], predicted_key
     _check_rows(((f"predictions, row {row}", keys) for row, keys in enumerate(rows, 1)), set(query_keys), None)
     text = "".join(" ".join(keys) + "\n" for keys in rows)
     text = f"# query key, then {len(rows[0]) - 1} database keys, best first\n{text}"
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with temporary_path(path) as temporary:
         if path.suffix == ".csv":
             temporary.write_text(text, encoding="utf-8", newline="\n")
         else:
@@ -50,9 +50,6 @@ def write_predictions(path: Path | str, query_keys: Sequence[str], predicted_key
                 # Without a date of its own an entry takes the time of writing.
                 entry = zipfile.ZipInfo(path.with_suffix(".csv").name, date_time=(1980, 1, 1, 0, 0, 0))
                 archive.writestr(entry, text, compress_type=zipfile.ZIP_DEFLATED)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -66,14 +63,16 @@ def check_predictions(path: Path | str, query_keys: Collection[str], database_ke
     path = Path(path)
     text = _text(path)
     if text.startswith("\ufeff"):
-        raise ValueError(f"{path}: begins with a byte order mark, which the official reader takes for text; "
-                         "save it as UTF-8 without")
-    rows = ((f"{path}, row {row} (line {line})", keys) for row, (line, keys) in enumerate(_rows(text), 1))
+        raise ValueError(f"{path}: begins with a byte order mark, which is officially text; save it as UTF-8 without")
+    # Split as np.loadtxt does: str.splitlines would also split at form feeds.
+    lines = ((number, line.split("#", 1)[0].split()) for number, line in enumerate(io.StringIO(text, newline=None), 1))
+    rows = ((f"{path}, row {row} (line {line})", keys)
+            for row, (line, keys) in enumerate(((line, keys) for line, keys in lines if keys), 1))
     return _check_rows(rows, set(query_keys), set(database_keys), name=str(path))
 
 
 def _check_rows(rows: Iterable[tuple[str, list[str]]], queries: set[str], database: set[str] | None,
-                *, name: str = "predictions") -> Predictions:  # fmt: skip
+                *, name: str = "predictions") -> Predictions:
     seen: dict[str, str] = {}
     length = ignored = 0
     for place, keys in rows:
@@ -104,14 +103,6 @@ def _check_rows(rows: Iterable[tuple[str, list[str]]], queries: set[str], databa
         raise ValueError(f"{name}: no row for {len(missing)} of {len(queries)} queries"
                          + (f", {missing[0]} the first; expected one for each" if missing else "; expected some"))
     return Predictions(len(seen), length - 1, ignored)
-
-
-def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and keys, as np.loadtxt splits them: str.splitlines would also split at form feeds."""
-    for line, content in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-        keys = content.split("#", 1)[0].split()
-        if keys:
-            yield line, keys
 
 
 def _text(path: Path) -> str:

@@ -1,13 +1,15 @@
 """Readers of MSLS: the tables of the Mapillary download, and images renamed by VPR-datasets-downloader."""
 
+import math
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from ..readers.scan import list_images
-from .frames import Frames, joined
+from ..listing import and_more
+from ..readers.image_files import list_images
+from ..readers.image_names import number, parse_name, zone_name
+from .frames import Frame, Frames, joined
 from .tables import Table
 
 NAME = "@<utm_east>@<utm_north>@<zone>@<letter>@<lat>@<lon>@<key>@<tile>@<heading>@...@.jpg"
@@ -16,87 +18,87 @@ VAL_ZONES = ("10N", "33N")  # of San Francisco and Copenhagen
 
 
 def from_tables(cities: list[Path], side: str, renamed: Path | None, warnings: list[str], *, subtask: bool,
-                headings: bool) -> Frames:  # fmt: skip
+                headings: bool) -> Frames:
     """One side as the tables describe it; images from the folder `renamed` or, without one, beside the tables."""
     images = images_by_key(renamed / SIDES[side]) if renamed else None
     frames = joined([read_city(city, side, positions=True, panoramas=True, subtask=subtask, headings=headings,
-                               images=images) for city in cities])  # fmt: skip
+                               images=images) for city in cities])
     if images is not None:
-        listed = {key for city in cities for key in Table(city / side / "postprocessed.csv", ("key",)).rows}
+        listed = {key for city in cities for key in Table(city / side / "postprocessed.csv", ("key",))}
         foreign = len(images.keys() - listed)
         if foreign:
             warnings.append(f"{renamed / SIDES[side]}: {foreign} images left out that no table lists")
     return frames
 
 
-def from_names(renamed: Path, side: str, *, headings: bool) -> Frames:
-    """One side as the names describe it.  Raises ValueError for images of other cities, which a second run of the
-    downloader mixes in, and for a name without a heading where `headings` are asked for.
-    """
-    frames = read_renamed(renamed / SIDES[side])
-    for path, zone, heading in zip(frames.paths, frames.groups, frames.headings, strict=True):
-        if zone not in VAL_ZONES:
-            raise ValueError(f"{path}: UTM zone {zone}, expected {' or '.join(VAL_ZONES)} (sf, cph); other cities, "
-                             "perhaps those of test, are mixed in: leave them out")
-        if headings and not np.isfinite(heading):
-            raise ValueError(f"{path}: no heading in the ninth field of the name; put the Mapillary download's tables "
-                             f"into <datasets_folder>/mapillary_sls/train_val/<city>/{{query,database}}")
-    return frames
-
-
-def read_city(
-    city: Path, side: str, *, positions: bool, panoramas: bool, subtask: bool, headings: bool = False,
-    images: Mapping[str, Path] | None = None,
-) -> Frames:  # fmt: skip
+def read_city(city: Path, side: str, *, positions: bool, panoramas: bool, subtask: bool, headings: bool = False,
+              images: Mapping[str, Path] | None = None) -> Frames:
     """Frames of <city>/<side>, side "query" or "database", from those of its tables that are asked for.
 
     positions   postprocessed.csv: east and north
     panoramas   raw.csv: panoramas are left out; with `headings` their column `ca` too
     subtask     subtask_index.csv: only frames flagged `all` are kept
-    images    key -> file; without it <city>/<side>/images/<key>.jpg
+    images      key -> file; without it <city>/<side>/images/<key>.jpg
 
     The tables' rows are matched by key.  seq_info.csv matters for sequences alone and is not read.
     Raises FileNotFoundError for a table or a kept frame's image that is absent, ValueError for a bad table.
     """
     folder = city / side
-    tables = {}
-    if positions:
-        tables["positions"] = Table(folder / "postprocessed.csv", ("key", "easting", "northing"))
-    if panoramas:
-        needed = ("key", "ca", "pano") if headings else ("key", "pano")
-        tables["raw"] = Table(folder / "raw.csv", needed, optional=("lon",))
-    if subtask:
-        tables["subtask"] = Table(folder / "subtask_index.csv", ("key", "all"))
-    first = next(iter(tables.values()))
-    orders = {name: table.order_of(first) for name, table in tables.items()}
-    n = len(first.lines)
-    flagged = tables["subtask"].flags("all")[orders["subtask"]] if subtask else np.ones(n, dtype=bool)
-    panorama = tables["raw"].flags("pano")[orders["raw"]] if panoramas else np.zeros(n, dtype=bool)
-    rows = np.flatnonzero(flagged & ~panorama)
-    keys = list(first.rows)
+    metres = Table(folder / "postprocessed.csv", ("key", "easting", "northing")) if positions else None
+    raw = Table(folder / "raw.csv", ("key", "ca", "pano") if headings else ("key", "pano")) if panoramas else None
+    flags = Table(folder / "subtask_index.csv", ("key", "all")) if subtask else None
+    first, *others = (table for table in (metres, raw, flags) if table is not None)
+    for table in others:
+        first.check_keys(table)
+    left_out, keys = Counter({"not in subtask all": 0, "panoramas": 0}), []
+    for key in first:
+        flagged, panorama = not subtask or flags.flag(key, "all"), panoramas and raw.flag(key, "pano")
+        if flagged and not panorama:
+            keys.append(key)
+        else:
+            left_out["panoramas" if flagged else "not in subtask all"] += 1
     if images is None:
         images = images_by_key(folder / "images")
-    absent = [row for row in rows if keys[row] not in images]
+    absent = [key for key in keys if key not in images]
     if absent:
-        others = f" (and {len(absent) - 1} more like it)" if len(absent) > 1 else ""
-        raise FileNotFoundError(f"{first.at(absent[0])}: no image of {keys[absent[0]]!r}{others}; expected "
-                                f"{folder / 'images' / keys[absent[0]]}.jpg, or one renamed with this key")
-    utm, angles, remarks = np.full((len(rows), 2), np.nan), np.full(len(rows), np.nan), ()
-    if positions:
-        utm = np.stack([first.numbers("easting", rows), first.numbers("northing", rows)], axis=1)
-    if headings:
-        angles = tables["raw"].numbers("ca", orders["raw"][rows])
-    if positions and panoramas and "lon" in tables["raw"].columns:
+        raise FileNotFoundError(f"{first.at(absent[0])}: no image of {absent[0]!r}{and_more(len(absent))}; expected "
+                                f"{folder / 'images' / absent[0]}.jpg, or one renamed with this key")
+    remarks = ()
+    if positions and panoramas and all("lon" in raw[key] for key in keys):
         # The published tables do not say in which zone their metres count.
-        zones = np.unique(np.floor(tables["raw"].numbers("lon", orders["raw"][rows]) / 6 + 31).astype(int))
+        zones = sorted({math.floor(raw.number(key, "lon") / 6 + 31) for key in keys})
         if len(zones) > 1:
             remarks = (f"{folder}: frames in UTM zones {' and '.join(map(str, zones))}: metres do not compare "
                        "across their border, so that pairs there count as wrong, as in the official code",)
-    return Frames(
-        keys=[keys[row] for row in rows], paths=[images[keys[row]] for row in rows],
-        groups=np.full(len(rows), city.name), utm=utm, headings=angles, remarks=remarks,
-        left_out={"not in subtask all": int((~flagged).sum()), "panoramas": int((flagged & panorama).sum())},
-    )  # fmt: skip
+    unknown = math.nan, math.nan
+    return Frames([
+        Frame(key, images[key], city.name,
+              (metres.number(key, "easting"), metres.number(key, "northing")) if positions else unknown,
+              raw.number(key, "ca") if headings else math.nan) for key in keys], left_out, remarks)
+
+
+def from_names(renamed: Path, side: str, *, headings: bool) -> Frames:
+    """One side of the renamed layout as the names alone describe it; groups are zones ("33N").
+
+    Raises FileNotFoundError for an empty folder, ValueError for a name without coordinates, zone, key or, where they
+    are asked for, heading, and for images of other cities, which a second run of the downloader mixes in.
+    """
+    frames = []
+    for key, path in images_by_key(renamed / SIDES[side]).items():
+        name = parse_name(path.name)
+        zone, heading = zone_name(name.signed_zone), number(name.heading)
+        if not (all(map(math.isfinite, name.metres)) and name.zone_number and name.band):
+            raise ValueError(f"{path}: no UTM coordinates with zone and letter in the file name; expected {NAME}")
+        if zone not in VAL_ZONES:
+            raise ValueError(f"{path}: UTM zone {zone}, expected {' or '.join(VAL_ZONES)} (sf, cph); other cities, "
+                             "perhaps those of test, are mixed in: leave them out")
+        if headings and math.isnan(heading):
+            raise ValueError(f"{path}: no heading in the ninth field of the name; put the Mapillary download's tables "
+                             f"into <datasets_folder>/mapillary_sls/train_val/<city>/{{query,database}}")
+        frames.append(Frame(key, path, zone, name.metres, heading))
+    if not frames:
+        raise FileNotFoundError(f"{renamed / SIDES[side]}: no image in it; expected {NAME}")
+    return joined([Frames(frames)])
 
 
 def images_by_key(folder: Path) -> dict[str, Path]:
@@ -115,11 +117,11 @@ def images_by_key(folder: Path) -> dict[str, Path]:
 
 def image_key(name: str | Path) -> str:
     """Mapillary's key of an image, from <key>.jpg or the seventh field of a renamed one; "" where there is none."""
-    stem = Path(name).stem
-    return (stem.split("@") + [""] * 8)[7] if stem.startswith("@") else stem
+    name = Path(name)
+    return parse_name(name.name).key if name.name.startswith("@") else name.stem
 
 
-def read_keys(path: Path, known: Mapping[str, int]) -> list[str]:
+def read_keys(path: Path, known: Collection[str]) -> Collection[str]:
     """Keys of a text file, one a line.  Raises ValueError with the line for one that is not known or came before."""
     lines: dict[str, int] = {}
     for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
@@ -132,29 +134,4 @@ def read_keys(path: Path, known: Mapping[str, int]) -> list[str]:
         lines[key] = line
     if not lines:
         raise ValueError(f"{path}: no key in it; expected one a line")
-    return list(lines)
-
-
-def read_renamed(folder: Path) -> Frames:
-    """Images of one folder of the renamed layout, described by their names alone; `groups` are zones ("33N").
-
-    Raises FileNotFoundError for an empty folder, ValueError for a name without coordinates, zone or key.
-    """
-    images = images_by_key(folder)
-    if not images:
-        raise FileNotFoundError(f"{folder}: no image in it; expected {NAME}")
-    groups, utm, headings = [], np.full((len(images), 2), np.nan), np.full(len(images), np.nan)
-    for row, path in enumerate(images.values()):
-        fields = path.stem.split("@") + [""] * 10
-        try:
-            utm[row] = float(fields[1]), float(fields[2])
-            # The letters from N on lie north of the equator, where northings start anew.
-            groups.append(f"{int(fields[3])}{'N' if fields[4].upper() >= 'N' else 'S'}")
-            headings[row] = float(fields[9] or "nan")
-            readable = np.isfinite(utm[row]).all() and len(fields[4]) == 1 and fields[4].isalpha()
-        except ValueError:
-            readable = False
-        if not readable:
-            raise ValueError(f"{path}: no UTM coordinates with zone and letter in the file name; expected {NAME}")
-    return Frames(keys=list(images), paths=list(images.values()), groups=np.array(groups), utm=utm,
-                  headings=headings)
+    return lines.keys()

@@ -1,79 +1,50 @@
 """Tables of the Mapillary download: CSVs with one row a frame, found by its key."""
 
-import contextlib
-import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from ..readers.image_names import number
+from ..readers.tables import read_rows
 
 
-class Table:
-    """A CSV with one row a frame: `columns` (text, in the order of the rows) and `rows` (key -> row).
+class Table(dict[str, dict[str, str]]):
+    """A CSV with one row a frame: key -> its row, column -> text.
 
-    Other columns, pandas' index without a name among them, may stand anywhere.  Raises FileNotFoundError, and
-    ValueError with the line for a missing column, a row of another length, an empty key and one that came before.
+    Raises what `read_rows` does, and ValueError with the line for a key that is empty or came before.
     """
 
-    def __init__(self, path: Path, needed: Sequence[str], *, optional: Sequence[str] = ()) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected the Mapillary download's table with a row a frame")
-        self.path, self.rows, self.lines = path, {}, []
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            try:
-                header = next(reader, [])
-                missing = [column for column in needed if column not in header]
-                if missing:
-                    found = ", ".join(filter(None, header)) or "none"
-                    raise ValueError(f"no column {', '.join(missing)}; found {found}")
-                places = [(column, header.index(column)) for column in (*needed, *optional) if column in header]
-                self.columns: dict[str, list[str]] = {column: [] for column, _ in places}
-                for row in reader:
-                    if not row:
-                        continue  # a blank line
-                    if len(row) != len(header):
-                        raise ValueError(f"{len(row)} fields under a header of {len(header)}")
-                    for column, place in places:
-                        self.columns[column].append(row[place].strip())
-                    key = self.columns["key"][-1]
-                    if not key:
-                        raise ValueError("no key")
-                    if key in self.rows:
-                        raise ValueError(f"key {key!r} again, first in line {self.lines[self.rows[key]]}")
-                    self.rows[key] = len(self.lines)
-                    self.lines.append(reader.line_num)
-            except (ValueError, csv.Error) as error:  # among them what is not UTF-8
-                raise ValueError(
-                    f"{path}, line {max(reader.line_num, 1)}: {error}; download the table again or fix it"
-                ) from error
+    def __init__(self, path: Path, needed: Sequence[str]) -> None:
+        super().__init__()
+        self.path, self.lines = path, {}
+        expected = f"columns {','.join(needed)} of the Mapillary download's table with a row a frame"
+        for line, row in read_rows(path, needed, dict, expected=expected):
+            row = {column: text.strip() for column, text in row.items()}
+            key = row["key"]
+            if not key or key in self:
+                problem = f"key {key!r} again, first in line {self.lines[key]}" if key else "no key"
+                raise ValueError(f"{path}, line {line}: {problem}; expected a key of its own for each frame")
+            self[key], self.lines[key] = row, line
 
-    def at(self, row: int) -> str:
-        return f"{self.path}, line {self.lines[row]}"
+    def at(self, key: str) -> str:
+        return f"{self.path}, line {self.lines[key]}"
 
-    def numbers(self, column: str, rows: np.ndarray) -> np.ndarray:
-        """(len(rows),) float64, finite; what stands in other rows does not matter."""
-        values = np.full(len(rows), np.nan)
-        for place, row in enumerate(rows):
-            with contextlib.suppress(ValueError):
-                values[place] = float(self.columns[column][row])
-            if not np.isfinite(values[place]):
-                raise ValueError(f"{self.at(row)}: {column} {self.columns[column][row]!r}, expected a finite number")
-        return values
+    def number(self, key: str, column: str) -> float:
+        value = number(self[key][column])
+        if math.isnan(value):
+            raise ValueError(f"{self.at(key)}: {column} {self[key][column]!r}, expected a finite number")
+        return value
 
-    def flags(self, column: str) -> np.ndarray:
-        """(n,) bool."""
-        known = {"true": True, "false": False}
-        for row, text in enumerate(self.columns[column]):
-            if text.lower() not in known:
-                raise ValueError(f"{self.at(row)}: {column} {text!r}, expected True or False")
-        return np.array([known[text.lower()] for text in self.columns[column]], dtype=bool)
+    def flag(self, key: str, column: str) -> bool:
+        text = self[key][column].lower()
+        if text not in ("true", "false"):
+            raise ValueError(f"{self.at(key)}: {column} {self[key][column]!r}, expected True or False")
+        return text == "true"
 
-    def order_of(self, other: "Table") -> np.ndarray:
-        """(n,) this table's row for each row of the other one.  Raises ValueError unless both hold the same keys."""
-        for one, two in ((other, self), (self, other)):
-            for key, row in one.rows.items():
-                if key not in two.rows:
-                    raise ValueError(f"{one.at(row)}: key {key!r} is not in {two.path}; "
-                                     "expected the same frames in both")
-        return np.array([self.rows[key] for key in other.rows], dtype=np.int64)
+    def check_keys(self, other: "Table") -> None:
+        """Raises ValueError unless both tables hold the same keys."""
+        for one, two in ((self, other), (other, self)):
+            for key in one:
+                if key not in two:
+                    raise ValueError(f"{one.at(key)}: key {key!r} is not in {two.path}; expected the same frames in "
+                                     "both")

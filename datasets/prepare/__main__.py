@@ -18,24 +18,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..protocols import PROTOCOLS, choices_text, open_protocol
+from ..commands import exit_with
+from ..protocols import PROTOCOLS, open_protocol
 from ..training.cities import GSV_CITIES
 from .audit import Points, count_nearby, listing_points, named_points, query_points, training_points
-from .build import Plan, build_city, check_city, plan
+from .build import City, Plan, build_city, check_city, plan
 from .categories import Rule
-from .names import City
 from .sources import SOURCES, Source, groups_in_the_paper, gsv_cities
 
 GSV = "gsv_cities"
+Part = tuple[str, Collection[str], Iterable[City]]  # a source's city: its name, those of its groups, the groups
 
-RULE_OPTIONS = {  # of equation 17; defaults are the paper's and depend on the source
-    "M": "side of a cell in metres",
-    "alpha": "width of a sector of heading in degrees",
-    "N": "cells between two classes of a group",
-    "L": "sectors of heading between two classes of a group",
-    "groups": "how many groups to use, 0: all",
-    "min_images": "images that a class must have",
-}
+RULE_OPTIONS = {field.name: field.metadata["means"] for field in dataclasses.fields(Rule) if field.type is int}
 
 
 def _progress(description: str) -> Callable[[Iterable], Iterable]:
@@ -64,9 +58,8 @@ def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | 
             print(f"{images.name}: {counts[0]} groups, where the paper's images fill {expected}: is the source "
                   "complete?", file=sys.stderr)
         yield planned
-    absent = [name for name in source.names if name not in seen]
-    if absent and cities is None:
-        print(f"not in the source: {', '.join(absent)}", file=sys.stderr)
+    if cities is None:
+        _say_absent(name for name in source.names if name not in seen)
     if not totals[2]:
         raise ValueError(f"no class of {rule.min_images} images or more among {totals[3]} images: nothing to "
                          "build; add images or lower --min_images")
@@ -78,49 +71,44 @@ def _counted(counts: Sequence[int]) -> str:
     return f"{groups} groups, {classes} classes, {kept} of {images} images"
 
 
-def _build(plans: Iterable[Plan], folder: Path, *, copy: bool) -> None:
+def _build(parts: Iterable[Part], folder: Path, *, copy: bool) -> None:
     built = finished = 0
-    for planned in plans:
-        for city in planned.cities():
+    for _, _, cities in parts:
+        for city in cities:
             put = build_city(city, folder, copy=copy, progress=_progress(city.name))
             built += put > 0
             finished += put == 0
     print(f"{folder}: {built} cities {'copied' if copy else 'linked'}, {finished} were complete")
 
 
-def _check(plans: Iterable[Plan], folder: Path) -> int:
-    """Number of cities that are not as they would be built."""
+def _check(parts: Iterable[Part], folder: Path) -> int:
+    """Number of problems: what is not as it would be built."""
     wrong = 0
-    for planned in plans:
-        names = set(planned.city_names)
-        problems = [problem for city in planned.cities() for problem in check_city(city, folder)]
-        wrong += len(problems)
-        own = planned.images.name
+    for own, names, cities in parts:
+        problems = [problem for city in cities for problem in check_city(city, folder)]
         tables = {path.stem for path in (folder / "Dataframes").glob(f"{own}*.csv")}
-        others = sorted(stem for stem in tables - names if stem.removeprefix(own).isdigit() or stem == own)
+        others = sorted(stem for stem in tables.difference(names) if stem.removeprefix(own).isdigit() or stem == own)
         if others:
-            wrong += 1
             problems.append(f"{folder / 'Dataframes'}: tables that would not be built: {', '.join(others)}")
         print("\n".join(problems or [f"{own}: complete"]), flush=True)
+        wrong += len(problems)
     return wrong
 
 
-def _gsv_cities(cities: Iterable[City], folder: Path, *, copy: bool, check: bool) -> int:
-    """GSV-Cities needs no division: puts its cities there, or compares them; number of cities that differ."""
-    wrong, seen = 0, []
-    for city in cities:
-        seen.append(city.name)
-        if check:
-            problems = check_city(city, folder)
-            wrong += len(problems)
-            print("\n".join(problems or [f"{city.name}: complete"]), flush=True)
-        else:
-            put = build_city(city, folder, copy=copy, progress=_progress(city.name))
-            print(f"{city.name}: {city.n_places} places, {len(city.targets)} images, {put} put there", flush=True)
-    absent = [name for name in GSV_CITIES if name not in seen]
+def _gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[Part]:
+    """GSV-Cities needs no division; each city is said in a line."""
+    seen = set()
+    for city in gsv_cities(datasets_folder, folder):
+        seen.add(city.name)
+        print(f"{city.name}: {city.n_places} places, {len(city.targets)} images", flush=True)
+        yield city.name, [city.name], [city]
+    _say_absent(name for name in GSV_CITIES if name not in seen)
+
+
+def _say_absent(names: Iterable[str]) -> None:
+    absent = ", ".join(names)
     if absent:
-        print(f"not in the source: {', '.join(absent)}", file=sys.stderr)
-    return wrong
+        print(f"not in the source: {absent}", file=sys.stderr)
 
 
 def _audit(training: Points, what: str, benchmarks: Mapping[str, Points]) -> None:
@@ -136,8 +124,11 @@ def _audit(training: Points, what: str, benchmarks: Mapping[str, Points]) -> Non
 
 def _kept_points(plans: Iterable[Plan]) -> Points:
     """Where the images were taken that the division keeps."""
-    parts = [named_points((planned.images.field(row) for row in planned.division.image.tolist()),
-                          str(planned.images.folder), planned.images.name) for planned in plans]
+    parts = []
+    for planned in plans:
+        names = planned.images.names or planned.images.paths
+        parts.append(named_points((names[row] for row in planned.division.image.tolist()), str(planned.images.folder),
+                                  planned.images.name))
     return Points(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -152,7 +143,7 @@ def _queries(datasets_folder: Path, name: str) -> tuple[str, Points]:
         return name, listing_points(open_protocol(datasets_folder, name))
     raise FileNotFoundError(f"{datasets_folder / name}: no queries there; expected <name>/images/test/queries, or the "
                             "folder of another split (<name>/images/val) or path with queries in it, or a protocol: "
-                            f"{choices_text()}")
+                            f"{', '.join(PROTOCOLS)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 where --check found something; exits with 2 for a mistake."""
+    """Exit code: 0, or 1 where --check found something.  Raises ValueError or OSError for a mistake."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.datasets_folder is None:
@@ -190,32 +181,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = {name: getattr(args, name) for name in RULE_OPTIONS if getattr(args, name) is not None}
     datasets_folder = Path(args.datasets_folder)
     folder = datasets_folder / "unified_dataset"
-    try:
-        if args.source == GSV:
-            if changes or args.wrap_headings or args.cities or args.audit:
-                raise ValueError(f"{GSV} is taken as it is: leave --cities, --audit and the division's options out")
-            wrong = _gsv_cities(gsv_cities(datasets_folder, args.folder), folder, copy=args.copy, check=args.check)
-            return 1 if wrong else 0
-        if args.source is None:
-            plans = None
-        else:
-            source = SOURCES[args.source]
-            rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
-            plans = _plans(source, rule, datasets_folder=datasets_folder, folder=args.folder, cities=args.cities)
-        if args.audit:
-            queries = dict(_queries(datasets_folder, name) for name in args.audit)  # mistakes come before the long work
-            training = training_points(folder) if plans is None else _kept_points(plans)
-            _audit(training, args.source or str(folder), queries)
-        elif args.check:
-            return 1 if _check(plans, folder) else 0
-        else:
-            _build(plans, folder, copy=args.copy)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted; the same command goes on\n")
+    plans = None
+    if args.source == GSV:
+        if changes or args.wrap_headings or args.cities or args.audit:
+            raise ValueError(f"{GSV} is taken as it is: leave --cities, --audit and the division's options out")
+        parts = _gsv_cities(datasets_folder, args.folder)
+    elif args.source is not None:
+        if args.cities and args.source != "msls":
+            raise ValueError(f"--cities {' '.join(args.cities)}: only msls has cities to choose among; leave it out")
+        source = SOURCES[args.source]
+        rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
+        plans = _plans(source, rule, datasets_folder=datasets_folder, folder=args.folder, cities=args.cities)
+        parts = ((planned.images.name, planned.city_names, planned.cities()) for planned in plans)
+    if args.audit:
+        queries = dict(_queries(datasets_folder, name) for name in args.audit)  # mistakes come before the long work
+        training = training_points(folder) if plans is None else _kept_points(plans)
+        _audit(training, args.source or str(folder), queries)
+    elif args.check:
+        return 1 if _check(parts, folder) else 0
+    else:
+        _build(parts, folder, copy=args.copy)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main, interrupted="the same command goes on")

@@ -1,13 +1,31 @@
-"""Cities written in the GSV-Cities layout, or compared with what is there."""
+"""Cities in the GSV-Cities layout: made of divided images, written, or compared with what is there."""
 
+import csv
 import dataclasses
+import io
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ..files import temporary_path
+from ..readers.image_names import FORM
+from ..training.tables import COLUMNS, place_and_path
 from .categories import Division, Rule, class_ids, divide
-from .names import City, Images, make_city, positions
+from .images import Images, positions
+
+NORTHDEG = "10"  # in every row and name, as in the published code: the heading is in the category
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class City:
+    """One group as a city of the GSV-Cities layout: its table, and for each row the image and its new name."""
+
+    name: str
+    table: str
+    sources: Sequence[str]
+    targets: Sequence[str]
+    n_places: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,13 +35,7 @@ class Plan:
     images: Images
     division: Division
     notes: tuple[str, ...]
-    numbered: bool
-
-    @property
-    def city_names(self) -> list[str]:
-        """The name of each group."""
-        return [f"{self.images.name}{group}" if self.numbered else self.images.name
-                for group in range(len(self.division.groups))]
+    city_names: Sequence[str]  # of each group
 
     def cities(self) -> Iterator[City]:
         for group, name in enumerate(self.city_names):
@@ -34,18 +46,56 @@ class Plan:
 
 def plan(images: Images, rule: Rule, *, numbered: bool, progress: Callable[[Iterable], Iterable] = iter) -> Plan:
     """Divide the images of a city.  `progress` wraps the rows while their names are read."""
-    if not numbered and rule.groups != 1:
-        numbered = True  # several groups need several names
-    east, north, heading, zone_notes = positions(images, progress=progress)
-    division = divide(class_ids(east, north, heading, rule), rule)
-    return Plan(images=images, division=division, notes=(*images.notes, *zone_notes), numbered=numbered)
+    *columns, zone_notes = positions(images, progress=progress)
+    division = divide(class_ids(*columns, rule), rule)
+    numbered = numbered or rule.groups != 1  # several groups need several names
+    return Plan(images=images, division=division, notes=(*images.notes, *zone_notes), city_names=[
+        f"{images.name}{group}" if numbered else images.name for group in range(len(division.groups))])
+
+
+def make_city(name: str, images: Images, rows: Sequence[int], places: Sequence[int]) -> City:
+    """Table and links for the images `rows`, which show `places` of that city.
+
+    Crops of one panorama may have one place, date and panorama; the published code gives them one file name, whose
+    last writer wins.  Here the heading is added to the panorama's name of all but the first.
+
+    Raises ValueError for a name without date, coordinates or panorama, and for two images that nothing tells apart.
+    """
+    table, taken = io.StringIO(), {}
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row, place in zip(rows, places, strict=True):
+        for suffix in ("", f"-{images.fields(row).heading}"):
+            values, target = _row(name, images, row, place, suffix=suffix)
+            if target not in taken:
+                break
+        else:
+            raise ValueError(f"{images.path(row)} and {images.path(taken[target])}: the same place, date, panorama "
+                             "and heading; expected every image once: take one of them out")
+        taken[target] = row
+        writer.writerow(values)
+    return City(name=name, table=table.getvalue(), sources=[images.path(row) for row in taken.values()],
+                targets=list(taken), n_places=len(set(places)))
+
+
+def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tuple[dict[str, object], str]:
+    """A line of the table and the file's name as `PlaceDataset` reads it back."""
+    fields = images.fields(row)
+    try:
+        if not (len(fields.date) >= 6 and fields.date.isascii() and fields.date.isdigit()):
+            raise ValueError
+        values = dict(zip(COLUMNS, (place, fields.date[:4], fields.date[4:6], NORTHDEG, name, fields.lat, fields.lon,
+                                    fields.key and fields.key + suffix), strict=True))
+        return values, place_and_path(values)[1].partition("/")[2]
+    except ValueError:
+        raise ValueError(f"{images.path(row)}: no date (yyyymm), latitude, longitude or panorama in the name; "
+                         f"expected {FORM}") from None
 
 
 def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iterable], Iterable] = iter) -> int:
     """Puts the city's images and table into `folder`, what is there already excepted: number of images put there.
 
-    The table comes last, so that there is none for a city that is not complete.  Raises ValueError where a table of the
-    city holds anything else.
+    The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else.
     """
     table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
     if table.exists() and (difference := _table_difference(city, table)):
@@ -60,12 +110,8 @@ def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iter
     for source, target in progress(lacking):
         put(source, images / target)
     if not table.exists():
-        temporary = table.with_name(f".{os.getpid()}.{table.name}")
-        try:
+        with temporary_path(table) as temporary:
             temporary.write_text(city.table, encoding="utf-8", newline="")
-            temporary.replace(table)
-        finally:
-            temporary.unlink(missing_ok=True)
     return len(lacking)
 
 
@@ -122,9 +168,6 @@ def link_image(source: str, target: Path) -> None:
 
 
 def copy_image(source: str, target: Path) -> None:
-    """Under a name that no image has, then renamed: a half-written copy is never taken for an image."""
-    if target.is_symlink():
-        target.unlink()  # a link whose image is gone
-    temporary = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    """Whole or not at all: a half-written copy is never taken for an image."""
+    with temporary_path(target) as temporary:
+        shutil.copyfile(source, temporary)

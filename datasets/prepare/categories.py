@@ -5,25 +5,22 @@ import dataclasses
 import numpy as np
 
 
+def _means(text: str, default: object = dataclasses.MISSING) -> dataclasses.Field:
+    return dataclasses.field(default=default, metadata={"means": text})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Equation 17's parameters (section III-E).
+    """Equation 17's parameters (section III-E): groups of classes that are N cells or L sectors apart at least."""
 
-    M       side of a cell, metres
-    alpha   width of a sector of heading, degrees
-    N, L    two classes of a group are N cells apart in position, or L sectors in heading, at least: N x N x L groups
-    groups  how many of the groups are used, 0: all
-    min_images     a class with fewer images is left out
-    wrap_headings  take headings modulo 360; the published code does not, so that 360 and -1 have classes of their own
-    """
-
-    M: int
-    alpha: int
-    N: int
-    L: int
-    groups: int = 0
-    min_images: int = 4
-    wrap_headings: bool = False
+    M: int = _means("side of a cell in metres")
+    alpha: int = _means("width of a sector of heading in degrees")
+    N: int = _means("cells between two classes of a group")
+    L: int = _means("sectors of heading between two classes of a group")
+    groups: int = _means("how many of the N x N x L groups to use, 0: all", 0)
+    min_images: int = _means("images that a class must have", 4)
+    # The published code does not, so that headings of 360 and -1 have classes of their own.
+    wrap_headings: bool = _means("take headings modulo 360", False)
 
     def __post_init__(self):
         for name in ("M", "alpha", "N", "L", "min_images"):
@@ -35,26 +32,18 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Division:
-    """The kept images, ordered by group, place and then as they came.
+    """The kept images, ordered by group, place and then as they came, in three arrays (k,) int64; what was left out."""
 
-    image, group, place   (k,) int64: index of the image, number of its group, of its class in the group
-    groups                  (g, 3) int64: equation 17's group of each number
-    images, classes         before anything was left out
-    used_classes            of the kept images
-    small_classes, small_class_images     left out for fewer than min_images images
-    unused_groups, unused_group_images    left out because only `rule.groups` groups are used
-    """
-
-    image: np.ndarray
-    group: np.ndarray
-    place: np.ndarray
-    groups: np.ndarray
-    images: int
+    image: np.ndarray  # index of the image
+    group: np.ndarray  # number of its group
+    place: np.ndarray  # number of its class in the group
+    groups: np.ndarray  # (g, 3) int64: equation 17's group of each number
+    images: int  # before anything was left out, and so the next
     classes: int
     used_classes: int
-    small_classes: int
+    small_classes: int  # with fewer than min_images images
     small_class_images: int
-    unused_groups: int
+    unused_groups: int  # beyond the `rule.groups` that are used
     unused_group_images: int
 
 

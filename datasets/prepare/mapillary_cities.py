@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..readers.utm_zones import unit_vectors
+
 # Folder of each training city -> its name in the unified data set, and a point in it (degrees).  Names that GSV-Cities
 # has too stay lower-case.
 CITIES = {
@@ -19,7 +21,7 @@ CITIES = {
     "manila": ("Manila", 14.60, 120.98), "bangkok": ("bangkok", 13.75, 100.50),
     "boston": ("boston", 42.36, -71.06), "london": ("london", 51.51, -0.13),
     "melbourne": ("melbourne", -37.81, 144.96), "phoenix": ("phoenix", 33.45, -112.07),
-}  # fmt: skip
+}
 VALIDATION_CITIES = {"cph": (55.68, 12.57), "sf": (37.77, -122.42)}  # they never enter
 POINTS = {**{city: point for city, (_, *point) in CITIES.items()}, **VALIDATION_CITIES}
 _REACH = 100_000.0  # metres around the point of a city
@@ -27,13 +29,7 @@ _REACH = 100_000.0  # metres around the point of a city
 
 def nearest_cities(points: Sequence[tuple[float, float]]) -> list[str | None]:
     """The folder name of the city of training or validation around each point (degrees), None where there is none."""
-    cosines = _directions(np.array(points).reshape(-1, 2)) @ _directions(np.array(list(POINTS.values()))).T
+    cosines = unit_vectors(*np.array(points).reshape(-1, 2).T) @ unit_vectors(*np.array(list(POINTS.values())).T).T
     inside = cosines.max(axis=1) >= math.cos(_REACH / 6_371_000)  # False for NaN
     cities = list(POINTS)
     return [cities[i] if near else None for i, near in zip(cosines.argmax(axis=1), inside, strict=True)]
-
-
-def _directions(points: np.ndarray) -> np.ndarray:
-    """(n, 2) degrees of latitude and longitude -> (n, 3) unit vectors."""
-    lat, lon = np.radians(points).T
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)

@@ -6,75 +6,55 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..readers.scan import list_images
+from ..readers.image_names import FORM, parse_name
 from ..training.cities import GSV_CITIES, UNIFIED_CITIES
-from ..training.places import read_city
+from ..training.tables import read_city
 from . import mapillary
+from .build import City
 from .categories import Rule
+from .images import Images, some_images
 from .mapillary_cities import CITIES
-from .names import FORM, City, Images
 
 PITTS30K_LAYOUT = "<folder>/{database,queries}/@...@.jpg, as gmberton/VPR-datasets-downloader writes images/train"
-_PITTS30K_DATE = b"202409"  # Pitts30k has no dates; the published code writes this one
+GSV_LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/, as GSV-Cities comes"
+_PITTS30K_DATE = "202409"  # Pitts30k has no dates; the published code writes this one
 
 
 class Source(NamedTuple):
-    """read(datasets_folder, folder, cities)   yields the Images of each city; folder None: its place by default
-    names      of the cities that it has when complete
-    numbered   whether a group's number is added to the name
-    """
+    """A data set to divide."""
 
     rule: Rule
+    # (datasets_folder, folder or None for its usual place, cities or None for all) -> the Images of each city
     read: Callable[[Path, Path | None, Collection[str] | None], Iterator[Images]]
-    names: tuple[str, ...]
-    numbered: bool = True
+    names: tuple[str, ...]  # of the cities that it has when complete
+    numbered: bool = True  # whether a group's number is added to the name
 
 
 def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
     """Database and queries of the training split, named anew as the published code does, but for its random letters."""
-    _no_cities(cities)
     folder = folder or datasets_folder / "pitts30k" / "images" / "train"
     paths, names = [], []
     for side in ("database", "queries"):
-        below = _some_images(folder / side, PITTS30K_LAYOUT)
-        names += [_pitts30k_name(folder / side, path, side) for path in below]
-        paths += [side.encode() + b"/" + path for path in below]
+        for path in some_images(folder / side, PITTS30K_LAYOUT):
+            fields = parse_name(path)
+            if not (fields.key and fields.tile.isascii() and fields.tile.isdigit()):
+                raise ValueError(f"{folder / side / os.fsdecode(path)}: no panorama and tile number (fields 7 and 8 "
+                                 f"between the @) in the name; expected {FORM}")
+            # 12 yaws to a panorama, 30 degrees apart from an unknown direction, for each of two pitches.  Database and
+            # queries number their panoramas alike.
+            tile = int(fields.tile)
+            name = fields._replace(key=f"{side[0]}{fields.key}-{tile:02d}", tile="", heading=str(tile % 12 * 30),
+                                   pitch="", roll="", height="", date=_PITTS30K_DATE, note="")
+            names.append(os.fsencode(str(name)))
+            paths.append(side.encode() + b"/" + path)
     order = sorted(range(len(names)), key=names.__getitem__)
     yield Images(name="Pitts30k", folder=folder, paths=[paths[i] for i in order], names=[names[i] for i in order])
 
 
-def _pitts30k_name(folder: Path, path: bytes, side: str) -> bytes:
-    """A name in FORM: 12 yaws to a panorama, 30 degrees apart from an unknown direction, for each of two pitches."""
-    fields = path.rpartition(b"/")[2].split(b"@")
-    try:
-        pano, tile = fields[7], int(fields[8])
-        if not pano or tile < 0:
-            raise ValueError
-    except (IndexError, ValueError):
-        raise ValueError(f"{folder / os.fsdecode(path)}: no panorama and tile number (fields 7 and 8 between the @) in "
-                         f"the name; expected {FORM}") from None
-    # Database and queries number their panoramas alike.
-    label = b"%b%b-%02d" % (side[:1].encode(), pano, tile)
-    return b"@".join([*fields[:7], label, b"", b"%d" % (tile % 12 * 30), b"", b"", b"", _PITTS30K_DATE, b"", b".jpg"])
-
-
 def _sf_xl(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
     """The training images of SF-XL's processed release, which are named in FORM."""
-    _no_cities(cities)
     folder = folder or datasets_folder / "sf_xl" / "processed" / "train"
-    yield Images(name="SFXL", folder=folder, paths=_some_images(folder, f"<folder>/**/{FORM}"))
-
-
-def _some_images(folder: Path, layout: str) -> list[bytes]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; expected {layout}; say where it is with --source")
-    images = list_images(folder)
-    if not images:
-        raise FileNotFoundError(f"{folder}: no image in it; expected {layout}")
-    return images
-
-
-GSV_LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/, as GSV-Cities comes"
+    yield Images(name="SFXL", folder=folder, paths=some_images(folder, f"<folder>/**/{FORM}"))
 
 
 def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
@@ -85,8 +65,7 @@ def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
     folder = folder or datasets_folder / "gsv_cities"
     there = [city for city in GSV_CITIES if (folder / "Dataframes" / f"{city}.csv").is_file()]
     if not there:
-        raise FileNotFoundError(f"{folder}: no city of GSV-Cities; expected {GSV_LAYOUT}; say where it is with "
-                                "--source")
+        raise FileNotFoundError(f"{folder}: no city of GSV-Cities; expected {GSV_LAYOUT}; or use --source")
     for city in there:
         table = folder / "Dataframes" / f"{city}.csv"
         places, images = read_city(table)
@@ -97,11 +76,6 @@ def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
         yield City(name=city, table=table.read_text(encoding="utf-8-sig"), n_places=len(set(places.tolist())),
                    sources=[str(folder / "Images" / name) for name in names],
                    targets=[name.partition("/")[2] for name in names])
-
-
-def _no_cities(cities: Collection[str] | None) -> None:
-    if cities is not None:
-        raise ValueError(f"cities {' '.join(cities)}: only msls has cities to choose among; leave --cities out")
 
 
 _COARSE = Rule(M=15, alpha=60, N=3, L=2)

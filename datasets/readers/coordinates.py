@@ -1,28 +1,25 @@
 """Where images were taken: what their names, their EXIF data or a table say of it, brought into one plane."""
 
-import csv
 import math
-import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from .geo import to_utm, zone_numbers
+from .image_names import number, parse_name
+from .tables import read_rows
+from .utm_zones import SOUTH, to_utm, zone_numbers
 
 DEGREES, METRES = ("lat", "lon"), ("utm_east", "utm_north")
 HEADER = "path,lat,lon[,heading] or path,utm_east,utm_north[,heading]"
 NAME = "@<utm_east>@<utm_north>@[<zone>@<letter>@...]"
-_HEADING = "heading"
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 _GPS = 0x8825  # EXIF: where the block of GPS tags is found; in it 1, 3: N/S, E/W; 2, 4: latitude, longitude
 # Degrees from a zone's central meridian, 3 beyond its edge: there a metre is drawn up to 0.5 % too long.  Around
 # Svalbard, where zones are wider and the meridians closer, less.
 _REACH, _POLAR_REACH, _POLAR = 6.0, 12.0, 72.0
-_SOUTH = 10_000_000  # metres that UTM adds to a north below the equator
 
 
 class Degrees(NamedTuple):
@@ -44,32 +41,14 @@ class Metres(NamedTuple):
 Point = Degrees | Metres
 
 
-class Row(NamedTuple):
-    """One image's line of a table."""
-
-    line: int
-    path: str
-    point: Point
-
-
-def number(text: str) -> float:
-    """NaN where the text is no plain finite number; Python itself would also take "1_000" and "nan"."""
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    return value if math.isfinite(value) else math.nan
-
-
 def from_name(name: str) -> Metres | None:
     """A file name's coordinates (NAME; the fields behind the first two are optional), None where it has none."""
-    fields = name.rpartition(".")[0].split("@")
-    if len(fields) < 3 or fields[0]:
+    fields = parse_name(name)
+    if not name.startswith("@") or not np.isfinite(fields.metres).all():
         return None
-    east, north = number(fields[1]), number(fields[2])
-    if math.isnan(east) or math.isnan(north):
-        return None
-    zone, letter = (*fields[3:5], "", "")[:2]
-    if not (zone.isascii() and zone.isdigit() and 1 <= int(zone) <= 60):
-        return Metres(east, north)
-    return Metres(east, north, int(zone), letter.upper() if re.fullmatch("[C-HJ-NP-Xc-hj-np-x]", letter) else None)
+    if not fields.zone_number:
+        return Metres(*fields.metres)
+    return Metres(*fields.metres, fields.zone_number, fields.band or None)
 
 
 def from_exif(path: Path) -> Degrees | None:
@@ -86,7 +65,7 @@ def from_exif(path: Path) -> Degrees | None:
     lat, lon = _signed(tags.get(2), tags.get(1), "NS"), _signed(tags.get(4), tags.get(3), "EW")
     if math.isnan(lat) or math.isnan(lon) or lat == lon == 0:
         return None
-    return checked(lat, lon, f"{path}: EXIF GPS")
+    return checked(lat, lon, f"{path}: EXIF GPS: ")
 
 
 def _signed(angle: object, reference: object, directions: str) -> float:
@@ -104,62 +83,45 @@ def _signed(angle: object, reference: object, directions: str) -> float:
     return -degrees if reference == directions[1] else degrees
 
 
-def checked(lat: float, lon: float, where: str) -> Degrees:
+def checked(lat: float, lon: float, where: str = "") -> Degrees:
     """Raises ValueError, which begins with `where`, for degrees that are none, or beyond the ends of UTM."""
     if not (-90 <= lat <= 90 and -180 <= lon <= 180):
-        raise ValueError(f"{where}: latitude {lat:.10g}, longitude {lon:.10g} out of range; expected degrees, "
-                         "-90 to 90 and -180 to 180")
+        raise ValueError(f"{where}latitude {lat:.10g}, longitude {lon:.10g} out of range, -90 to 90 and -180 to 180")
     if not -80 <= lat <= 84:
-        raise ValueError(f"{where}: latitude {lat:.10g}, where there is no UTM; expected -80 to 84 degrees, or metres "
+        raise ValueError(f"{where}latitude {lat:.10g}, where there is no UTM; expected -80 to 84 degrees, or metres "
                          f"in a table with the columns path,{','.join(METRES)}")
     return Degrees(lat, lon)
 
 
-def read_table(path: Path) -> tuple[list[Row], list[str]]:
-    """Rows of a CSV with a header (HEADER) in UTF-8, and the names of columns that are not read.
+def read_table(path: Path) -> tuple[list[tuple[int, tuple[str, Point]]], list[str]]:
+    """Line, path and coordinates of each row of a CSV with a header (HEADER), and the columns that are not read.
 
     Columns may come in any order.  A heading may be empty, else it must be a number; nothing here uses it.
-    Raises FileNotFoundError, and ValueError for a header that lacks columns, has both kinds of coordinates or one
-    column twice, and, with the number of its line, for a row that is too long or short, without a path, with
-    coordinates that are no numbers or out of range.
+    Raises FileNotFoundError, and ValueError with the number of its line for a table that lacks columns or has both
+    kinds of coordinates, a row without a path, and coordinates that are no numbers or out of range; what `read_rows`
+    raises; and for a table without rows.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # as spreadsheets write it
-            reader = csv.reader(file, strict=True)
-            columns = [name.strip().lower() for name in next(reader, [])]
-            kind = _checked_columns(columns, path)
-            rows = list(_rows(reader, columns, kind, path))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; expected a CSV with the columns {HEADER}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not readable ({error}); expected a CSV in UTF-8 with the columns {HEADER}") from None
-    return rows, [name for name in columns if name not in ("path", *kind, _HEADING)]
+    unread: list[str] = []
 
-
-def _checked_columns(columns: Sequence[str], path: Path) -> tuple[str, str]:
-    kinds = [kind for kind in (DEGREES, METRES) if set(kind) <= set(columns)]
-    if "path" not in columns or len(kinds) != 1 or len(set(columns)) < len(columns):
-        raise ValueError(f"{path}: the first line is {','.join(columns)[:200]!r}; expected the columns {HEADER}, "
-                         "each once")
-    return kinds[0]
-
-
-def _rows(reader: Iterator[list[str]], columns: list[str], kind: tuple[str, str], path: Path) -> Iterator[Row]:
-    for fields in reader:
-        if not fields:
-            continue  # an empty line, often the last
-        where = f"{path}, line {reader.line_num}"
-        if len(fields) != len(columns):
-            raise ValueError(f"{where}: {len(fields)} fields; expected {len(columns)}: {','.join(columns)}")
-        row = dict(zip(columns, fields, strict=True))
-        values = [number(row[name]) for name in kind]
-        heading = row.get(_HEADING, "").strip()
-        for name, value in (*zip(kind, values, strict=True), (_HEADING, number(heading or "0"))):
+    def parse(row: dict[str, str]) -> tuple[str, Point]:
+        kinds = [kind for kind in (DEGREES, METRES) if row.keys() >= {*kind}]
+        if len(kinds) != 1:
+            raise ValueError(f"{'both kinds' if kinds else 'neither kind'} of coordinates among {','.join(row)}")
+        unread[:] = [name for name in row if name not in ("", "path", "heading", *kinds[0])]
+        values = [number(row[name]) for name in kinds[0]]
+        heading = number(row.get("heading", "").strip() or "0")
+        for name, value in (*zip(kinds[0], values, strict=True), ("heading", heading)):
             if math.isnan(value):
-                raise ValueError(f"{where}: {name} is {row[name]!r}; expected a number")
-        if not row["path"].strip():
-            raise ValueError(f"{where}: no path; expected an image's")
-        yield Row(reader.line_num, row["path"].strip(), checked(*values, where) if kind == DEGREES else Metres(*values))
+                raise ValueError(f"{name} is {row[name]!r}, no number")
+        image = row["path"].strip()
+        if not image:
+            raise ValueError("no path")
+        return image, checked(*values) if kinds[0] == DEGREES else Metres(*values)
+
+    rows = list(read_rows(path, ("path",), parse, expected=f"columns {HEADER}"))
+    if not rows:
+        raise ValueError(f"{path}: no row; expected columns {HEADER}, and a row for each image")
+    return rows, unread
 
 
 def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
@@ -175,7 +137,7 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
     plane = np.empty((len(points), 2))
     metres = [i for i, point in enumerate(points) if isinstance(point, Metres)]
     degrees = [i for i, point in enumerate(points) if isinstance(point, Degrees)]
-    _refuse_several_zones([points[i] for i in metres], [names[i] for i in metres])
+    _refuse_several_zones([(points[i], names[i]) for i in metres])
     for i in metres:
         plane[i] = points[i][:2]
     if not degrees:
@@ -185,8 +147,11 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
     zones = zone_numbers(lat, lon)
     southern = bool((lat < 0).all())
     if metres:
+        vague = next((i for i in metres if points[i].zone is None or points[i].letter is None), None)
+        if vague is not None:
+            raise ValueError(f"{names[vague]} has metres without a UTM zone and letter, {names[degrees[0]]} degrees; "
+                             f"expected zones in the names ({NAME}), or a table with one kind of coordinates")
         reference = metres[0]
-        _refuse_vague(points, names, metres, degrees[0])
         candidates, letter = [points[reference].zone], points[reference].letter
         southern = letter < "N" or (letter == "S" and southern)  # which some write for the hemisphere, not the band
     else:
@@ -199,35 +164,24 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
     if zone is None:
         far = int(beyond[candidates[0]].argmax())
         raise ValueError(f"UTM zones {candidates[0]} ({names[reference]}) and {zones[far]} ({names[degrees[far]]}) are "
-                         "too far apart for metres that can be compared; expected one zone and at most 3 degrees "
-                         "beyond it: make it two sets")
+                         "too far apart; expected one zone and at most 3 degrees beyond it: make it two sets")
     east, north, _ = to_utm(lat, lon, np.full(len(degrees), zone))
-    plane[degrees] = np.stack([east, north + _SOUTH * southern], axis=1)
+    plane[degrees] = np.stack([east, north + SOUTH * southern], axis=1)
     return plane
 
 
-def _refuse_several_zones(points: Sequence[Metres], names: Sequence[str]) -> None:
-    zones: dict[object, int] = {}
-    halves: dict[object, int] = {}
-    for i, (_, _, zone, letter) in enumerate(points):
-        if zone is not None:
-            zones.setdefault(zone, i)
-        if letter is not None:
-            halves.setdefault("south" if letter < "N" else letter if letter in "NS" else "north", i)
-    # Bands of one hemisphere fit together; both N and S are the two hemispheres, or bands 2700 km apart.
+def _refuse_several_zones(named: Sequence[tuple[Metres, str]]) -> None:
+    """Bands of one hemisphere fit together; both N and S are the two hemispheres, or bands 2700 km apart."""
+    zones: dict[object, str] = {}  # the first image of each, in words
+    halves: dict[object, str] = {}
+    for point, name in named:
+        words = f"{point.zone}{point.letter or ''} ({name})"
+        if point.zone is not None:
+            zones.setdefault(point.zone, words)
+        if point.letter is not None:
+            halves.setdefault("south" if point.letter < "N" else point.letter if point.letter in "NS" else "north",
+                              words)
     if len(zones) < 2 and not ("south" in halves and len(halves) > 1 or {"N", "S"} <= set(halves)):
         return
     first, second = list((zones if len(zones) > 1 else halves).values())[:2]
-    raise ValueError(f"UTM zones {_zone(points[first])} ({names[first]}) and {_zone(points[second])} "
-                     f"({names[second]}): their metres cannot be compared; expected one zone: make it two sets")
-
-
-def _zone(point: Metres) -> str:
-    return f"{point.zone}{point.letter or ''}"
-
-
-def _refuse_vague(points: Sequence[Point], names: Sequence[str], metres: Sequence[int], other: int) -> None:
-    for i in metres:
-        if points[i].zone is None or points[i].letter is None:
-            raise ValueError(f"{names[i]} has metres without a UTM zone and letter, {names[other]} degrees; expected "
-                             f"zones in the names ({NAME}), or a table with one kind of coordinates for all images")
+    raise ValueError(f"UTM zones {first} and {second}: their metres do not compare; make it two sets of one zone each")

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..listing import Listing
-from .folders import is_toy
-from .object_arrays import read_npy
+from ..listing import Listing, and_more, display_name
+from .npy_files import read_npy
 
 DATABASE, QUERIES, USED = "dbImages", "qImages", "qIdx"
 LISTS = f"*_{DATABASE}.npy, *_{QUERIES}.npy, optionally *_{USED}.npy, and *_gt.npy, *_pIdx.npy or *ground_truth*.npy"
 
 
-def file_lists(folder_of_lists: Path | str, images_root: Path | str, *, name: str) -> Listing:
+def read_file_lists(folder_of_lists: Path | str, images_root: Path | str, *, name: str) -> Listing:
     """A set of which .npy files list the images and, for each query, the database images that show its place.
 
     <set>_dbImages.npy, <set>_qImages.npy   paths below `images_root`
@@ -43,12 +42,11 @@ def file_lists(folder_of_lists: Path | str, images_root: Path | str, *, name: st
     n_twice = len(database) - len(set(database))
     if n_twice:
         warnings.append(f"{files[DATABASE]}: {n_twice} of {len(database)} paths repeat another one")
-    drawn = any(is_toy(place) for place in (root.absolute(), *root.absolute().parents))
     return Listing(
-        name=f"toy_city/{name}" if drawn else name, folder=root,
+        name=display_name(name, root), folder=root,
         database_paths=_find_images(root, database, files[DATABASE]),
         query_paths=_find_images(root, [queries[i] for i in used], files[QUERIES]),
-        positives=positives, rule="listed", warnings=tuple(warnings))  # fmt: skip
+        positives=positives, rule="listed", warnings=tuple(warnings))
 
 
 def _find_lists(folder: Path, name: str) -> dict[str, Path]:
@@ -67,19 +65,15 @@ def _find_lists(folder: Path, name: str) -> dict[str, Path]:
     own = {path: path.stem.lower().removeprefix(prefix) for path in present if path.stem.lower().startswith(prefix)}
     candidates = {kind: [path for path, rest in own.items() if rest == kind.lower()]
                   for kind in (DATABASE, QUERIES, USED)}
+    said = [path for path in present if "groundtruth" in path.stem.lower().replace("_", "")]
     candidates["truth"] = [path for path, rest in own.items() if rest in ("gt", "pidx") or rest.startswith("gt_")
-                           or _says_truth(rest)] or [path for path in present if _says_truth(path.stem.lower())
-                                                     and not path.stem.lower().startswith(others)]
+                           or path in said] or [path for path in said if not path.stem.lower().startswith(others)]
     for kind, paths in candidates.items():
         if len(paths) > 1 or not paths and kind != USED:
             wanted = "list of right answers" if kind == "truth" else f"{prefix}{kind}.npy"
             error = ValueError if paths else FileNotFoundError
             raise error(f"{folder}: {len(paths) or 'no'} {wanted}; expected one set's {LISTS}; {there}")
     return {kind: paths[0] for kind, paths in candidates.items() if paths}
-
-
-def _says_truth(stem: str) -> bool:
-    return "groundtruth" in stem.replace("_", "")
 
 
 def _read_names(path: Path) -> list[str]:
@@ -105,11 +99,10 @@ def _read_used(path: Path, queries: Path, n_queries: int) -> np.ndarray:
         raise ValueError(f"{path}: expected a one-dimensional array of whole numbers, at least one")
     bad = np.flatnonzero((used < 0) | (used >= n_queries))
     if len(bad):
-        raise ValueError(f"{path}, row {bad[0]}: {used[bad[0]]}; expected 0 to {n_queries - 1}, as {queries.name} "
-                         f"lists {n_queries} queries")
-    if len(np.unique(used)) < len(used):
-        raise ValueError(f"{path}: {len(used) - len(np.unique(used))} numbers repeat another one; expected each query "
-                         "once")
+        raise ValueError(f"{path}, row {bad[0]}: {used[bad[0]]}; {queries.name} has the rows 0 to {n_queries - 1}")
+    n_twice = len(used) - len(np.unique(used))
+    if n_twice:
+        raise ValueError(f"{path}: {n_twice} numbers repeat another one; expected each query once")
     return used.astype(np.int64)
 
 
@@ -158,7 +151,5 @@ def _find_images(root: Path, names: Sequence[str], listed: Path) -> list[Path]:
     paths = [root / name for name in names]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        others = f" (nor are {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"{missing[0]}: not there{others}; {listed} lists it, expected below the images' "
-                                f"folder {root}")
+        raise FileNotFoundError(f"{missing[0]}: not there{and_more(len(missing))}; listed in {listed}, below {root}")
     return paths

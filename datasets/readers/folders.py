@@ -2,15 +2,17 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import utm
 
-from ..listing import Listing
+from ..listing import Listing, and_more, display_name
 from ..positives import within_frames, within_metres
-from .scan import list_images
+from .image_files import list_images
+from .image_names import parse_name, zone_name
+from .utm_zones import unit_vectors
 
 NAME = "@<utm_east>@<utm_north>@*.{jpg,jpeg,png}"
 LAYOUT = f"<datasets_folder>/<name>/images/<split>/{{database,queries}}/**/{NAME}"
@@ -19,24 +21,15 @@ LAYOUT = f"<datasets_folder>/<name>/images/<split>/{{database,queries}}/**/{NAME
 def read_folder(datasets_folder: Path | str, name: str, *, split: str, threshold_m: float = 25.0) -> Listing:
     """A set in the benchmark layout: <datasets_folder>/<name>/images/<split>/{database,queries}; as `read_by_metres`.
 
-    It is called `name`, or toy_city/<name> where a TOY_CITY.json lies in datasets_folder.  Nothing is written there.
+    It is called `display_name`.  Nothing is written there.
     """
     folder = Path(datasets_folder) / name / "images" / split
-    return read_by_metres(folder / "database", folder / "queries", name=display_name(datasets_folder, name),
-                          split=split, threshold_m=threshold_m)  # fmt: skip
+    return read_by_metres(folder / "database", folder / "queries", name=display_name(name, datasets_folder),
+                          split=split, threshold_m=threshold_m)
 
 
-def is_toy(datasets_folder: Path | str) -> bool:
-    return (Path(datasets_folder) / "TOY_CITY.json").is_file()
-
-
-def display_name(datasets_folder: Path | str, name: str) -> str:
-    return f"toy_city/{name}" if is_toy(datasets_folder) else name
-
-
-def read_by_metres(
-    database_folder: Path, query_folder: Path, *, name: str, split: str, threshold_m: float, layout: str = LAYOUT
-) -> Listing:
+def read_by_metres(database_folder: Path, query_folder: Path, *, name: str, split: str, threshold_m: float,
+                   layout: str = LAYOUT) -> Listing:
     """Right answers lie within `threshold_m` metres, inclusive, by the coordinates in the file names.
 
     Both folders are searched recursively for images (.jpg, .jpeg, .png in any case) named
@@ -47,19 +40,24 @@ def read_by_metres(
     without coordinates, and mixed zones.
     """
     database, queries = find_images(database_folder, layout=layout), find_images(query_folder, layout=layout)
-    database_utm, query_utm = coordinates(database), coordinates(queries)
-    groups = _zones_apart(database, queries, database_utm, query_utm, threshold_m)
+    (database_utm, database_zones), (query_utm, query_zones) = (coordinates(paths) for paths in (database, queries))
+    for paths, found in ((database, database_utm), (queries, query_utm)):
+        bad = np.flatnonzero(np.isnan(found).any(axis=1))
+        if len(bad):
+            raise ValueError(f"{paths[bad[0]]}: no UTM coordinates in the file name{and_more(len(bad))}; expected "
+                             f"{NAME} in metres, e.g. @0548546.00@4180340.00@.jpg")
+    groups = {}
+    if len({*database_zones, *query_zones} - {0}) > 1:
+        _refuse_neighbours(database, queries, database_utm, query_utm, database_zones, query_zones, threshold_m)
+        groups = {"database_groups": database_zones, "query_groups": query_zones}
     return Listing(
-        name=name, split=split, folder=_common(database_folder, query_folder), database_paths=database,
+        name=name, split=split, folder=common_folder(database_folder, query_folder), database_paths=database,
         query_paths=queries, database_utm=database_utm, query_utm=query_utm, rule=f"within {threshold_m:g} m",
-        threshold_m=threshold_m, positives=within_metres(database_utm, query_utm, threshold_m, **groups),
-    )  # fmt: skip
+        threshold_m=threshold_m, positives=within_metres(database_utm, query_utm, threshold_m, **groups))
 
 
-def read_by_frames(
-    database_folder: Path, query_folder: Path, *, name: str, split: str, frames: int, same_m: float | None = None,
-    layout: str = LAYOUT,
-) -> Listing:  # fmt: skip
+def read_by_frames(database_folder: Path, query_folder: Path, *, name: str, split: str, frames: int,
+                   same_m: float | None = None, layout: str = LAYOUT) -> Listing:
     """Right answers are at most `frames` frames apart; an image's frame is its place in the order of the names.
 
     Numbers in names count as numbers: frame10 follows frame9.  Coordinates in the names are not needed.  Where every
@@ -69,14 +67,14 @@ def read_by_frames(
     behind a missing frame all others would be taken for their neighbours.
     """
     database, queries = (sorted(find_images(folder, layout=layout), key=lambda path, folder=folder: _numbers(
-        path.relative_to(folder).as_posix())) for folder in (database_folder, query_folder))  # fmt: skip
+        path.relative_to(folder).as_posix())) for folder in (database_folder, query_folder))
     if len(database) != len(queries):
         raise ValueError(f"{database_folder}: {len(database):,} images, and {len(queries):,} in {query_folder}; "
                          "frames are matched by their order, expected the same number in both")
     positives = within_frames(len(database), len(queries), frames)
     warnings: tuple[str, ...] = ()
-    database_utm, query_utm = _coordinates(database), _coordinates(queries)
-    if not (np.isfinite(database_utm).all() and np.isfinite(query_utm).all()):
+    database_utm, query_utm = coordinates(database)[0], coordinates(queries)[0]
+    if np.isnan(database_utm).any() or np.isnan(query_utm).any():
         database_utm = query_utm = None
     elif same_m is not None:
         by_metres = within_metres(database_utm, query_utm, same_m)
@@ -84,12 +82,11 @@ def read_by_frames(
         if differing:
             warnings = (f"+-{frames} frames by the order of the names and {same_m:g} m by the coordinates in them "
                         f"give different right answers for {differing:,} of {len(queries):,} queries; "
-                        "frames are used",)  # fmt: skip
+                        "frames are used",)
     return Listing(
-        name=name, split=split, folder=_common(database_folder, query_folder), database_paths=database,
+        name=name, split=split, folder=common_folder(database_folder, query_folder), database_paths=database,
         query_paths=queries, database_utm=database_utm, query_utm=query_utm, rule=f"+-{frames} frames",
-        positives=positives, warnings=warnings,
-    )  # fmt: skip
+        positives=positives, warnings=warnings)
 
 
 def find_images(folder: Path, *, layout: str = LAYOUT) -> list[Path]:
@@ -100,7 +97,7 @@ def find_images(folder: Path, *, layout: str = LAYOUT) -> list[Path]:
         names = list_images(folder)
     except PermissionError as error:
         raise ValueError(f"{os.fsdecode(error.filename)}: this folder cannot be listed ({error.strerror}); make it "
-                         "readable") from error  # fmt: skip
+                         "readable") from error
     if not names:
         raise FileNotFoundError(f"{folder}: no image in it; {_what_is_there(folder, layout)}")
     return [folder / os.fsdecode(name) for name in names]
@@ -116,8 +113,12 @@ def subfolders(folder: Path) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") or "none"
 
 
-def _common(first: Path, second: Path) -> Path:
-    return Path(os.path.commonpath([first, second]))
+def common_folder(first: Path, second: Path) -> Path:
+    """The one that holds both, or the first where they lie on two drives."""
+    try:
+        return Path(os.path.commonpath([first, second]))
+    except ValueError:
+        return first
 
 
 def _numbers(name: str) -> tuple:
@@ -125,75 +126,32 @@ def _numbers(name: str) -> tuple:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def coordinates(paths: Sequence[Path]) -> np.ndarray:
-    """(n, 2) float64 UTM east and north from the file names alone: a folder name may contain "@" too."""
-    found = _coordinates(paths)
-    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-    if len(bad):
-        others = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
-        raise ValueError(
-            f"{paths[bad[0]]}: no UTM coordinates in the file name{others}; expected {NAME} in metres, "
-            "e.g. @0548546.00@4180340.00@.jpg"
-        )
-    return found
+def coordinates(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 2) float64 UTM east and north of file names, NaN where one has none; (n,) int64 signed zones, 0 for none."""
+    names = [parse_name(path.name) for path in paths]
+    return np.array([name.metres for name in names]), np.array([name.signed_zone for name in names], dtype=np.int64)
 
 
-def _coordinates(paths: Sequence[Path]) -> np.ndarray:
-    """The same, NaN where a name has none."""
-    found = np.full((len(paths), 2), np.nan)
-    for row, path in enumerate(paths):
-        fields = path.stem.split("@")
-        try:
-            found[row] = float(fields[1]), float(fields[2])
-        except (IndexError, ValueError):
-            continue
-    return found
-
-
-def zones(paths: Iterable[Path]) -> np.ndarray:
-    """(n,) int64 UTM zones of file names: 1 to 60, negative south of the equator, 0 where the name states none."""
-    return np.array([_zone(path.name.split("@")) for path in paths], dtype=np.int64)
-
-
-def _zone(fields: list[str]) -> int:
-    number = fields[3] if len(fields) > 3 else ""
-    if not (number.isdecimal() and 1 <= int(number) <= 60):
-        return 0
-    # Bands C to M lie south of the equator, where northings start anew.
-    letter = fields[4].upper() if len(fields) > 4 else ""
-    return -int(number) if len(letter) == 1 and "C" <= letter <= "M" else int(number)
-
-
-def _zones_apart(database: Sequence[Path], queries: Sequence[Path], database_utm: np.ndarray, query_utm: np.ndarray,
-                 m: float) -> dict[str, np.ndarray]:  # fmt: skip
-    """Groups for `within_metres`, none for a single zone.
-
-    Sets of several cities have several zones, whose metres do not compare.  That is harmless where no query lies near
-    a database image of another zone; otherwise it would lose right answers.
+def _refuse_neighbours(
+    database: Sequence[Path], queries: Sequence[Path], database_utm: np.ndarray, query_utm: np.ndarray,
+    database_zones: np.ndarray, query_zones: np.ndarray, m: float,
+) -> None:
+    """Raises ValueError where a query lies near a database image of another zone, or no zone is known: metres of two
+    zones do not compare, and right answers would be lost.  In sets of several cities they are far apart.
     """
-    database_zones, query_zones = zones(database), zones(queries)
-    found = sorted({*database_zones.tolist(), *query_zones.tolist()})
-    if len([zone for zone in found if zone]) < 2:
-        return {}
-    names = ", ".join(_zone_name(zone) for zone in found if zone)
-    if 0 in found:
-        path = next(path for path, zone in zip([*database, *queries], [*database_zones, *query_zones], strict=True)
-                    if zone == 0)
-        raise ValueError(f"{path}: no UTM zone in the file name, while others state {names}; expected "
-                         "@<utm_east>@<utm_north>@<zone>@<letter>@... in a set of several zones")
+    for paths, zones in ((database, database_zones), (queries, query_zones)):
+        if 0 in zones:
+            others = ", ".join(zone_name(zone) for zone in sorted({*database_zones, *query_zones} - {0}))
+            raise ValueError(f"{paths[zones.tolist().index(0)]}: no UTM zone in the file name, while others state "
+                             f"{others}; expected @<utm_east>@<utm_north>@<zone>@<letter>@... in such a set")
     # A globe for the ellipsoid and the scale of UTM are less than 1 % off: the rest is certainly farther than m.
     near = within_metres(_on_the_globe(database_utm, database_zones), _on_the_globe(query_utm, query_zones), 1.01 * m)
     for query, ids in enumerate(near):
         across = ids[database_zones[ids] != query_zones[query]]
         if len(across):
             raise ValueError(
-                f"{queries[query]}: UTM zone {_zone_name(query_zones[query])}, within {m:g} m of {database[across[0]]} "
-                f"in zone {_zone_name(database_zones[across[0]])}, whose metres do not compare; expected one zone")
-    return {"database_groups": database_zones, "query_groups": query_zones}
-
-
-def _zone_name(zone: int) -> str:
-    return f"{abs(zone)}{'N' if zone > 0 else 'S'}"
+                f"{queries[query]}: UTM zone {zone_name(query_zones[query])}, within {m:g} m of {database[across[0]]} "
+                f"in zone {zone_name(database_zones[across[0]])}, whose metres do not compare; expected one zone")
 
 
 def _on_the_globe(places: np.ndarray, in_zones: np.ndarray) -> np.ndarray:
@@ -201,7 +159,6 @@ def _on_the_globe(places: np.ndarray, in_zones: np.ndarray) -> np.ndarray:
     points = np.zeros((len(places), 3))
     for zone in np.unique(in_zones):
         rows = in_zones == zone
-        lat, lon = np.radians(utm.to_latlon(places[rows, 0], places[rows, 1], abs(int(zone)), northern=bool(zone > 0),
-                                            strict=False))  # fmt: skip
-        points[rows] = 6_378_137 * np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
+        degrees = utm.to_latlon(*places[rows].T, abs(int(zone)), northern=bool(zone > 0), strict=False)
+        points[rows] = 6_378_137 * unit_vectors(*degrees)
     return points

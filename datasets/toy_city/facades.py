@@ -1,7 +1,5 @@
 """Facades of the toy city: a place's parameters painted as flat textures, once for all its images."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
@@ -24,37 +22,26 @@ class Pen:
     def __init__(self, albedo, glow, origin, scale):
         self.albedo, self.glow, self.origin, self.scale = albedo, glow, origin, scale
 
-    def _pixels(self, points):
+    def _draw(self, shape, points, colour, glow, **options):
         (u, v), s = self.origin, self.scale
-        return [(u + x * s, v - y * s) for x, y in points]
+        pixels = [(u + x * s, v - y * s) for x, y in points]
+        getattr(self.albedo, shape)(pixels, fill=colour, **options)
+        if self.glow:
+            getattr(self.glow, shape)(pixels, fill=glow, **options)
 
     def polygon(self, points, colour, glow=BLACK):
-        pixels = self._pixels(points)
-        self.albedo.polygon(pixels, fill=colour)
-        if self.glow:
-            self.glow.polygon(pixels, fill=glow)
+        self._draw("polygon", points, colour, glow)
 
     def box(self, x, y, width, height, colour, glow=BLACK):
         """The rectangle whose lower left corner is (x, y)."""
-        (u, v), s = self.origin, self.scale
-        corners = (u + x * s, v - (y + height) * s, u + (x + width) * s, v - y * s)
-        self.albedo.rectangle(corners, fill=colour)
-        if self.glow:
-            self.glow.rectangle(corners, fill=glow)
+        self._draw("rectangle", [(x, y + height), (x + width, y)], colour, glow)
 
     def oval(self, x, y, rx, ry, colour, glow=BLACK):
         """The ellipse centred on (x, y)."""
-        (u, v), s = self.origin, self.scale
-        corners = (u + (x - rx) * s, v - (y + ry) * s, u + (x + rx) * s, v - (y - ry) * s)
-        self.albedo.ellipse(corners, fill=colour)
-        if self.glow:
-            self.glow.ellipse(corners, fill=glow)
+        self._draw("ellipse", [(x - rx, y + ry), (x + rx, y - ry)], colour, glow)
 
     def line(self, points, width, colour):
-        pixels, width = self._pixels(points), max(1, round(width * self.scale))
-        self.albedo.line(pixels, fill=colour, width=width)
-        if self.glow:
-            self.glow.line(pixels, fill=BLACK, width=width)
+        self._draw("line", points, colour, BLACK, width=max(1, round(width * self.scale)))
 
 
 def _window(pen, kind, x, y, w, h, trim, accent, snow, openings, glass=GLASS):

@@ -1,7 +1,5 @@
 """Places of the toy city by their parameters: facades in style families, trees, lamps, skyline.  Lengths in metres."""
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import astuple, dataclass
 
@@ -77,12 +75,10 @@ class Facade:
 
     @property
     def key(self) -> tuple:
-        """The discrete parameters."""
         return astuple(self)[:13]
 
     @property
     def width(self) -> float:
-        """Width in metres."""
         return self.bays * self.bay_width + 0.6
 
     @property
@@ -114,26 +110,17 @@ def draw_facade(rng: np.random.Generator, family: str, split: str) -> Facade:
     """Draw a facade of the family among the parameters that belong to the split."""
     style = FAMILIES[family]
     while True:
-        facade = Facade(
-            family=family,
-            wall=int(rng.integers(len(style.walls))),
-            trim=int(rng.integers(len(style.trims))),
-            window=str(rng.choice(style.windows)),
-            roof=str(rng.choice(style.roofs)),
-            ground=str(rng.choice(style.grounds)),
-            floors=int(rng.integers(style.floors[0], style.floors[1] + 1)),
-            bays=(bays := int(rng.integers(style.bays[0], style.bays[1] + 1))),
-            accent=int(rng.integers(len(ACCENTS))),
-            roof_colour=int(rng.integers(len(ROOFS))),
-            door=int(rng.integers(bays)),
-            balconies=int(rng.choice([0, 0, 1, 2, 3, 7])),
-            blanks=int(rng.choice([0, 0, 0, 1, 2, 4])),
-            word=int(rng.integers(2**31)),
-            bay_width=float(rng.uniform(*style.bay_width)),
+        facade = Facade(  # in the order of the draws
+            family=family, wall=int(rng.integers(len(style.walls))), trim=int(rng.integers(len(style.trims))),
+            window=str(rng.choice(style.windows)), roof=str(rng.choice(style.roofs)),
+            ground=str(rng.choice(style.grounds)), floors=int(rng.integers(style.floors[0], style.floors[1] + 1)),
+            bays=(bays := int(rng.integers(style.bays[0], style.bays[1] + 1))), accent=int(rng.integers(len(ACCENTS))),
+            roof_colour=int(rng.integers(len(ROOFS))), door=int(rng.integers(bays)),
+            balconies=int(rng.choice([0, 0, 1, 2, 3, 7])), blanks=int(rng.choice([0, 0, 0, 1, 2, 4])),
+            word=int(rng.integers(2**31)), bay_width=float(rng.uniform(*style.bay_width)),
             floor_height=float(rng.uniform(2.8, 3.3)),
             window_share=(float(rng.uniform(0.42, 0.6)), float(rng.uniform(0.5, 0.66))),
-            tint=tuple(float(t) for t in rng.normal(1.0, 0.12, 3)),
-        )
+            tint=tuple(float(t) for t in rng.normal(1.0, 0.12, 3)))
         if split_of(facade.key) == split:
             return facade
 
@@ -151,14 +138,9 @@ def draw_place(rng: np.random.Generator, split: str) -> Place:
     start = float(rng.uniform(-24, -10))
     kinds = ("bench", "box", "bollards", "sign", "kiosk")
     return Place(
-        facades=tuple(facades),
-        left=left,
-        trees=tuple(trees),
-        lamps=tuple(start + 15.0 * i for i in range(3)),
+        facades=tuple(facades), left=left, trees=tuple(trees), lamps=tuple(start + 15.0 * i for i in range(3)),
         furniture=tuple((float(rng.uniform(-20, 20)), str(rng.choice(kinds)), int(rng.integers(len(ACCENTS))))
                         for _ in range(4)),
         skyline=tuple((float(rng.uniform(-90, 90)), float(rng.uniform(8, 26)), float(rng.uniform(14, 44)))
                       for _ in range(int(rng.integers(4, 12)))),
-        paving=tuple(int(c) for c in rng.integers(-14, 15, 3) + rng.integers(120, 170)),
-        seed=int(rng.integers(2**31)),
-    )
+        paving=tuple(int(c) for c in rng.integers(-14, 15, 3) + rng.integers(120, 170)), seed=int(rng.integers(2**31)))

@@ -4,8 +4,6 @@ World axes, in metres: X along the street, Y up, Z across it with the facades at
 and glow (lit windows, signs, lamps) are drawn apart, so that one drawing serves day, dusk, night and snow.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -36,11 +34,8 @@ class View:
     seed: int
 
 
-# --- camera ---
-
-
 class _Camera:
-    """Pinhole camera on the enlarged canvas; `homography` maps a plane's (a, b, 1) metres to pixels."""
+    """Pinhole camera on the enlarged canvas."""
 
     def __init__(self, view):
         self.size = (WIDTH * _SUPER, HEIGHT * _SUPER)
@@ -70,9 +65,6 @@ class _Camera:
         back /= back[2, 2]
         size = (self.size[0], rows[1] - rows[0])
         return texture.transform(size, Image.PERSPECTIVE, back.ravel()[:8].tolist(), Image.BILINEAR)
-
-
-# --- what stands in front of the facades ---
 
 
 def _tree(pen, height, seed, snow):
@@ -169,8 +161,6 @@ def _draw_street(camera, albedo, glow, place, rng, condition):
         draw(Pen(albedo, glow, (u, v), scale))
 
 
-# --- light and sensor ---
-
 _LIGHT = {"day": (1.0, 0.98, 0.95), "dusk": (0.60, 0.52, 0.52), "night": (0.46, 0.46, 0.5), "snow": (0.88, 0.9, 0.94)}
 _SKY = {  # RGB 0..1 at the top and at the horizon
     "day": ((0.36, 0.56, 0.86), (0.76, 0.86, 0.94)),
@@ -180,18 +170,13 @@ _SKY = {  # RGB 0..1 at the top and at the horizon
 }
 
 
-def _noise(rng, shape):
-    """Smooth noise in 0..1 of an image's size, float32."""
-    coarse = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
-    return np.asarray(coarse.resize((WIDTH, HEIGHT), Image.BICUBIC), dtype=np.float32)[..., None] / 255
-
-
 def _sky(rng, condition):
     """Sky radiance (HEIGHT, WIDTH, 3) float32: a gradient with clouds, on some days overcast."""
     top, low = (np.array(c, dtype=np.float32) for c in _SKY[condition])
     ramp = np.linspace(0, 1.3, HEIGHT, dtype=np.float32)[:, None, None].clip(0, 1)
     sky = top + (low - top) * ramp
-    cloud = (_noise(rng, (5, 6)) - rng.uniform(0.0, 0.8)).clip(0, 1)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6), dtype=np.uint8)).resize((WIDTH, HEIGHT), Image.BICUBIC)
+    cloud = (np.asarray(coarse, dtype=np.float32)[..., None] / 255 - rng.uniform(0.0, 0.8)).clip(0, 1)
     return sky + (sky.mean() * 1.25 - sky) * cloud
 
 

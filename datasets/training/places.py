@@ -1,18 +1,15 @@
 """Training places in the GSV-Cities layout, and batches of places from one city."""
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..transforms import Transform, read_image
-from .tables import read_rows
+from .tables import read_city
 
-COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
 LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/*.jpg"
 
 
@@ -33,23 +30,17 @@ class PlaceDataset(Dataset):
     Raises FileNotFoundError when no requested city is there, ValueError for a bad argument or CSV.
     """
 
-    def __init__(
-        self,
-        folder: Path | str,
-        *,
-        cities: Sequence[str],
-        images_per_place: int = 4,
-        transform: Transform,
-        seed: int = 0,
-    ) -> None:
-        if images_per_place < 1:
-            raise ValueError(f"images_per_place {images_per_place}: expected at least 1")
+    def __init__(self, folder: Path | str, *, cities: Sequence[str], images_per_place: int = 4, transform: Transform,
+                 seed: int = 0) -> None:
+        for what, value, least in (("images_per_place", images_per_place, 1), ("seed", seed, 0)):
+            if value < least:
+                raise ValueError(f"{what} {value}: expected at least {least}")
         if not cities or len(set(cities)) < len(cities):
             raise ValueError(f"cities {list(cities)}: expected at least one, each named once")
         self.folder = Path(folder)
         self.images_per_place = images_per_place
         self.transform = transform
-        self.seed = _checked_seed(seed)
+        self.seed = seed
         tables = self.folder / "Dataframes"
         self.cities = [city for city in cities if (tables / f"{city}.csv").is_file()]
         self.missing_cities = [city for city in cities if city not in self.cities]
@@ -57,40 +48,31 @@ class PlaceDataset(Dataset):
             present = ", ".join(sorted(path.stem for path in tables.glob("*.csv"))[:10]) or "none"
             raise FileNotFoundError(
                 f"{self.folder}: none of the {len(cities)} requested cities ({cities[0]}, ...) is there; "
-                f"expected {LAYOUT}; CSVs found: {present}"
-            )
-        self.dropped_places = 0
+                f"expected {LAYOUT}; CSVs found: {present}")
+        self.dropped_places = self.n_places = 0
         self.city_places: list[range] = []
-        images, counts, n_places = [], [], 0
+        images, counts = [], []
         for city in self.cities:
-            city_images, city_counts, dropped = self._read_places(tables / f"{city}.csv")
-            images.append(city_images)
-            counts.append(city_counts)
-            self.dropped_places += dropped
-            self.city_places.append(range(n_places, n_places + len(city_counts)))
-            n_places += len(city_counts)
-        if not n_places:
-            raise ValueError(
-                f"{self.folder}: none of the {self.dropped_places} places has images_per_place = "
-                f"{images_per_place} images; lower it or add images"
-            )
+            place_ids, city_images = read_city(tables / f"{city}.csv")
+            for city_id in {path.split(b"/")[0].decode() for path in city_images}:
+                if not (self.folder / "Images" / city_id).is_dir():
+                    raise FileNotFoundError(f"{self.folder / 'Images' / city_id}: no such folder, listed in "
+                                            f"{tables / city}.csv; expected {LAYOUT}")
+            order = np.argsort(place_ids, kind="stable")
+            _, city_counts = np.unique(place_ids, return_counts=True)
+            kept = city_counts >= images_per_place
+            images.append(city_images[order][np.repeat(kept, city_counts)])
+            counts.append(city_counts[kept])
+            self.dropped_places += int((~kept).sum())
+            self.city_places.append(range(self.n_places, self.n_places + int(kept.sum())))
+            self.n_places += int(kept.sum())
+        if not self.n_places:
+            raise ValueError(f"{self.folder}: none of the {self.dropped_places} places has images_per_place = "
+                             f"{images_per_place} images; lower it or add images")
         # An array of bytes, not a list of strings: workers then read it without copying its memory.
         self._images = np.concatenate(images)
         self._starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-        self.n_places = n_places
         self.n_images = len(self._images)
-
-    def _read_places(self, table: Path) -> tuple[np.ndarray, np.ndarray, int]:
-        """(images grouped by place, number of images of each place, number of places dropped)."""
-        place_ids, images = read_city(table)
-        for city_id in {path.split(b"/")[0].decode() for path in images}:
-            folder = self.folder / "Images" / city_id
-            if not folder.is_dir():
-                raise FileNotFoundError(f"{folder}: no such folder, listed in {table}; expected {LAYOUT}")
-        order = np.argsort(place_ids, kind="stable")
-        _, counts = np.unique(place_ids, return_counts=True)
-        kept = counts >= self.images_per_place
-        return images[order][np.repeat(kept, counts)], counts[kept], int((~kept).sum())
 
     def __len__(self) -> int:
         return self.n_places
@@ -105,16 +87,14 @@ class PlaceDataset(Dataset):
             raise IndexError(f"place {place} of {self.n_places}")
         rng = _generator(self.seed, epoch, place)
         rows = range(self._starts[place], self._starts[place + 1])
-        drawn = rng.choice(rows, self.images_per_place, replace=False)
+        paths = [self.folder / "Images" / self._images[row].decode()
+                 for row in rng.choice(rows, self.images_per_place, replace=False)]
         # torchvision's augmentations draw from torch's global CPU generator; it is put back afterwards.
         # torch.manual_seed would also reseed the GPUs, which fork_rng(devices=[]) leaves alone.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
-            images = torch.stack([self.transform(self._read(row)) for row in drawn])
+            images = torch.stack([self.transform(read_image(path)) for path in paths])
         return images, torch.full((self.images_per_place,), place, dtype=torch.int64)
-
-    def _read(self, row: int) -> Image.Image:
-        return read_image(self.folder / "Images" / self._images[row].decode())
 
 
 class CityBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -131,23 +111,18 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
     batch of one process.  None is ever empty: a batch with fewer places than processes joins the one before.
     """
 
-    def __init__(
-        self, dataset: PlaceDataset, *, places_per_batch: int, seed: int = 0, process: int = 0, processes: int = 1
-    ) -> None:
+    def __init__(self, dataset: PlaceDataset, *, places_per_batch: int, seed: int = 0, process: int = 0,
+                 processes: int = 1) -> None:
         if places_per_batch < processes:
-            raise ValueError(
-                f"places_per_batch {places_per_batch}: expected at least {processes}, a place for each process; "
-                "raise it or start fewer processes"
-            )
+            raise ValueError(f"places_per_batch {places_per_batch}: expected at least {processes}, a place for each "
+                             "process; raise it or start fewer processes")
         if dataset.n_places < processes:
-            raise ValueError(
-                f"{dataset.n_places} places for {processes} processes: expected at least one for each; "
-                "start fewer processes"
-            )
+            raise ValueError(f"{dataset.n_places} places for {processes} processes: expected at least one for each; "
+                             "start fewer processes")
         self.city_places = dataset.city_places
         self._whole_city = [city.rstrip("0123456789") for city in dataset.cities]
         self.places_per_batch = places_per_batch
-        self.seed = _checked_seed(seed)
+        self.seed = seed
         self.process, self.processes = process, processes
         self.epoch = 0
 
@@ -215,42 +190,6 @@ def collate_places(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[to
     """B items of a PlaceDataset -> images (B*K,3,H,W) uint8 and labels (B*K,) int64."""
     images, labels = zip(*samples, strict=True)
     return torch.cat(images), torch.cat(labels)
-
-
-def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read one city's CSV: place ids (n,) int64 and image paths below Images/ (n,) bytes, UTF-8.
-
-    The file name holds the CSV's own place id in 7 digits: ids are per city and carry no offset, so a city
-    may have 100000 places and more.  Raises ValueError with the file and line.
-    """
-    place_ids, images = [], []
-    for _, (place_id, path) in read_rows(
-        table, COLUMNS, image_of_row, expected="integers, but decimal lat and lon, text city_id and panoid"
-    ):
-        place_ids.append(place_id)
-        images.append(path.encode())
-    if not images:
-        raise ValueError(f"{table}: no image listed below the header; leave that city out or fix the file")
-    return np.array(place_ids, dtype=np.int64), np.array(images)
-
-
-def image_of_row(
-    place_id: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
-) -> tuple[int, str]:
-    """Place id and <city_id>/<file name> of one row; lat and lon stand as Python prints the float."""
-    place, latitude, longitude = int(place_id), float(lat), float(lon)
-    if not 0 <= place < 10**7:
-        raise ValueError(f"place_id {place_id}, not from 0 to 9999999")
-    if not (city and panoid and math.isfinite(latitude + longitude)):
-        raise ValueError(f"city_id {city!r}, lat {lat!r}, lon {lon!r}, panoid {panoid!r} empty or infinite")
-    date = f"{int(year):04d}_{int(month):02d}_{int(northdeg):03d}"
-    return place, f"{city}/{city}_{place:07d}_{date}_{latitude}_{longitude}_{panoid}.jpg"
-
-
-def _checked_seed(seed: int) -> int:
-    if seed < 0:
-        raise ValueError(f"seed {seed}: expected at least 0")
-    return seed
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

@@ -1,36 +1,36 @@
-"""Rows of CSV files with a header, as the data sets' tables are."""
+"""Tables of the GSV-Cities layout: a row an image, whose values compose the file's name."""
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+import math
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
+import numpy as np
+
+from ..readers.tables import read_rows
+
+COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
+EXPECTED = f"columns {','.join(COLUMNS)}: integers, but decimal lat and lon, text city_id and panoid"
 
 
-def read_rows(
-    table: Path, columns: Sequence[str], parse: Callable[..., T], *, expected: str
-) -> Iterator[tuple[int, T]]:
-    """The number of each line, and what `parse` makes of that row's `columns`, which may stand in any order.
+def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read one city's CSV: place ids (n,) int64 and image paths below Images/ (n,) bytes, UTF-8.
 
-    expected   what the columns should hold, in words, for errors
-    Blank lines are passed over, other columns not read.  Raises ValueError with the file and line for a missing column,
-    a row of another length, and what `parse` raises as ValueError.
+    The file name holds the CSV's own place id in 7 digits: ids are per city and carry no offset, so a city
+    may have 100000 places and more.  Raises ValueError with the file and line.
     """
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
-            header = next(reader, [])
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise ValueError(f"no column {', '.join(missing)}")
-            places = [header.index(column) for column in columns]
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise ValueError(f"{len(row)} fields under a header of {len(header)}")
-                yield reader.line_num, parse(*(row[place] for place in places))
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{table}, line {max(reader.line_num, 1)}: {error}; expected columns {','.join(columns)}: "
-                             f"{expected}") from error
+    rows = [parsed for _, parsed in read_rows(table, COLUMNS, place_and_path, expected=EXPECTED)]
+    if not rows:
+        raise ValueError(f"{table}: no image listed below the header; leave that city out or fix the file")
+    place_ids, paths = zip(*rows, strict=True)
+    return np.array(place_ids, dtype=np.int64), np.array([path.encode() for path in paths])
+
+
+def place_and_path(row: dict[str, object]) -> tuple[int, str]:
+    """Place id and <city_id>/<file name> of one row's values; lat and lon stand as Python prints the float."""
+    city, panorama = row["city_id"], row["panoid"]
+    place, date = int(row["place_id"]), f"{int(row['year']):04d}_{int(row['month']):02d}_{int(row['northdeg']):03d}"
+    lat, lon = float(row["lat"]), float(row["lon"])
+    if not 0 <= place < 10**7:
+        raise ValueError(f"place_id {place}, not from 0 to 9999999")
+    if not (city and panorama and math.isfinite(lat + lon)):
+        raise ValueError(f"city_id {city!r}, lat {row['lat']!r}, lon {row['lon']!r}, panoid {panorama!r} unusable")
+    return place, f"{city}/{city}_{place:07d}_{date}_{lat}_{lon}_{panorama}.jpg"

@@ -1,4 +1,4 @@
-"""The unified training set: each raw layout, restarts, --check, --audit, mistakes."""
+"""The unified training set: each raw layout, restarts, --check, mistakes."""
 
 import errno
 import itertools
@@ -9,27 +9,18 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import msls_tree
-import numpy as np
 import pytest
 import utm
 from PIL import Image
+from prepare_trees import HEADER, mistake, sfxl_name, touch
 from torchvision.transforms.functional import pil_to_tensor
 
 from datasets import UNIFIED_CITIES, PlaceDataset
 from datasets.prepare import build
 from datasets.prepare.__main__ import main
-from datasets.prepare.audit import count_nearby, named_points
 from datasets.prepare.mapillary_cities import CITIES, nearest_cities
 from datasets.prepare.sources import SOURCES, groups_in_the_paper
-from datasets.training.places import read_city
-
-HEADER = "place_id,year,month,northdeg,city_id,lat,lon,panoid"
-
-
-def touch(path, content=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(path.name.encode() if content is None else content)
+from datasets.training.tables import read_city
 
 
 def pitts_image(root, side, east, north, pano, tile, lat="040.43960", lon="-80.00652"):
@@ -91,16 +82,11 @@ def test_pitts30k_names(tmp_path):
         pitts_image(tmp_path, "database" if tile % 2 else "queries", 585000, 4477005, 7, tile)
     pitts_image(tmp_path, "queries", 584000, 4477005, 8, 0)
     (images,) = SOURCES["pitts30k"].read(tmp_path, None, None)
-    fields = [images.field(i) for i in range(25)]
-    assert b"@".join(fields[0]) == (
-        b"@0584000.00@4477005.00@17@T@040.43960@-80.00652@q000008-00@@0@@@@202409@@.jpg")
-    assert {int(f[7][-2:]): int(f[9]) for f in fields[1:]} == dict(enumerate([*range(0, 360, 30)] * 2))
-    assert [b"@".join(f) for f in fields] == sorted(b"@".join(f) for f in fields)
-    assert all(Path(images.path(i)).name.split("@")[8] == f[7][-2:].decode() for i, f in enumerate(fields))
-
-
-def sfxl_name(east, north, pano, heading, zone="10", letter="S", stamp="201311", lat="037.75634", lon="-122.50895"):
-    return f"@{east:010.2f}@{north:010.2f}@{zone}@{letter}@{lat}@{lon}@{pano}@@{heading}@@@@{stamp}@@.jpg"
+    fields = [images.fields(i) for i in range(25)]
+    assert images.names[0] == b"@0584000.00@4477005.00@17@T@040.43960@-80.00652@q000008-00@@0@@@@202409@@.jpg"
+    assert {int(f.key[-2:]): int(f.heading) for f in fields[1:]} == dict(enumerate([*range(0, 360, 30)] * 2))
+    assert images.names == sorted(images.names)
+    assert all(Path(images.path(i)).name.split("@")[8] == f.key[-2:] for i, f in enumerate(fields))
 
 
 def test_sf_xl(tmp_path, capsys):
@@ -460,7 +446,8 @@ def test_gsv_cities_stands_beside_the_categories_as_it_is(tmp_path, capsys):
     assert "4 of 4 images missing" in capsys.readouterr().out
     assert main(arguments) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines() == [f"{city}: 2 places, 4 images, 4 put there" for city in ("Boston", "Lisbon")]
+    assert said.out.splitlines() == [*(f"{city}: 2 places, 4 images" for city in ("Boston", "Lisbon")),
+                                     f"{tmp_path / 'unified_dataset'}: 2 cities linked, 0 were complete"]
     assert said.err.startswith("not in the source: Bangkok, ")
     for kind in ("Dataframes", "Images"):
         source = {path.relative_to(tmp_path / "gsv_cities"): path.read_bytes()
@@ -470,7 +457,7 @@ def test_gsv_cities_stands_beside_the_categories_as_it_is(tmp_path, capsys):
         assert built == source
     next((tmp_path / "unified_dataset/Images/Boston").iterdir()).unlink()
     assert main(arguments) == 0
-    assert "Boston: 2 places, 4 images, 1 put there" in capsys.readouterr().out
+    assert "1 cities linked, 1 were complete" in capsys.readouterr().out
     assert main([*arguments, "--check"]) == 0
     data = PlaceDataset(tmp_path / "unified_dataset", cities=["Boston", "Lisbon"], images_per_place=2,
                         transform=pil_to_tensor)
@@ -487,116 +474,22 @@ def test_gsv_cities_that_cannot_be_taken(tmp_path, capsys):
     assert "no column year" in mistake(arguments, capsys)
 
 
-# --- audit ----------------------------------------------------------------------------------------------------------
-
-def test_audit_counts_by_hand(tmp_path, capsys):
-    """Training images at E 600000, N 4000000 of zone 54 north; queries beside them, far away and in another zone."""
-    for i, pano in enumerate("abcd"):
-        touch(tmp_path / "processed" / sfxl_name(600000, 4000000, pano, i, "54", "S"))
-    touch(tmp_path / "processed" / sfxl_name(600500, 4000000, "lone", 0, "54", "S"))  # in a class too small to train
-    for i, (east, north, zone, letter) in enumerate([
-        (600025, 4000000, 54, "S"),  # 25 m, and so are the next
-        *((600000 + x, 4000000 + y, 54, "S")
-          for x, y in ((15, 20), (-15, 20), (-20, -15), (24, -7), (7, 24), (-7, 24))),
-        (600025.01, 4000000, 54, "S"), (600060, 4000080, 54, "S"), (600000, 4000100.01, 54, "S"),
-        (600600, 4000800, 54, "S"), (600600, 4000800.01, 54, "S"),
-        (600000, 4000000, 56, "S"), (600000, 4000000, 54, "H"),
-    ]):
-        touch(tmp_path / "bench/images/test/queries" / f"{i % 5}" / sfxl_name(east, north, f"q{i}", 0, zone, letter))
-    arguments = ["sf_xl", "--datasets_folder", str(tmp_path), "--source", str(tmp_path / "processed")]
-    assert main([*arguments, "--audit", "bench"]) == 0
-    assert capsys.readouterr().out.splitlines()[2:] == [
-        "sf_xl: 4 images", f"{tmp_path / 'bench/images/test/queries'}: 14 queries",
-        "  7 (50.0 %) with a training image within 25 m: SFXL 7",
-        "  9 (64.3 %) with a training image within 100 m: SFXL 9",
-        "  11 (78.6 %) with a training image within 1000 m: SFXL 11"]
-    assert not (tmp_path / "unified_dataset").exists()
-
-
-def test_audit_of_all_that_is_built(tmp_path, capsys):
-    """Degrees in the tables; queries by degrees or by metres, on both sides of the equator and of a zone's border."""
-    dataframes = tmp_path / "unified_dataset" / "Dataframes"
-    for city, lat, lon in (("london3", 51.48, -0.001), ("Nairobi0", -1.29, 36.82), ("Lima", -1e-4, -74.0)):
-        touch(dataframes / f"{city}.csv", f"{HEADER}\n0,2018,01,10,{city},{lat},{lon},x\n".encode())
-    points = {"london": (51.48, 0.001), "nairobi": (-1.2905, 36.82), "lima": (1e-4, -74.0), "nowhere": (1.29, 36.82)}
-    for side in ("val", "elsewhere"):
-        for name, (lat, lon) in points.items():
-            east, north, zone, letter = utm.from_latlon(lat, lon)
-            metres, degrees = (f"{east:.2f}", f"{north:.2f}", zone, letter, "", ""), ("", "", "", "", lat, lon)
-            fields = ("", *(metres if side == "val" else degrees), name, ".jpg")
-            touch(tmp_path / "bench/images" / side / "queries" / "@".join(map(str, fields)))
-    assert main(["--datasets_folder", str(tmp_path), "--audit", "bench/images/val",
-                 str(tmp_path / "bench/images/elsewhere")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{tmp_path / 'unified_dataset'}: 3 images"
-    # 139 m from Greenwich's west to its east, 55 m in Nairobi, 22 m over the equator
-    expected = ["  1 (25.0 %) with a training image within 25 m: Lima 1",
-                "  2 (50.0 %) with a training image within 100 m: Lima 1, Nairobi 1",
-                "  3 (75.0 %) with a training image within 1000 m: Lima 1, Nairobi 1, london 1"]
-    for found in (lines[2:5], lines[6:9]):
-        assert [re.sub(r": .*", "", line) for line in found] == [re.sub(r": .*", "", line) for line in expected]
-        assert [sorted(line.split(": ")[1].split(", ")) for line in found] == [
-            sorted(line.split(": ")[1].split(", ")) for line in expected]
-
-
-def test_audit_of_a_protocol_whose_images_are_named_by_keys(tmp_path, capsys):
-    """Mapillary's tree, where raw.csv tells where the queries are: three in Copenhagen, one in San Francisco."""
-    msls_tree.write_raw(tmp_path / "msls")
-    lat, lon = msls_tree.latlon(msls_tree.Frame("", 3, 4), 33)  # 5 m off
-    touch(tmp_path / "unified_dataset" / "Dataframes" / "Tokyo0.csv",
-          f"{HEADER}\n0,2018,01,10,Tokyo0,{lat},{lon},x\n".encode())
-    assert main(["--datasets_folder", str(tmp_path), "--audit", "msls_val_740"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    # q350 (0, 0), q-1 (1000, 0) and q180 (10, 0); the fourth lies in San Francisco
-    assert lines[1] == "msls_val_740: 4 queries"
-    assert [line.split()[0] for line in lines[2:]] == ["2", "2", "3"]
-
-
-def test_audit_agrees_with_loops():
-    draw = np.random.default_rng(0)
-
-    def points(count, city):
-        columns = (*draw.uniform(0, 3000, (2, count)), draw.choice([10, 20], count))
-        return named_points([(b"", b"%.2f" % (500000 + e), b"%.2f" % n, b"%d" % zone, b"S")
-                             for e, n, zone in zip(*columns, strict=True)], "somewhere", city)
-
-    queries, training = points(300, ""), points(400, "X")
-    expected = Counter()
-    for e, n, zone in zip(queries.east, queries.north, queries.zone, strict=True):
-        nearest = min(math.hypot(e - x, n - y) for x, y, z in zip(*training[:3], strict=True) if z == zone)
-        expected.update(radius for radius in (25, 100, 1000) if nearest <= radius)
-    found = count_nearby(queries, training, (25, 100, 1000))
-    assert {nearby.radius: nearby.queries for nearby in found} == dict(expected) and 0 < expected[25] < expected[100]
-    assert [nearby.cities for nearby in found] == [{"X": nearby.queries} for nearby in found]
-
-
 # --- mistakes -------------------------------------------------------------------------------------------------------
-
-def mistake(arguments, capsys):
-    """The one line that is said, after exit code 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(list(map(str, arguments)))
-    lines = [line for line in capsys.readouterr().err.splitlines() if "where the paper's" not in line]
-    assert stopped.value.code == 2 and lines[-1].startswith("error: "), lines
-    assert [line for line in lines[:-1] if line.startswith("error")] == []
-    return lines[-1]
-
 
 GOOD = ("key", "139.7", "35.68", "1", "2018-01-01", "False")
 
 
 @pytest.mark.parametrize("table, said", [
-    (b"key,lon,lat,ca,captured_at\n", r"query/raw\.csv, line 1: no column pano; expected columns key,lon,lat,ca,capt"),
+    (b"key,lon,lat,ca,captured_at\n", r"query/raw\.csv, line 1: no column pano; found key, lon, lat, ca, captured_at"),
     (b"", r"line 1: no column key, lon, lat, ca, captured_at, pano"),
     (msls_rows(GOOD, GOOD[:5]).encode(), r"line 3: 6 fields under a header of 7"),
-    (msls_rows(GOOD, GOOD).encode(), r"line 3: key key again, after query/raw\.csv, line 2; expected every key"),
-    (msls_rows(("db-1", *GOOD[1:])).encode(), r"line 2: key db-1 again, after database/raw\.csv, line 2"),
+    (msls_rows(GOOD, GOOD).encode(), r"line 3: key 'key' again, first in line 2; expected a key of its own"),
+    (msls_rows(("db-1", *GOOD[1:])).encode(), r"line 2: key 'db-1' again, after .*database/raw\.csv, line 2"),
     (msls_rows(("a/b", *GOOD[1:])).encode(), r"line 2: key 'a/b'"),
-    (msls_rows(("k", "x", *GOOD[2:])).encode(), r"line 2: could not convert string to float: 'x'"),
+    (msls_rows(("k", "x", *GOOD[2:])).encode(), r"line 2: lon 'x', expected a finite number"),
     (msls_rows(("k", "139.7", "91", *GOOD[3:])).encode(), r"line 2: lat '91', lon '139\.7'"),
     (msls_rows(("k", "139.7", "nan", *GOOD[3:])).encode(), r"line 2: lat 'nan'"),
-    (msls_rows((*GOOD[:3], "", *GOOD[4:])).encode(), r"line 2: could not convert string to float: ''"),
+    (msls_rows((*GOOD[:3], "", *GOOD[4:])).encode(), r"line 2: ca '', expected a finite number"),
     (msls_rows((*GOOD[:3], "inf", *GOOD[4:])).encode(), r"line 2: ca 'inf'"),
     (msls_rows((*GOOD[:4], "2018", "False")).encode(), r"line 2: captured_at '2018'"),
     (msls_rows((*GOOD[:5], "maybe")).encode(), r"line 2: pano 'maybe'"),
@@ -664,9 +557,9 @@ def test_mistakes_in_names_and_folders(source, names, said, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["pitts30k"], "no such folder; expected .*say where it is with --source"),
-    (["sf_xl"], "no such folder; expected .*say where it is with --source"),
-    (["msls"], "no such folder; expected .*say where it is with --source"),
+    (["pitts30k"], "no such folder; expected .*or use --source"),
+    (["sf_xl"], "no such folder; expected .*or use --source"),
+    (["msls"], "no such folder; expected .*or use --source"),
     (["sf_xl", "--cities", "tokyo"], "only msls has cities to choose among"),
     (["msls", "--cities", "cph"], "city 'cph': not a training city of MSLS"),
     (["pitts30k", "--M", "0"], "M 0: expected at least 1"),
@@ -683,23 +576,6 @@ def test_unusable_command_lines(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*arguments, "--datasets_folder", str(tmp_path)])
     assert stopped.value.code == 2
-
-
-@pytest.mark.parametrize("content, said", [
-    (f"{HEADER}\n0,2018,1,10,X,a,1,p\n", "line 2: could not convert"), ("place_id\n0\n", "line 1: "),
-    (f"{HEADER}\n0,2018,1,10,X,95,1,p\n", "degrees out of range")])
-def test_audit_of_an_unreadable_table(content, said, tmp_path, capsys):
-    touch(tmp_path / "unified_dataset" / "Dataframes" / "X.csv", content.encode())
-    touch(tmp_path / "bench/queries" / sfxl_name(1, 2, "a", 3))
-    assert said in mistake(["--datasets_folder", tmp_path, "--audit", "bench"], capsys)
-
-
-def test_audit_of_queries_without_coordinates(tmp_path, capsys):
-    touch(tmp_path / "empty/queries/note.txt")
-    assert "no image in it" in mistake(["--datasets_folder", tmp_path, "--audit", "empty"], capsys)
-    for name in ("image.jpg", "@1@2@61@S@x@1@.jpg", "@1@2@30@I@91@1@.jpg"):
-        touch(tmp_path / name / "queries" / name)
-        assert "neither UTM coordinates" in mistake(["--datasets_folder", tmp_path, "--audit", name], capsys)
 
 
 def test_a_missing_option_and_the_environment(tmp_path, monkeypatch, capsys):

@@ -1,10 +1,16 @@
+"""The toy city's files, as its own readers and other libraries see them, and how hard it is."""
+
 import csv
+import hashlib
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import astuple
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -15,8 +21,10 @@ from paths import ROOT
 from PIL import Image
 
 from datasets import GSV_CITIES, BenchmarkDataset, PlaceDataset, evaluation_transform, read_folder, training_transform
+from datasets.commands import exit_with
 from datasets.toy_city import city as toy_city
-from datasets.toy_city.city import BENCHMARKS, Parameters, build_toy_city, draw_set_place, main
+from datasets.toy_city.__main__ import main
+from datasets.toy_city.city import BENCHMARKS, Parameters, build_toy_city, draw_set_place
 from datasets.toy_city.facades import Scene
 from datasets.toy_city.places import split_of
 from datasets.toy_city.street import CONDITIONS, View, render
@@ -24,14 +32,19 @@ from utils.evaluation.baselines import BASELINES
 from utils.evaluation.metrics import recall_at_k
 from utils.search.exact import search_l2
 
-SMALL = {"train_places": 9, "train_images": 4, "val_places": 2, "test_places": 4, "database_images": 2,
-         "query_images": 1}
+SMALL = {"train_places": 5, "val_places": 2, "test_places": 2}
 SIZE = (28, 42)
 
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory):
-    return build_toy_city(tmp_path_factory.mktemp("toy") / "city", **SMALL, workers=1)
+    """Drawn by the command, with as many processes as it takes."""
+    folder = tmp_path_factory.mktemp("toy") / "deep" / "city"
+    options = [f"--{name}={value}" for name, value in SMALL.items()]
+    done = subprocess.run([sys.executable, "-m", "datasets.toy_city", folder, *options], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{folder}\n", "")
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -50,12 +63,12 @@ def training_lines(folder: Path) -> list[dict[str, str]]:
 
 def test_every_image_is_counted_and_readable(city):
     manifest = json.loads((city / "TOY_CITY.json").read_text())
-    assert manifest["parameters"] == {"seed": 0, **SMALL}
+    assert manifest["parameters"] == {"seed": 0, **SMALL, "train_images": 4, "database_images": 3, "query_images": 1}
     assert "not photographs" in manifest["note"]
     found = Counter(str(path.parent.relative_to(city)) for path in city.rglob("*.jpg"))
     training = {name: found.pop(name) for name in list(found) if name.startswith("gsv_cities/Images/")}
     assert {**found, "gsv_cities/Images": sum(training.values())} == manifest["counts"]
-    assert sum(manifest["counts"].values()) == 9 * 4 + 2 * (2 + 4) * 3
+    assert sum(manifest["counts"].values()) == 5 * 4 + 2 * (2 + 2) * 4
     for path in city.rglob("*.jpg"):
         with Image.open(path) as image:
             image.load()
@@ -76,7 +89,7 @@ def test_training_table_and_files_agree(city):
 
 def test_the_training_reader_takes_all_of_it(city):
     dataset = PlaceDataset(city / "gsv_cities", cities=GSV_CITIES, transform=training_transform(SIZE))
-    assert (dataset.n_places, dataset.n_images, dataset.dropped_places) == (9, 36, 0)
+    assert (dataset.n_places, dataset.n_images, dataset.dropped_places) == (5, 20, 0)
     assert len(dataset.cities) == 4 and len(dataset.missing_cities) == 19
 
 
@@ -95,26 +108,29 @@ def test_benchmark_names_parse_back(city):
 def test_positives_are_the_images_of_the_same_place(city, name, split):
     dataset = BenchmarkDataset(read_folder(city, name, split=split), transform=evaluation_transform(SIZE))
     assert dataset.listing.name == f"toy_city/{name}"
-    assert [len(found) for found in dataset.listing.positives] == [2] * dataset.n_queries
+    assert [len(found) for found in dataset.listing.positives] == [3] * dataset.n_queries
     away = np.hypot(*(dataset.listing.query_utm[:, None] - dataset.listing.database_utm).transpose(2, 0, 1))
     assert away[away <= 25].max() < 10 and away[away > 25].min() > 50
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(city, tmp_path):
-    again = build_toy_city(tmp_path / "again", **SMALL, workers=2)
-    assert contents(again) == contents(city)
+    """And the names that the first version gave."""
+    again = contents(build_toy_city(tmp_path / "again", **SMALL, workers=2 if os.cpu_count() == 1 else 1))
+    assert again == contents(city)
+    table = hashlib.sha256(again["gsv_cities/Dataframes/Boston.csv"]).hexdigest()
+    assert table == "f0bbbdc17992a232d4bc88b41b770db28baaa30c671a00512e7d47833809ee15"
 
 
-def test_another_seed_gives_other_images(city, tmp_path):
-    other = build_toy_city(tmp_path / "other", **SMALL, seed=1, workers=1)
-    images = [{path.read_bytes() for path in folder.rglob("*.jpg")} for folder in (city, other)]
-    assert len(images[0]) == len(images[1]) == 72 and not images[0] & images[1]
+def test_another_seed_gives_other_images():
+    images = [{render(Scene(place), image.view) for image in drawn} for seed in (0, 1) for place, drawn in [
+        draw_set_place(Parameters(seed=seed), "train", 0, 0)]]
+    assert len(images[0]) == len(images[1]) == 4 and not images[0] & images[1]
 
 
 def test_no_facade_of_training_occurs_in_val_or_test():
-    parameters, keys, values = Parameters(0, 150, 4, 75, 75, 3, 1), {}, Counter()
+    parameters, keys, values = Parameters(), {}, Counter()
     for stream, split in enumerate(["train", *(split for _, split in BENCHMARKS)]):
-        for number in range(150 if split == "train" else 75):
+        for number in range(110 if split == "train" else 55):
             place, _ = draw_set_place(parameters, split, stream, number)
             for facade in place.facades:
                 assert split_of(facade.key) == split
@@ -126,7 +142,7 @@ def test_no_facade_of_training_occurs_in_val_or_test():
 
 
 def test_conditions_and_viewpoints_vary():
-    parameters = Parameters(0, 1, 4, 1, 40, 3, 1)
+    parameters = Parameters()
     drawn = [draw_set_place(parameters, "test", 2, number)[1] for number in range(40)]
     queries = Counter(images[-1].view.condition for images in drawn)
     assert queries == dict.fromkeys(CONDITIONS, 10)
@@ -136,7 +152,7 @@ def test_conditions_and_viewpoints_vary():
 
 
 def test_conditions_change_the_light_but_not_the_place():
-    scene = Scene(draw_set_place(Parameters(0, 1, 4, 1, 1, 3, 1), "train", 0, 0)[0])
+    scene = Scene(draw_set_place(Parameters(), "train", 0, 0)[0])
     light = {}
     for condition in CONDITIONS:
         jpeg = render(scene, View(0.0, 14.0, 0.0, 0.0, 0.0, 70.0, condition, seed=3))
@@ -149,21 +165,21 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
 
     def interrupted(scene, view):
         drawn.append(view)
-        if len(drawn) > 20:
+        if len(drawn) > 10:
             raise KeyboardInterrupt
         return render(scene, view)
 
     monkeypatch.setattr(toy_city, "render", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_toy_city(tmp_path / "deep" / "city", **SMALL, workers=1)
-    assert len(drawn) == 21 and list((tmp_path / "deep").iterdir()) == []
+    assert len(drawn) == 11 and list((tmp_path / "deep").iterdir()) == []
 
 
 def test_the_same_parameters_reuse_and_others_are_an_error(city, monkeypatch):
     monkeypatch.setattr(toy_city, "render", None)  # nothing may be drawn
     before = contents(city)
     assert build_toy_city(city, **SMALL) == city
-    with pytest.raises(ValueError, match=r"holds another toy city \(seed 0 instead of 1, test_places 4 instead of 5\)"):
+    with pytest.raises(ValueError, match=r"holds another toy city \(seed 0 instead of 1, test_places 2 instead of 5\)"):
         build_toy_city(city, **{**SMALL, "test_places": 5}, seed=1)
     monkeypatch.setattr(toy_city, "VERSION", 99)
     with pytest.raises(ValueError, match="instead of 99"):
@@ -171,11 +187,22 @@ def test_the_same_parameters_reuse_and_others_are_an_error(city, monkeypatch):
     assert contents(city) == before
 
 
-def test_a_city_with_a_lost_image_is_an_error(tmp_path):
-    folder = build_toy_city(tmp_path / "city", **SMALL, workers=1)
+def test_a_city_with_a_lost_image_is_an_error(city, tmp_path):
+    folder = shutil.copytree(city, tmp_path / "city")
     next((folder / "msls" / "images" / "test" / "queries").iterdir()).unlink()
-    with pytest.raises(ValueError, match="queries holds 3 images, expected 4"):
+    with pytest.raises(ValueError, match="queries holds 1 images, expected 2"):
         build_toy_city(folder, **SMALL)
+
+
+def test_a_city_whose_manifest_calls_images_pictures_is_kept(city, tmp_path):
+    """As the first version wrote it; what it drew is the same."""
+    folder = shutil.copytree(city, tmp_path / "city")
+    manifest = folder / "TOY_CITY.json"
+    old = manifest.read_text().replace("_images", "_pictures").replace('"image_size"', '"picture_size"')
+    manifest.write_text(old)
+    assert build_toy_city(folder, **SMALL) == folder and manifest.read_text() == old
+    with pytest.raises(ValueError, match=r"holds another toy city \(train_images 4 instead of 5\)"):
+        build_toy_city(folder, **SMALL, train_images=5)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -200,48 +227,49 @@ def test_a_count_too_small_is_an_error(tmp_path, name, value, least):
     assert not (tmp_path / "city").exists()
 
 
-def test_command_line(tmp_path, capsys):
-    options = [str(tmp_path / "city"), "--train_places", "4", "--val_places", "1", "--test_places", "1", "--seed", "7"]
-    main(options)
-    assert capsys.readouterr().out == f"{tmp_path / 'city'}\n"
+def ended(capsys, *arguments):
+    """Exit code and what is said of a command that fails."""
     with pytest.raises(SystemExit) as error:
-        main([*options, "--seed", "8"])
-    assert error.value.code == 2 and "seed 7 instead of 8" in capsys.readouterr().err
+        exit_with(partial(main, list(map(str, arguments))), interrupted="nothing is left behind")
+    return error.value.code, capsys.readouterr().err
+
+
+def test_mistakes_on_the_command_line(city, tmp_path, capsys):
+    code, said = ended(capsys, city, "--seed", 8)
+    assert code == 2 and "seed 0 instead of 8" in said and said.count("\n") == 1
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit) as error:
-        main([str(tmp_path / "file" / "city")])
-    said = capsys.readouterr().err
-    assert error.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    code, said = ended(capsys, tmp_path / "file" / "city")
+    assert code == 2 and said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_an_interrupt_leaves_nothing_and_says_so_in_one_line(tmp_path, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("datasets.toy_city.city._write_place", interrupt)
+    monkeypatch.setattr(toy_city, "render", interrupt)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    with pytest.raises(SystemExit) as error:
-        main([str(tmp_path / "city"), "--train_places", "4"])
-    assert error.value.code == 130 and capsys.readouterr().err == "interrupted; nothing is left behind\n"
+    assert ended(capsys, tmp_path / "city", "--train_places", 4) == (130, "interrupted; nothing is left behind\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_importing_draws_nothing_and_needs_no_model():
-    code = "import sys, datasets.toy_city; sys.exit(any(name in sys.modules for name in ('model', 'losses', 'utils')))"
+def test_importing_needs_neither_torch_nor_a_model():
+    heavy = ("model", "losses", "utils", "torch", "sklearn")
+    code = f"import sys, datasets.toy_city; sys.exit(any(name in sys.modules for name in {heavy}))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_the_test_split_is_hard_for_descriptors_without_learning(tmp_path):
-    # The test split of the default city: grey under 40 %, the others under 50 % R@1, and all of them above chance.
-    parameters, paths, places = Parameters(0, 600, 4, 100, 120, 3, 1), {"database": [], "queries": []}, []
-    for number in range(parameters.test_places):
-        place, images = draw_set_place(parameters, "test", 1 + BENCHMARKS.index(("pitts30k", "test")), number)
+    """A third of the default city's: with all 120 places fewer are right, see docs/benchmarks/demo.md."""
+    parameters, paths, n_places = Parameters(), {"database": [], "queries": []}, 40
+    stream = 1 + BENCHMARKS.index(("pitts30k", "test"))
+    for number in range(n_places):
+        place, images = draw_set_place(parameters, "test", stream, number)
         scene = Scene(place)
         for index, image in enumerate(images):
             paths["database" if index < 3 else "queries"].append(tmp_path / f"{number:03d}_{index}.jpg")
             (tmp_path / f"{number:03d}_{index}.jpg").write_bytes(render(scene, image.view))
-        places.append(np.arange(3 * number, 3 * number + 3))
-    for name, describe in BASELINES.items():
-        _, ids = search_l2(describe(paths["database"]), describe(paths["queries"]), 1)
+    places = [np.arange(3 * number, 3 * number + 3) for number in range(n_places)]
+    for name, extract in BASELINES.items():
+        _, ids = search_l2(extract(paths["database"]), extract(paths["queries"]), 1)
         recall = recall_at_k(ids, places, [1])[1]
-        assert 5 < recall < (40 if "grey" in name else 50), name
+        assert 10 < recall < (40 if "grey" in name else 60), name

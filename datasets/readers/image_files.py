@@ -27,17 +27,13 @@ def list_images(folder: Path | str) -> list[bytes]:
                 if name.startswith(b"."):
                     continue
                 if entry.is_dir():
-                    if entry.is_symlink():
-                        _refuse_loop(entry.path)
+                    # A link to a folder that contains it would be followed for ever.
+                    if entry.is_symlink() and (os.path.realpath(root + b"/" + below) + b"/").startswith(
+                            (target := os.path.realpath(entry.path)) + b"/"):
+                        raise ValueError(f"{os.fsdecode(entry.path)}: a link to {os.fsdecode(target)}, a folder above "
+                                         "it; remove the link")
                     waiting.append(below + name + b"/")
                 elif name.lower().endswith(EXTENSIONS):
                     found.append(below + name)
     found.sort()
     return found
-
-
-def _refuse_loop(link: bytes) -> None:
-    """A link to a folder that contains it would be followed for ever."""
-    target, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))  # noqa: PTH120 - bytes
-    if (here + b"/").startswith(target + b"/"):
-        raise ValueError(f"{os.fsdecode(link)}: a link to {os.fsdecode(target)}, a folder above it; remove the link")

@@ -381,7 +381,7 @@ def test_a_malformed_row_is_located(tmp_path, row, message):
 
 def test_missing_columns_and_empty_tables(tmp_path):
     write_table(tmp_path, "Rome", [GOOD], HEADER.replace("lat", "latitude"))
-    with pytest.raises(ValueError, match=r"Rome\.csv, line 1: no column lat; expected columns place_id,"):
+    with pytest.raises(ValueError, match=r"Rome\.csv, line 1: no column lat; found place_id, .*; expected columns"):
         load(tmp_path, ["Rome"])
     write_table(tmp_path, "Rome", [])
     with pytest.raises(ValueError, match=r"Rome\.csv: no image listed"):

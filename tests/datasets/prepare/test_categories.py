@@ -1,27 +1,20 @@
-"""The division into categories against published values and exact numbers; metres from degrees; listing images."""
+"""The division into categories against published values and exact numbers."""
 
 import json
 import math
-import os
 import random
 import re
-import shutil
-import time
-import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-import utm
 from paths import DATA
 
 from datasets.prepare.build import plan
 from datasets.prepare.categories import Rule, class_ids, divide, group_ids
-from datasets.prepare.names import Images
+from datasets.prepare.images import Images
 from datasets.prepare.sources import SOURCES
-from datasets.readers.geo import to_utm, zone_letters, zone_numbers
-from datasets.readers.scan import list_images
 
 GOLDEN = json.loads((DATA / "golden_places.json").read_text())["summary"]
 RULES = {"pitts_msls": SOURCES["pitts30k"].rule, "sfxl": SOURCES["sf_xl"].rule}
@@ -153,74 +146,3 @@ def test_only_some_groups_and_none():
 def test_rules_that_divide_nothing(field, value):
     with pytest.raises(ValueError, match=f"^{field} {value}: expected at least"):
         Rule(**{**vars(RULES["sfxl"]), field: value})
-
-
-def test_degrees_to_metres_agree_with_utm():
-    draw = np.random.default_rng(3)
-    lat = np.r_[draw.uniform(-80, 84, 300), draw.uniform(55, 84, 300), 0.0, -1e-9, 84, 83.9, 56, 64, 72]
-    lon = np.r_[draw.uniform(-180, 180, 300), draw.uniform(-1, 43, 300), 6.0, 3.0, 9, 180, 3, 12, -180]
-    expected = [utm.from_latlon(a, b) for a, b in zip(lat, lon, strict=True)]
-    east, north, zones = to_utm(lat, lon)
-    assert np.allclose(east, [e for e, *_ in expected], rtol=0, atol=1e-6)
-    assert np.allclose(north + 1e7 * (lat < 0), [n for _, n, *_ in expected], rtol=0, atol=1e-6)
-    assert zones.tolist() == zone_numbers(lat, lon).tolist() == [zone for _, _, zone, _ in expected]
-    assert zone_letters(lat).tolist() == [letter for *_, letter in expected]
-
-
-def touch(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-
-
-def test_listing_agrees_with_pathlib(tmp_path):
-    for name in ("b/2.jpg", "b/10.JPG", "b.c/x.jpeg", "a.PNG", "b/deep/@1@2@.jpg", "b/n.txt", "z/é.jpg", "b-c/1.jpg"):
-        touch(tmp_path / "set" / name)
-    for name in (".hidden.jpg", ".thumbnails/x.jpg", "b/._2.jpg"):
-        touch(tmp_path / "set" / name)
-    touch(tmp_path / "outside/o.jpg")
-    (tmp_path / "set/linked").symlink_to(tmp_path / "outside")
-    (tmp_path / "set/b/l.jpg").symlink_to(tmp_path / "outside/o.jpg")
-    folder = tmp_path / "set"
-    found = (Path(parent, file).relative_to(folder) for parent, _, files in os.walk(folder, followlinks=True)
-             for file in files if file.lower().endswith((".jpg", ".jpeg", ".png")))
-    expected = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
-    assert [os.fsdecode(name) for name in list_images(folder)] == expected and len(expected) == 9
-    (tmp_path / "empty").mkdir()
-    assert list_images(tmp_path / "empty") == []
-
-
-def test_listing_refuses_what_is_no_folder_and_links_that_never_end(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        list_images(tmp_path / "nowhere")
-    touch(tmp_path / "set/a/file.jpg")
-    with pytest.raises(NotADirectoryError, match="a file; expected a folder"):
-        list_images(tmp_path / "set/a/file.jpg")
-    (tmp_path / "set/a/up").symlink_to(tmp_path / "set")
-    with pytest.raises(ValueError, match="set/a/up: a link to .*/set, a folder above it; remove the link"):
-        list_images(tmp_path / "set")
-
-
-def test_listing_is_fast_and_small(tmp_path):
-    """A tenth of the 1.6 million names of docs/benchmarks/listing.md, in a tenth of 30 s and 2 GB."""
-    (tmp_path / "set").mkdir()
-    for i in range(160):
-        folder = tmp_path / "set" / f"{i % 4}" / f"{i}"
-        folder.mkdir(parents=True)
-        if i % 40 == 0:
-            image = tmp_path / f"{i}.jpg"  # hard links to it cost less than files; no file has 65000
-            image.touch()
-        for j in range(1000):
-            name = f"@0543256.96@4178906.70@10@S@037.75634@-122.50895@dNsLNHzABCDEFGHIJKLMNOP@@{j}@@@@201311@@.jpg"
-            os.link(image, folder / name)  # noqa: PTH140
-    start = time.perf_counter()
-    names = list_images(tmp_path / "set")
-    seconds = time.perf_counter() - start
-    assert len(set(names)) == 160_000 and names == sorted(names)
-    assert seconds < 3
-    del names
-    tracemalloc.start()
-    list_images(tmp_path / "set")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    shutil.rmtree(tmp_path / "set")  # pytest keeps what is left of three runs
-    assert peak < 200e6
