@@ -10,10 +10,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .backbone import IMAGES_AT_ONCE
 from .layers.boq import BoQHead
 from .layers.gem import GeMHead
-from .layers.multiconv import ConvUnit
 from .layers.processor import quicken
 from .layers.salad import SaladHead
 from .network import Descriptors, SelaVPRpp
+from .side_network import ConvUnit
 
 # On a processor so many images for each of its threads go through the whole model at a time: enough to fill the
 # products, and what a block computes of them still fits into the cache.

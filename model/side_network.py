@@ -1,13 +1,88 @@
-"""The side network that runs beside the frozen backbone (section III-B of the paper)."""
+"""MultiConv adapters, and the side network of them that runs beside the frozen backbone (section III-B of the paper)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .layers.multiconv import MultiConvAdapter
+from .layers.batch_norm import BatchNorm
 from .layers.recompute import in_autocast_type, recomputed
 from .layers.vanilla import VanillaAdapter
+
+
+class ConvUnit(nn.Module):
+    """Convolution over the grid of patches, BatchNorm, ReLU; keeps rows and columns."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.bn: nn.Module = BatchNorm(outputs, eps=1e-3)
+
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, rows * columns, inputs), (rows, columns) -> (B, rows * columns, outputs)."""
+        maps = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, inputs, rows, columns), channels last: a view
+        return self.activate(self.conv(maps).permute(0, 2, 3, 1).flatten(1, 2))
+
+    def activate(self, convolved: Tensor) -> Tensor:
+        """What follows the convolution; (B, rows * columns, outputs) -> the same."""
+        return F.relu(self.bn(convolved))
+
+
+class MultiConvAdapter(nn.Module):
+    """Bottleneck with parallel 1x1, 3x3 and 5x5 convolutions over the patch grid (Fig. 3c).
+
+    Widths follow the token width C: bottleneck C/2; branch outputs C/4, C/8, C/8; reductions before the
+    larger kernels C/32. Tokens before the patches (the class token) pass by the convolutions.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        if dim % 32:
+            raise ValueError(f"token width {dim} must be a multiple of 32 for the MultiConv adapter")
+        hidden, wide, narrow, reduced = dim // 2, dim // 4, dim // 8, dim // 32
+        self.down = nn.Linear(dim, hidden)
+        self.conv1x1 = ConvUnit(hidden, wide, 1)
+        self.reduce3x3 = ConvUnit(hidden, reduced, 1)
+        self.conv3x3 = ConvUnit(reduced, narrow, 3)
+        self.reduce5x5 = ConvUnit(hidden, reduced, 1)
+        self.conv5x5 = ConvUnit(reduced, narrow, 5)
+        self.up = nn.Linear(hidden, dim)
+        for linear in (self.down, self.up):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, prefix + rows * columns, C), (rows, columns) -> the same shape; no outer skip."""
+        prefix = tokens.shape[1] - grid[0] * grid[1]
+        x = F.relu(self.down(tokens))
+        one, three, five = self._convolve_1x1(x, prefix)
+        scales = [self.conv1x1.activate(one),
+                  self.conv3x3(self.reduce3x3.activate(three), grid),
+                  self.conv5x5(self.reduce5x5.activate(five), grid)]
+        return self.up(torch.cat([x[:, :prefix], torch.cat(scales, dim=2)], dim=1) + x)
+
+    def _convolve_1x1(self, x: Tensor, prefix: int) -> tuple[Tensor, ...]:
+        """The convolutions of conv1x1, reduce3x3 and reduce5x5, each (B, rows * columns, outputs).
+
+        A 1x1 convolution is a linear layer of each patch, so that the three are one product, which reads x once. The
+        tokens before the patches go through it too and are cut off: cheaper than a copy of all the others.
+        """
+        convolutions = [unit.conv for unit in (self.conv1x1, self.reduce3x3, self.reduce5x5)]
+        weight, bias = (torch.cat([conv.get_parameter(name) for conv in convolutions]) for name in ("weight", "bias"))
+        products = F.linear(x, weight.flatten(1), bias)[:, prefix:]
+        return products.split([conv.out_channels for conv in convolutions], dim=2)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """The published start of training: A(u) = 0 (zero `up`), every convolution weight and bias 1e-5."""
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.constant_(module.weight, 1e-5)
+                nn.init.constant_(module.get_parameter("bias"), 1e-5)
+
 
 ADAPTERS: dict[str, type[nn.Module]] = {"multiconv": MultiConvAdapter, "vanilla": VanillaAdapter}
 

@@ -14,8 +14,8 @@ from model import BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, publ
 from model.backbone import DinoV2
 from model.config import ViT
 from model.layers.binarize import straight_through_sign
-from model.layers.multiconv import MultiConvAdapter
 from model.published_names import to_own_names, to_published_names
+from model.side_network import MultiConvAdapter
 
 TINY = ModelConfig(backbone="dinov2-tiny")
 

@@ -13,8 +13,7 @@ from model import BRANCHES, ModelConfig, build_model
 from model.layers.batch_norm import BatchNorm
 from model.layers.binarize import straight_through_sign
 from model.layers.block import Block
-from model.layers.multiconv import MultiConvAdapter
-from model.side_network import SideNetwork
+from model.side_network import MultiConvAdapter, SideNetwork
 
 
 def random_norms(module: torch.nn.Module) -> torch.nn.Module:
