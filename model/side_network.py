@@ -1,4 +1,4 @@
-"""MultiConv adapters, and the side network of them that runs beside the frozen backbone (section III-B of the paper)."""
+"""MultiConv adapters, and the side network of them beside the frozen backbone (section III-B of the paper)."""
 
 from collections.abc import Sequence
 
