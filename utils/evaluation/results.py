@@ -22,7 +22,7 @@ OFFICIAL_DEPTH = 20  # predictions of a query that MSLS's evaluation needs
 def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pretrained: bool | None,
                      checkpoint: Path | str, selected_by: str | None = None, training: dict | None = None,
                      answers: int | None = None) -> None:
-    """Writes results.json (schema 1) and predictions.npz into the run folder; of several processes, the first.
+    """Writes results.json (schema 2) and predictions.npz into the run folder; of several processes, the first.
 
     selected_by  the validation set whose score chose these weights; None: the file does not say
     training     what the model's training cost, where this run trained it
@@ -39,7 +39,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pret
     if listing.protocol == "msls_test":
         _write_official(evaluation, run.folder / "msls_predictions.zip")
     run.write_results({
-        "schema": 1,
+        "schema": 2,
         "dataset": listing.name,
         "split": listing.split,
         "protocol": evaluation.protocol,

@@ -151,7 +151,7 @@ def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up, tm
 # --- what is written
 
 def assert_schema_1(written: dict) -> None:
-    """Every key of schema 1, with its type."""
+    """Every key of schema 2, with its type."""
     percent = {"1": float, "5": float, "10": float, "20": float, "100": float}
     two_stages = {"first_stage": (percent, None), "final": percent}
     schema = {
@@ -181,7 +181,7 @@ def assert_schema_1(written: dict) -> None:
             assert type(value) is expected, where
 
     check(written, schema, "results")
-    assert written["schema"] == 1
+    assert written["schema"] == 2
     assert written.keys() == schema.keys()
 
 
