@@ -7,7 +7,7 @@ import numpy as np
 
 from utils.evaluation.evaluator import Described
 from utils.evaluation.extraction import extract
-from utils.search.index import ModelIdentity, TwoStageIndex
+from utils.search import ModelIdentity, TwoStageIndex
 
 
 class Rows(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 
 from .ranks import progress
 from .run import exit_with
-from .search.index import TwoStageIndex
+from .search import TwoStageIndex, store_rows
 from .search.lancedb_search import (
     ABOUT,
     COMPLETE,
@@ -32,7 +32,6 @@ from .search.lancedb_search import (
     open_table,
     reaching,
 )
-from .search.stores import store_rows
 
 _BLOCK_BYTES = 32 * 2**20  # of float32 descriptors in hand at a time
 _COMMIT_BLOCKS = 64  # of which a killed export writes those again that were not committed

@@ -12,7 +12,7 @@ from ..device import PRECISIONS, best_precision, pick_device
 from ..distributed import let_the_first_speak, start
 from ..modes import FLAGS, SCRIPTS
 from ..run import start_log
-from ..search.stores import STORES
+from ..search import STORES
 from .refused_options import refuse_leftovers
 from .variants import chosen_fields, listing
 

@@ -4,7 +4,6 @@ Each function takes image paths and returns (n, d) float32 descriptors of unit l
 search.  Raises ValueError for no path at all and what `datasets.transforms.read_image` raises for a bad one.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image
 from datasets import BenchmarkDataset
 from datasets.transforms import read_image
 
-from ..search.index import ModelIdentity, TwoStageIndex
+from ..search import Searchable
 from .evaluator import Described, Evaluation, search
 
 
@@ -91,10 +90,8 @@ def search_baseline(describe: Callable[[Iterable[str | Path]], np.ndarray], data
     listing = dataset.listing
     database, queries = (np.ascontiguousarray(describe(paths), np.float32)
                          for paths in (listing.database_paths, listing.query_paths))
-    with tempfile.TemporaryDirectory() as folder:
-        index = TwoStageIndex.build(folder, model=ModelIdentity("none", "no model"), names=listing.names("database"),
-                                    floats=database)
-        return search(Described(index, None, queries), listing, mode="float", recall_values=recall_values)
+    return search(Described(Searchable(None, database), None, queries), listing, mode="float",
+                  recall_values=recall_values)
 
 
 BASELINES: dict[str, Callable[[Iterable[str | Path]], np.ndarray]] = {

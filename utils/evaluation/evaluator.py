@@ -18,7 +18,7 @@ from model import SelaVPRpp
 from ..distributed import broadcast
 from ..modes import MODES, protocol
 from ..ranks import is_first
-from ..search.index import TwoStageIndex
+from ..search import Searchable
 from .extraction import extract
 from .metrics import recall_at_k
 
@@ -28,9 +28,9 @@ KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """What is searched: the database's index, and the queries' codes (m, bits / 8) uint8 and floats (m, D) float32."""
+    """What is searched: the database, and the queries' codes (m, bits / 8) uint8 and floats (m, D) float32."""
 
-    database: TwoStageIndex
+    database: Searchable
     codes: np.ndarray | None
     floating: np.ndarray | None
 

@@ -23,9 +23,7 @@ from ..device import PRECISIONS, warm_up_compiled
 from ..distributed import broadcast, collect, own_share, total
 from ..files import write_json
 from ..ranks import is_first, progress
-from ..search.exact import pack_codes
-from ..search.index import IndexWriter, ModelIdentity, RowShape, TwoStageIndex
-from ..search.stores import store_rows
+from ..search import IndexWriter, ModelIdentity, RowShape, TwoStageIndex, pack_codes, store_rows
 from .forecast import Forecast, check_disk
 
 log = logging.getLogger("selavprpp")
@@ -113,7 +111,7 @@ class _Side:
 
     def bytes_to_come(self) -> int:
         there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*")) if self.folder.is_dir() else 0
-        return max(0, len(self.names) * self.row.bytes_of() - there)
+        return max(0, len(self.names) * self.row.row_bytes - there)
 
     def batches(self, writer: IndexWriter, batch_size: int) -> Iterator[range]:
         """The numbers of this process's images that are not described yet, without gaps in a batch."""
@@ -164,7 +162,7 @@ def _describe(network: Describe, dataset: BenchmarkDataset, writers: dict[_Side,
     to_do = sum(len(writer.missing(own_share(len(side.names)))) for side, writer in writers.items())
     batches = (batch for side, writer in writers.items() for batch in side.batches(writer, batch_size))
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
-    disk = sum(len(side.names) * side.row.bytes_of() for side in writers)
+    disk = sum(len(side.names) * side.row.row_bytes for side in writers)
     forecast = Forecast(to_do, disk, device)
     pending = None
     with progress([], f"describing {dataset.listing.label}", total=to_do, unit=" images") as bar:

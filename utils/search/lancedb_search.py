@@ -16,9 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .exact import rerank_l2
-from .index import ModelIdentity
-from .stores import StoredRows
+from . import ModelIdentity, StoredRows, rerank_l2
 
 TABLE, COMPLETE = "images", "complete"
 ABOUT = b"selavprpp"  # in the schema's metadata: which part of which index
