@@ -1,6 +1,7 @@
 """Searching an index that was exported to LanceDB, in the same two stages and with the same order of equal distances.
 
-LanceDB is imported when something is opened. Its table `images` holds a row for each image, in order of id:
+LanceDB is imported when something is opened; a program that imports this project's `datasets` imports lancedb before
+that. The table `images` holds a row for each image, in order of id:
 
     id                  row of the index, int64
     name                text; bytes that are no UTF-8 as \\xNN
@@ -195,20 +196,20 @@ class reaching:
             raise ValueError(f"cannot use {self.target}: {str(error).splitlines()[0]}") from error
 
 
-def load_lancedb() -> Any:
-    """The optional package; ValueError where it is not installed."""
-    # Where a module `datasets` is loaded, LanceDB takes it for Hugging Face's and wants classes from it. So it is
-    # imported as if this project's were not there, and told that it has dealt with a module of that name.
-    ours = sys.modules.pop("datasets", None)
+def load_lancedb(*, writing: bool = False) -> Any:
+    """The optional package. ValueError where it is not installed, or where this project's `datasets` is in its way.
+
+    LanceDB takes a loaded module of that name for Hugging Face's and imports classes from it: when it is itself
+    imported, and whenever rows are added; opening and searching do not ask.
+    """
+    ours = "datasets" in sys.modules and not hasattr(sys.modules["datasets"], "DatasetDict")
+    if ours and (writing or "lancedb" not in sys.modules):
+        raise ValueError("LanceDB takes this project's package datasets, which this program has imported, for another: "
+                         "export with python -m utils.export; to search, import lancedb first")
     try:
         import lancedb
-        from lancedb import scannable
     except ModuleNotFoundError as error:
         if error.name != "lancedb":
             raise
         raise ValueError("this needs the package lancedb, which is optional: pip install 'lancedb==0.40.*'") from None
-    finally:
-        if ours is not None:
-            sys.modules["datasets"] = ours
-    scannable._registered_modules.add("datasets")
     return lancedb
