@@ -21,7 +21,7 @@ from utils.evaluation.evaluator import Evaluation, Evaluator
 from utils.evaluation.metrics import correctness
 from utils.files import write_json
 from utils.run import exit_with, hardware, versions
-from utils.search.stores import STORES
+from utils.search import STORES
 
 HERE = Path(__file__).parent
 RECALLS = (1, 5, 10)

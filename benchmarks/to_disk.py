@@ -31,7 +31,7 @@ def rows(report: Report, *, device: torch.device, backbone: str = "dinov2-base",
         dataset = as_dataset(own_images(database, queries, labels=False), size=(SIZE, SIZE))
         cost = extract(model, dataset, index, branches=("float", "binary"), batch_size=16, num_workers=1,
                        precision=precision).cost
-        on_disk = sum(path.stat().st_size for path in index.rglob("segment-*"))
+        on_disk = sum(path.stat().st_size for side in index.iterdir() for path in side.iterdir())
     predicted, measured = cost["predicted"], cost["measured"]
     name = f"{backbone}, two branches, {images} JPEG files to an index, {precision}"
     report.add(name, "", f"{cost['images_per_second']:.2f} images/s",
