@@ -20,7 +20,7 @@ SLICE_BYTES = 8 * 2**20  # the same for few queries, by each thread: what a cach
 SLICE_CODES = 2**17  # likewise; fewer are searched faster than threads start
 FEW = 19  # queries, up to which faiss compares pairs; beyond, it multiplies matrices
 COUNTER_BYTES = 16 * 2**20  # of faiss's lists of rows by distance, for some queries at a time: what a cache holds
-NEAR_BYTES = 16 * 2**20  # of queries re-ranked together: they stay in a cache
+NEAR_BYTES = 16 * 2**20  # of queries re-ranked together, or of what is read for them: it stays in a cache
 
 Ranked = tuple[np.ndarray, np.ndarray]  # distances and ids, (m, k) each
 
@@ -182,7 +182,7 @@ def _read(database: StoredRows, wanted: np.ndarray, device: torch.device | None
     if small and wanted.size > len(database):  # each row is read once and not for each query that wants it
         database = StoredRows(np.ascontiguousarray(database.read(slice(None))))
     in_place = database.kind == "fp32" and database.values.flags.c_contiguous and (small or not _on_gpu(device))
-    size = max(1, NEAR_BYTES // width if in_place else BLOCK_BYTES // (width * max(1, wanted.shape[1])))
+    size = max(1, NEAR_BYTES // (width if in_place else width * max(1, wanted.shape[1])))
     for start in range(0, len(wanted), size):
         some = slice(start, start + size)
         if in_place:

@@ -31,7 +31,7 @@ import numpy as np
 from ...ranks import progress
 from ..stores import STORES
 
-DATABASE, MARKS = "index.sqlite", {"marks": np.dtype("u1")}
+DATABASE, IMAGES, MARKS = "index.sqlite", "images", {"marks": np.dtype("u1")}
 WAIT = 60.0  # seconds, for the change of another process to be saved
 _FORMAT = {"application_id": 0x53565052, "user_version": 2}  # "SVPR"; version 1 had no database
 _SCHEMA = {"CREATE TABLE about (content BLOB NOT NULL, removed BLOB NOT NULL, sha256 BLOB NOT NULL)",
@@ -115,6 +115,11 @@ class FlatFiles(contextlib.ExitStack):
             self.maps[name] = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
             self.arrays[name] = np.frombuffer(self.maps[name], dtype)
 
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Rows as bytes; other than the pages of a map they do not stay in this process's memory."""
+        size = self.arrays[name].strides[0]
+        return os.pread(self._files[name].fileno(), (stop - start) * size, start * size)
+
     def write(self, start: int, rows: Rows) -> None:
         for name, part in rows.items():
             self._files[name].seek(start * self.arrays[name].strides[0])
@@ -177,11 +182,12 @@ def database(folder: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]
 
 def create(db: sqlite3.Connection) -> bool:
     """Begins a transaction; makes the tables in it unless they are there, and returns whether they were not."""
-    for begin in (None, "BEGIN IMMEDIATE"):  # whoever finds them waits for nobody
-        if begin is not None:
-            db.execute(begin)
-        if db.execute("SELECT 1 FROM sqlite_master").fetchone():
-            return False
+    there = "SELECT 1 FROM sqlite_master"
+    if db.execute(there).fetchone():  # without waiting for whoever changes them
+        return False
+    db.execute("BEGIN IMMEDIATE")
+    if db.execute(there).fetchone():
+        return False
     for statement in (*_SCHEMA, *(f"PRAGMA {name} = {value}" for name, value in _FORMAT.items())):
         db.execute(statement)
     return True
@@ -203,10 +209,10 @@ def read_about(db: sqlite3.Connection, folder: Path) -> tuple[About, np.ndarray]
         (content, removed, digest), = db.execute("SELECT * FROM about")
         about, gone = About(**json.loads(content)), np.frombuffer(removed, "<i8").astype(np.int64)
         about = about._replace(model=about.model and ModelIdentity(*about.model), shape=RowShape(*about.shape).check())
-        if not (digest == sha256(content, removed) and isinstance(about.source, dict) and about.rows > 0
+        if not (digest == hashlib.sha256(content + removed).digest() and isinstance(about.source, dict)
                 and type(about.rows) is type(about.generation) is int and bool(about.model) == (about.generation > 0)
                 and all(isinstance(part, str) for part in about.model or ())
-                and (np.diff(gone, prepend=-1, append=about.rows) > 0).all()):
+                and about.rows > 0 and (np.diff(gone, prepend=-1, append=about.rows) > 0).all()):
             raise ValueError
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise ValueError(f"{path} is damaged; restore it or extract again") from None
@@ -217,7 +223,7 @@ def write_about(db: sqlite3.Connection, about: About, removed: Sequence[int] = (
     """Commits it, and what was done in this transaction before."""
     content, gone = json.dumps(about._asdict()).encode(), np.array(removed, "<i8").tobytes()
     db.execute("DELETE FROM about")
-    db.execute("INSERT INTO about VALUES (?, ?, ?)", (content, gone, sha256(content, gone)))
+    db.execute("INSERT INTO about VALUES (?, ?, ?)", (content, gone, hashlib.sha256(content + gone).digest()))
     db.execute("COMMIT")
 
 
@@ -239,30 +245,21 @@ def append(db: sqlite3.Connection, files: FlatFiles, shape: RowShape, start: int
     names, written = (name.encode("utf-8", "surrogateescape") for name in names), 0
     for some in progress([*in_blocks(n, shape)], "writing the index"):
         first, last = start + some.start, start + some.stop
-        if rows is None:
-            held = {name: files.arrays[name][some] for name in shape.types}
-        else:
-            held = rows(some)
-            files.write(first, held)
+        if rows is not None:
+            files.write(first, rows(some))
         labels = zip(range(first, last), islice(names, last - first), *places[some].T.tolist(), strict=False)
         written += db.executemany("INSERT INTO images VALUES (?, ?, ?, ?)", labels).rowcount
-        sums = {name: sha256(part) for name, part in held.items()} | {"images": sum_of_images(db, first, last)}
         db.executemany("INSERT INTO checksums VALUES (?, ?, ?, ?)",
-                       [(name, first, last, digest) for name, digest in sums.items()])
+                       [(name, first, last, checksum(db, files, name, first, last)) for name in (*shape.types, IMAGES)])
     written += sum(1 for _ in names)
     if written != n:
         raise ValueError(f"{written} names for {n} images; expected one each")
     files.sync()
 
 
-def sum_of_images(db: sqlite3.Connection, start: int, stop: int) -> bytes:
-    """sha256 of the names and coordinates of rows start to stop, as the database gives them."""
-    rows = "SELECT * FROM images WHERE id >= ? AND id < ? ORDER BY id"
-    return sha256(repr(db.execute(rows, (start, stop)).fetchall()).encode())
-
-
-def sha256(*parts: bytes | np.ndarray) -> bytes:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
-    return digest.digest()
+def checksum(db: sqlite3.Connection, files: FlatFiles, name: str, start: int, stop: int) -> bytes:
+    """sha256 of rows start to stop of a flat file, or of the table of images as the database gives it."""
+    if name != IMAGES:
+        return hashlib.sha256(files.read(name, start, stop)).digest()
+    rows = db.execute("SELECT * FROM images WHERE id >= ? AND id < ? ORDER BY id", (start, stop)).fetchall()
+    return hashlib.sha256(repr(rows).encode()).digest()

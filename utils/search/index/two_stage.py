@@ -108,7 +108,10 @@ class TwoStageIndex(Searchable):
                         self._take(about, removed)
                 yield
             except BaseException:
-                self._db.execute("ROLLBACK" if first else "ROLLBACK TO change")
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK" if first else "ROLLBACK TO change")
+                if not self._db.in_transaction:  # nor where SQLite rolled back by itself, the disk being full
+                    self._take(*disk.read_about(self._db, self.folder))
                 raise
 
     def add(self, *, names: Iterable[str], codes: np.ndarray | None = None,
@@ -156,7 +159,7 @@ class TwoStageIndex(Searchable):
             places = np.concatenate([np.empty((0, 2)), *map(self.coordinates, self.live_ids())])
             _write_new(Path(folder), about._replace(rows=len(self)), self, names, places)
         elif self._db.in_transaction:
-            with disk.explained(self.folder):
+            with self._change():
                 disk.write_about(self._db, about, self._removed)
             self._about, self.generation = about, about.generation
 
@@ -171,7 +174,7 @@ class TwoStageIndex(Searchable):
 
     def names(self, ids: Sequence[int]) -> list[str]:
         """Names of rows (n,), as they were given."""
-        return [name.decode("utf-8", "surrogateescape") for name, in self._of_images("name", ids)]
+        return [name.decode("utf-8", "surrogateescape") for name, in self._of_images("CAST(name AS BLOB)", ids)]
 
     def coordinates(self, ids: Sequence[int]) -> np.ndarray:
         """Coordinates (n, 2) float64 of rows (n,), NaN where unknown."""
@@ -200,21 +203,21 @@ class TwoStageIndex(Searchable):
 
     def verify(self) -> None:
         """Reads the index as it was saved last; ValueError names a file whose content has changed since."""
-        path = self.folder / disk.DATABASE
         with disk.database(self.folder) as db:
             about, _ = disk.read_about(db, self.folder)
+            ends = dict.fromkeys((*about.shape.types, disk.IMAGES), 0)
+            sums = db.execute("SELECT file, CAST(start AS INTEGER), CAST(stop AS INTEGER), sha256 FROM checksums "
+                              "ORDER BY rowid").fetchall()
             with FlatFiles(self.folder, about.shape.types, about.rows) as files:
-                ends = dict.fromkeys((*files.arrays, "images"), 0)
-            sums = db.execute("SELECT file, start, stop, sha256 FROM checksums ORDER BY rowid").fetchall()
-            for name, start, stop, digest in progress(sums, "verifying"):
-                held = files.arrays.get(name)
-                there = disk.sum_of_images(db, start, stop) if held is None else disk.sha256(held[start:stop])
-                if ends.get(name) != start or digest != there:
-                    raise ValueError(f"{path if held is None else self.folder / name}: rows {start} to {stop} are not "
-                                     "what was written; restore it or extract again")
-                ends[name] = stop
+                for name, start, stop, digest in progress(sums, "verifying"):
+                    if (ends.get(name) != start or not start < (stop or 0) <= about.rows
+                            or disk.checksum(db, files, name, start, stop) != digest):
+                        file = self.folder / (name if name in about.shape.types else disk.DATABASE)
+                        raise ValueError(f"{file}: rows {start} to {stop} are not what was written; restore it or "
+                                         "extract again")
+                    ends[name] = stop
             if {*ends.values()} != {about.rows}:
-                raise ValueError(f"{path} lacks checksums; restore it or extract again")
+                raise ValueError(f"{self.folder / disk.DATABASE} lacks checksums; restore it or extract again")
 
 
 def packed(given: Searchable, shape: RowShape) -> Callable[[slice], Rows]:
