@@ -179,9 +179,10 @@ def _read(database: StoredRows, wanted: np.ndarray, device: torch.device | None
     """Some queries at a time: which, float32 rows among which are those `wanted` (m, depth), and where in these."""
     width = 4 * database.dim
     small = len(database) * width <= BLOCK_BYTES
-    if small and wanted.size > len(database):  # each row is read once and not for each query that wants it
-        database = StoredRows(np.ascontiguousarray(database.read(slice(None))))
     in_place = database.kind == "fp32" and database.values.flags.c_contiguous and (small or not _on_gpu(device))
+    if small and not in_place:  # a row is read once, and not for each query that wants it
+        read, local = np.unique(wanted, return_inverse=True)
+        database, wanted, in_place = StoredRows(database.read(read)), local.reshape(wanted.shape), True
     size = max(1, NEAR_BYTES // (width if in_place else width * max(1, wanted.shape[1])))
     for start in range(0, len(wanted), size):
         some = slice(start, start + size)

@@ -1,7 +1,9 @@
 """Several processes that change one index at once, and some that are killed while they do."""
 
+import contextlib
 import os
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -143,3 +145,28 @@ def test_killed_while_it_is_built(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no index"):
         TwoStageIndex.open(tmp_path / "index")
     TwoStageIndex.build(tmp_path / "index", model=MODEL, **data).verify()
+
+
+@pytest.mark.parametrize("names", [5, 3000])  # what does not fit is the codes, or the database when it is saved
+def test_a_disk_that_is_full_loses_what_was_not_saved_and_nothing_else(folder, names):
+    def work():
+        index = TwoStageIndex.open(folder)
+        index.add(**own(1, 1))
+        index.save()
+        index.add(**own(1, 2))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        n = 50_000 if names == 5 else 500
+        with pytest.raises((OSError, ValueError)):
+            index.add(names=("x" * names for _ in range(n)), codes=np.zeros((n, 2), np.uint8),
+                      floats=np.zeros((n, DIM), np.float32))
+            index.save()
+        with contextlib.suppress(ValueError):
+            index.save()
+        there = START + 2 * index.generation - 2
+        assert len(index) == there and index.names([there - 1]) == [f"1 {index.generation - 1} 1"]
+        assert index.search_codes(np.full((1, 2), 1, np.uint8), 1)[0][0, 0] == 0
+        os._exit(index.generation)
+
+    generation = in_another_process(work)
+    assert generation in (2, 3)
+    check(folder, Counter(f"1 {turn} {row}" for turn in range(1, generation) for row in range(2)))

@@ -149,7 +149,8 @@ def explained(folder: Path) -> Iterator[None]:
         if getattr(error, "sqlite_errorcode", 0) & 255 == sqlite3.SQLITE_BUSY:
             raise ValueError(f"{folder} is being changed by another process, for which {WAIT:g} s were waited; "
                              "try again when that has saved or ended") from None
-        raise ValueError(f"{folder / DATABASE} cannot be used: {error}; restore it or extract again") from error
+        raise ValueError(f"{folder / DATABASE} cannot be used: {error}; if it is damaged, restore it or extract again"
+                         ) from error
 
 
 def connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:

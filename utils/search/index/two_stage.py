@@ -17,7 +17,7 @@ from . import disk
 from .disk import About, FlatFiles, ModelIdentity, Rows, RowShape
 from .searchable import Searchable
 
-_ASKED_FOR = 2**14  # rows at most: far more would push each other out of memory again
+_ASKED_FOR = 2**30  # bytes at most: more might push each other out of memory again
 
 
 class TwoStageIndex(Searchable):
@@ -191,11 +191,11 @@ class TwoStageIndex(Searchable):
 
     def rerank(self, floats: np.ndarray, candidates: np.ndarray, depth: int, *, device: torch.device | None = None
                ) -> tuple[np.ndarray, np.ndarray]:
-        """As `Searchable.rerank`. Few rows are asked for all at once: else each that is on the disk waits for a read of
+        """As `Searchable.rerank`. The rows are asked for all at once: else each that is on the disk waits for a read of
         its own, which brings its neighbours. 100 rows of 4 kB among a million take 2 ms so, and 128 ms else."""
         head = candidates[:, :depth]
-        if self.floats is not None and head.size <= _ASKED_FOR and hasattr(mmap, "MADV_WILLNEED"):
-            width = self.shape.types["floats"].itemsize
+        width = 0 if self.floats is None else self.shape.types["floats"].itemsize
+        if 0 < head.size * width <= _ASKED_FOR and hasattr(mmap, "MADV_WILLNEED"):
             for row in np.unique(self.checked(head.ravel())).tolist():
                 start = row * width // mmap.PAGESIZE * mmap.PAGESIZE
                 self._maps["floats"].madvise(mmap.MADV_WILLNEED, start, (row + 1) * width - start)
