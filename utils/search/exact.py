@@ -7,6 +7,7 @@ on faiss's internals. The caller's memory is searched where it lies, a memory ma
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeGuard, TypeVar
 
 import faiss
 import numpy as np
@@ -23,6 +24,7 @@ COUNTER_BYTES = 16 * 2**20  # of faiss's lists of rows by distance, for some que
 NEAR_BYTES = 16 * 2**20  # of queries re-ranked together, or of what is read for them: it stays in a cache
 
 Ranked = tuple[np.ndarray, np.ndarray]  # distances and ids, (m, k) each
+T = TypeVar("T")
 
 
 def pack_codes(binary: np.ndarray) -> np.ndarray:
@@ -87,23 +89,22 @@ def search_l2(database: np.ndarray | StoredRows, queries: np.ndarray, k: int, *,
     Returns squared L2 distances (m, k') float32, ascending, and database rows (m, k') int64, k' the smaller of k and
     what is searched. Raises ValueError for shapes or dtypes that do not fit, and for NaN or infinity.
     """
-    database = _checked_floats(database, queries, k, "k")
-    queries, gpu = np.ascontiguousarray(queries), _on_gpu(device)
+    stored = _checked_floats(database, queries, k, "k")
+    queries = np.ascontiguousarray(queries)
     _check_finite(queries)
 
     def search(part: slice) -> Ranked:
-        wanted = part if rows is None else rows[part]
-        read = np.ascontiguousarray(database.read(wanted))
+        read = np.ascontiguousarray(stored.read(part if rows is None else rows[part]))
         _check_finite(read)
         depth = min(k, len(read))
-        found = tensors.search_l2(read, queries, depth, device) if gpu else faiss.knn(queries, read, depth)
+        found = tensors.search_l2(read, queries, depth, device) if _on_gpu(device) else faiss.knn(queries, read, depth)
         distances, ids = merge_ranked([found], depth)  # which orders equal ones
-        return distances, ids + part.start if rows is None else wanted[ids]
+        return distances, ids + part.start if rows is None else rows[part][ids]
 
-    n, few = len(database) if rows is None else len(rows), len(queries) <= FEW and not gpu
+    n, few = len(stored) if rows is None else len(rows), len(queries) <= FEW and not _on_gpu(device)
     if not n:
         raise ValueError("rows are none; expected at least one to search")
-    size = max(1, (SLICE_BYTES if few else BLOCK_BYTES) // (4 * database.dim))
+    size = max(1, (SLICE_BYTES if few else BLOCK_BYTES) // (4 * stored.dim))
     parts = [slice(start, start + size) for start in range(0, n, size)]
     return _merged(_in_threads(search, parts) if few else map(search, parts), k)
 
@@ -121,17 +122,17 @@ def rerank_l2(database: np.ndarray | StoredRows, queries: np.ndarray, candidates
     ascending; equal distances keep the order of the candidates. Raises ValueError for NaN or infinity among what is
     read, and for shapes, dtypes, depths or rows that do not fit: a -1, faiss's "none", would stand for the last row.
     """
-    database = _checked_floats(database, queries, depth, "depth")
+    stored = _checked_floats(database, queries, depth, "depth")
     if candidates.ndim != 2 or len(candidates) != len(queries) or candidates.dtype.kind not in "iu":
         raise ValueError(f"candidates are {candidates.dtype} {candidates.shape}; expected integers "
                          f"({len(queries)}, k), one row per query")
-    if candidates.size and not 0 <= candidates.min() <= candidates.max() < len(database):
+    if candidates.size and not 0 <= candidates.min() <= candidates.max() < len(stored):
         raise ValueError(f"candidates range from {candidates.min()} to {candidates.max()}; "
-                         f"expected indices of the {len(database)} database rows")
+                         f"expected indices of the {len(stored)} database rows")
     ids, queries = candidates.astype(np.int64), np.ascontiguousarray(queries)
     head = ids[:, :depth]  # a view: what is sorted there is sorted in ids
     squared = np.empty(head.shape, np.float32)
-    for some, rows, local in _read(database, head, device):
+    for some, rows, local in _read(stored, head, device):
         if _on_gpu(device):
             squared[some] = tensors.squared_l2(rows, queries[some], local, device)
         else:
@@ -160,7 +161,7 @@ def _merged(parts: Iterator[Ranked], k: int) -> Ranked:
     return best
 
 
-def _in_threads(work: Callable[[slice], Ranked], items: Sequence) -> Iterator[Ranked]:
+def _in_threads(work: Callable[[T], Ranked], items: Sequence[T]) -> Iterator[Ranked]:
     """`work` of each item, in order, by as many threads as faiss may use, in each of which it uses that one alone.
 
     faiss's own threads share out queries, of which there may be one, and spin while they wait. On two cores one query
@@ -203,13 +204,13 @@ def _squared_l2(rows: np.ndarray, queries: np.ndarray, ids: np.ndarray) -> np.nd
     order = np.argsort(ids, axis=None)
     query, wanted = order // max(1, ids.shape[1]), ids.ravel()[order]
     squared, placed = np.empty((2, wanted.size), np.float32)
-    faiss.pairwise_indexed_L2sqr(rows.shape[1], wanted.size, faiss.swig_ptr(queries), faiss.swig_ptr(query),
-                                 faiss.swig_ptr(rows), faiss.swig_ptr(wanted), faiss.swig_ptr(squared))
+    faiss.pairwise_indexed_L2sqr(  # type: ignore[attr-defined]
+        rows.shape[1], wanted.size, *map(faiss.swig_ptr, (queries, query, rows, wanted, squared)))
     placed[order] = squared
     return placed.reshape(ids.shape)
 
 
-def _on_gpu(device: torch.device | None) -> bool:
+def _on_gpu(device: torch.device | None) -> TypeGuard[torch.device]:
     return device is not None and device.type == "cuda"
 
 

@@ -59,7 +59,7 @@ class Exported:
         if not targets:
             raise ValueError("no target given; expected at least one address of an export")
         self._tables = [_open(target) for target in targets]
-        abouts = [about_of(table) for table in self._tables]
+        abouts = [about_of(table) or {} for table in self._tables]
         self.model = model or ModelIdentity(**abouts[0]["model"])
         for target, about in zip(targets, abouts, strict=True):
             there = ModelIdentity(**about["model"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 STORES = ("fp32", "fp16", "int8")
-_DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "int8": np.dtype(np.int8)}
+_DTYPES: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "int8": np.dtype(np.int8)}
 BLOCK_BYTES = 32 * 2**20  # of float32 rows stored at a time
 NOT_FINITE = "descriptors hold NaN or infinity, which have no rank; check the model that made them"
 
@@ -71,7 +71,7 @@ def store_rows(rows: np.ndarray, kind: str) -> StoredRows:
     if rows.ndim != 2 or rows.dtype != np.float32:
         raise ValueError(f"rows are {rows.dtype} {rows.shape}; expected float32 (rows, width)")
     values = rows if kind == "fp32" else np.empty(rows.shape, _DTYPES[kind])
-    scales = np.empty(len(rows), np.float32) if kind == "int8" else None
+    scales = np.empty(len(rows), np.float32)
     step = max(1, BLOCK_BYTES // max(1, 4 * rows.shape[1]))
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
@@ -88,4 +88,4 @@ def store_rows(rows: np.ndarray, kind: str) -> StoredRows:
             scales[block] = largest / np.float32(127)
             # A row of zeros has no scale; any divisor leaves it zero.
             values[block] = np.rint(given / np.where(scales[block] > 0, scales[block], 1)[:, None])
-    return StoredRows(values, scales)
+    return StoredRows(values, scales if kind == "int8" else None)

@@ -52,13 +52,13 @@ def search_l2(database: np.ndarray, queries: np.ndarray, k: int,
 
 def squared_l2(rows: np.ndarray, queries: np.ndarray, ids: np.ndarray, device: torch.device) -> np.ndarray:
     """Squared L2 (m, depth) float32 of queries (m, D) to rows (n, D) at ids (m, depth)."""
-    rows, queries, ids = (_tensor(array, device) for array in (rows, queries, ids))
+    database, wanted, of = (_tensor(array, device) for array in (rows, ids, queries))
     squared = torch.empty(ids.shape, device=device)
     size = max(1, GATHERED_BYTES // (4 * max(1, ids.shape[1] * rows.shape[1])))
     for start in range(0, len(ids), size):
         block = slice(start, start + size)
-        difference = rows[ids[block]]
-        difference -= queries[block, None]
+        difference = database[wanted[block]]
+        difference -= of[block, None]
         squared[block] = difference.square_().sum(2)
     return squared.cpu().numpy()
 
@@ -66,18 +66,16 @@ def squared_l2(rows: np.ndarray, queries: np.ndarray, ids: np.ndarray, device: t
 def _smallest(database: np.ndarray, queries: np.ndarray, k: int, device: torch.device, *,
               prepare: Callable[[np.ndarray], Tensor], distances: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The k smallest keys of each query (m, k) int64, ascending: distance << 32 | row."""
-    queries = prepare(queries)
     size = max(1, TABLE // BLOCK_ROWS)
-    blocks = [slice(start, start + size) for start in range(0, len(queries), size)]
-    best: list[Tensor | None] = [None] * len(blocks)
+    blocks = prepare(queries).split(size)
+    best = [torch.empty((len(block), 0), dtype=torch.int64, device=device) for block in blocks]
     for start in range(0, len(database), BLOCK_ROWS):
         rows = prepare(database[start:start + BLOCK_ROWS])
         numbers = torch.arange(start, start + len(rows), device=device)
         for i, block in enumerate(blocks):
-            keys = (distances(rows, queries[block]) << _ID_BITS) | numbers
-            keys = keys if best[i] is None else torch.cat([best[i], keys], dim=1)
+            keys = torch.cat([best[i], (distances(rows, block) << _ID_BITS) | numbers], dim=1)
             best[i] = keys.topk(min(k, keys.shape[1]), dim=1, largest=False).values
-    return torch.cat(best) if best else torch.empty((0, k), dtype=torch.int64, device=device)
+    return torch.cat(best)
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

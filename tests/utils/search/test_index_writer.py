@@ -140,7 +140,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
                 writer.write(start, codes=data["codes"][:7], floats=data["floats"][:7])
         for rows in ({"codes": data["codes"]}, {"floats": data["floats"]},
                      {"codes": data["codes"], "floats": data["floats"][:, :5]}):
-            with pytest.raises(ValueError, match="expected at least one, RowShape"):
+            with pytest.raises(ValueError, match="this index holds RowShape"):
                 writer.write(0, **rows)
         with pytest.raises(ValueError, match="NaN"):
             writer.write(0, codes=data["codes"][:1], floats=np.full((1, DIM), np.nan, np.float32))

@@ -24,7 +24,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,7 @@ BLOCK_BYTES, BLOCK_ROWS = 16 * 2**20, 2**14  # of rows in hand at a time and und
 _NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")  # the end of a journal after whose use SQLite deletes another file
 
 Rows = dict[str, np.ndarray]  # by flat file
+Ids = Sequence[int] | np.ndarray
 
 
 class ModelIdentity(NamedTuple):
@@ -72,12 +73,12 @@ class RowShape(NamedTuple):
     @property
     def types(self) -> dict[str, np.dtype]:
         """Of a row in each flat file."""
-        types = {}
+        types: dict[str, np.dtype] = {}
         if self.code_bytes:
             types["codes"] = np.dtype(("u1", (self.code_bytes,)))
         if self.float_dim:
             types["floats"] = np.dtype(({"fp32": "<f4", "fp16": "<f2", "int8": "<i1"}[self.store], (self.float_dim,)))
-            types |= {"scales": np.dtype("<f4")} if self.store == "int8" else {}
+            types.update({"scales": np.dtype("<f4")} if self.store == "int8" else {})
         return types
 
     @property
@@ -103,7 +104,9 @@ class FlatFiles(contextlib.ExitStack):
 
     def __init__(self, folder: Path, types: dict[str, np.dtype], n: int, mode: str = "rb"):
         super().__init__()
-        self._files, self.maps, self.arrays = {}, {}, {}
+        self._files: dict[str, IO[bytes]] = {}
+        self.maps: dict[str, mmap.mmap] = {}
+        self.arrays: Rows = {}
         for name, dtype in types.items():
             file = self._files[name] = self.enter_context(regular(folder / name).open(mode))
             there, size = os.fstat(file.fileno()).st_size, n * dtype.itemsize
@@ -123,7 +126,7 @@ class FlatFiles(contextlib.ExitStack):
     def write(self, start: int, rows: Rows) -> None:
         for name, part in rows.items():
             self._files[name].seek(start * self.arrays[name].strides[0])
-            self._files[name].write(np.ascontiguousarray(part))
+            self._files[name].write(np.ascontiguousarray(part).data)
             self._files[name].flush()
 
     def sync(self) -> None:
@@ -166,8 +169,9 @@ def connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
         if not new:
             raise FileNotFoundError(f"{folder} holds no index; expected a folder with {DATABASE}")
         folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        if journal.read_bytes().endswith(_NAMES_A_FILE):
+    with contextlib.suppress(FileNotFoundError), journal.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(_NAMES_A_FILE)))
+        if file.read() == _NAMES_A_FILE:
             raise ValueError(f"{journal} names another file, as no index does; delete it, then verify the index")
     with explained(folder):
         return sqlite3.connect(f"{path.absolute().as_uri()}?mode={'rwc' if new else 'rw'}", uri=True, timeout=WAIT,
@@ -220,7 +224,7 @@ def read_about(db: sqlite3.Connection, folder: Path) -> tuple[About, np.ndarray]
     return about, gone
 
 
-def write_about(db: sqlite3.Connection, about: About, removed: Sequence[int] = ()) -> None:
+def write_about(db: sqlite3.Connection, about: About, removed: Ids = ()) -> None:
     """Commits it, and what was done in this transaction before."""
     content, gone = json.dumps(about._asdict()).encode(), np.array(removed, "<i8").tobytes()
     db.execute("DELETE FROM about")
@@ -241,18 +245,19 @@ def append(db: sqlite3.Connection, files: FlatFiles, shape: RowShape, start: int
     Raises ValueError where names and coordinates are not n.
     """
     places = np.broadcast_to(np.nan, (n, 2)) if coordinates is None else np.asarray(coordinates, np.float64)
-    if places.shape != (n, 2):
-        raise ValueError(f"coordinates have shape {places.shape}; expected ({n}, 2), NaN where unknown")
-    names, written = (name.encode("utf-8", "surrogateescape") for name in names), 0
+    if n < 1 or places.shape != (n, 2):
+        raise ValueError(f"{n} images, coordinates of shape {places.shape}; expected at least one image and "
+                         f"({n}, 2), NaN where unknown")
+    encoded, written = (name.encode("utf-8", "surrogateescape") for name in names), 0
     for some in progress([*in_blocks(n, shape)], "writing the index"):
         first, last = start + some.start, start + some.stop
         if rows is not None:
             files.write(first, rows(some))
-        labels = zip(range(first, last), islice(names, last - first), *places[some].T.tolist(), strict=False)
+        labels = zip(range(first, last), islice(encoded, last - first), *places[some].T.tolist(), strict=False)
         written += db.executemany("INSERT INTO images VALUES (?, ?, ?, ?)", labels).rowcount
         db.executemany("INSERT INTO checksums VALUES (?, ?, ?, ?)",
                        [(name, first, last, checksum(db, files, name, first, last)) for name in (*shape.types, IMAGES)])
-    written += sum(1 for _ in names)
+    written += sum(1 for _ in encoded)
     if written != n:
         raise ValueError(f"{written} names for {n} images; expected one each")
     files.sync()

@@ -1,14 +1,15 @@
 """The searches of an index: by codes, by float descriptors, and in two stages; in memory or by memory map."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from ..exact import rerank_l2, search_hamming, search_l2
-from ..stores import StoredRows
-from .disk import RowShape
+from ..stores import StoredRows, store_rows
+from .disk import Ids, Rows, RowShape
+
+T = TypeVar("T", np.ndarray, StoredRows)
 
 
 class Found(NamedTuple):
@@ -75,17 +76,16 @@ class Searchable:
     def search_codes(self, codes: np.ndarray, k: int, *, device: torch.device | None = None
                      ) -> tuple[np.ndarray, np.ndarray]:
         """Hamming distances (m, k) int32, ascending, and ids (m, k) int64 of the nearest codes, exhaustively."""
-        self._check_holds(self.codes, "codes")
+        held = self._held(self.codes, "codes")
         if self._live_codes is None:
-            self._live_codes = self.codes[self.live]
+            self._live_codes = held[self.live]
         distances, places = search_hamming(self._live_codes, codes, k, device=device)
         return distances, places if self.live is None else self.live[places]
 
     def search_floats(self, floats: np.ndarray, k: int, *, device: torch.device | None = None
                       ) -> tuple[np.ndarray, np.ndarray]:
         """Squared L2 distances (m, k) float32, ascending, and ids (m, k) int64, exhaustively."""
-        self._check_holds(self.floats, "float descriptors")
-        return search_l2(self.floats, floats, k, rows=self.live, device=device)
+        return search_l2(self._held(self.floats, "float descriptors"), floats, k, rows=self.live, device=device)
 
     def rerank(self, floats: np.ndarray, candidates: np.ndarray, depth: int, *, device: torch.device | None = None
                ) -> tuple[np.ndarray, np.ndarray]:
@@ -93,30 +93,46 @@ class Searchable:
 
         Returns ids (m, k) int64 and distances (m, min(depth, k)) float32; equal ones keep the order of the candidates.
         """
-        self._check_holds(self.floats, "float descriptors")
-        return rerank_l2(self.floats, floats, candidates, depth, device=device)
+        return rerank_l2(self._held(self.floats, "float descriptors"), floats, candidates, depth, device=device)
 
-    def rows(self, ids: Sequence[int]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def rows(self, ids: Ids) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Codes (n, bytes) uint8 and float descriptors (n, D) float32 of rows (n,); None for a missing branch."""
-        ids = self.checked(ids)
-        return (None if self.codes is None else self.codes[ids], None if self.floats is None else self.floats.read(ids))
+        wanted = self.checked(ids)
+        return (None if self.codes is None else self.codes[wanted],
+                None if self.floats is None else self.floats.read(wanted))
 
-    def restricted_to(self, rows: Sequence[int]) -> "Searchable":
+    def restricted_to(self, rows: Ids) -> "Searchable":
         """What searches only these rows, in ascending order, and no removed ones; ids stay those of the whole."""
-        rows = np.unique(self.checked(rows))
-        return Searchable(self.codes, self.floats, rows if self.live is None else np.intersect1d(rows, self.live))
+        live = np.unique(self.checked(rows))
+        return Searchable(self.codes, self.floats, live if self.live is None else np.intersect1d(live, self.live))
 
-    def checked(self, ids: Sequence[int]) -> np.ndarray:
+    def packed(self, some: slice, shape: RowShape) -> Rows:
+        """What an index of this shape holds of some of the images that can be found; float32 becomes what it stores.
+
+        Raises ValueError where these are of another shape, and for NaN and infinity.
+        """
+        if self.shape not in (shape, shape._replace(store="fp32")):
+            raise ValueError(f"{self.shape} was given; this index holds {shape}")
+        rows = some if self.live is None else self.live[some]
+        floats = None if self.floats is None else self.floats[rows]
+        if floats is not None and floats.kind == "fp32":
+            floats = store_rows(floats.values, shape.store)
+        parts = {"codes": None if self.codes is None else self.codes[rows]}
+        parts |= {} if floats is None else {"floats": floats.values, "scales": floats.scales}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def checked(self, ids: Ids) -> np.ndarray:
         """Row numbers (n,) as int64. Raises ValueError where they are none of this index."""
-        ids = np.asarray(ids) if len(ids) else np.zeros(0, np.int64)
-        if ids.dtype.kind not in "iu" or ids.ndim != 1:
-            raise ValueError(f"ids are {ids.dtype} {ids.shape}; expected integers (n,)")
-        if len(ids) and not 0 <= ids.min() <= ids.max() < self._n:
-            raise ValueError(f"ids range from {ids.min()} to {ids.max()}; expected row numbers below {self._n}")
-        return ids.astype(np.int64, copy=False)
+        rows = np.asarray(ids) if len(ids) else np.zeros(0, np.int64)
+        if rows.dtype.kind not in "iu" or rows.ndim != 1:
+            raise ValueError(f"ids are {rows.dtype} {rows.shape}; expected integers (n,)")
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self._n:
+            raise ValueError(f"ids range from {rows.min()} to {rows.max()}; expected row numbers below {self._n}")
+        return rows.astype(np.int64, copy=False)
 
-    def _check_holds(self, rows: np.ndarray | StoredRows | None, what: str) -> None:
+    def _held(self, rows: T | None, what: str) -> T:
         if rows is None:
             raise ValueError(f"this index holds no {what}; search what it holds")
         if not len(self):
             raise ValueError("the index holds no images, or all are removed; expected at least one to search")
+        return rows

@@ -4,7 +4,7 @@ import contextlib
 import json
 import mmap
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ...ranks import progress
-from ..stores import StoredRows, store_rows
+from ..stores import StoredRows
 from . import disk
-from .disk import About, FlatFiles, ModelIdentity, Rows, RowShape
+from .disk import About, FlatFiles, Ids, ModelIdentity
 from .searchable import Searchable
 
 _ASKED_FOR = 2**30  # bytes at most: more might push each other out of memory again
@@ -121,11 +121,11 @@ class TwoStageIndex(Searchable):
         with self._change(), FlatFiles(self.folder, self.shape.types, self._about.rows, "r+b") as files:
             start, stop = self._about.rows, self._about.rows + len(given)
             disk.append(self._db, files, self.shape, start, len(given), names=names, coordinates=coordinates,
-                        rows=packed(given, self.shape))
+                        rows=lambda some: given.packed(some, self.shape))
             self._take(self._about._replace(rows=stop), self._removed)
         return range(start, stop)
 
-    def remove(self, images: Sequence[int] | Sequence[str]) -> None:
+    def remove(self, images: Ids | Sequence[str]) -> None:
         """Removes images by id, or all that have one of these names; they stay removed only if `save` is called.
 
         Raises ValueError for ids and names that are not there, or no longer.
@@ -133,12 +133,13 @@ class TwoStageIndex(Searchable):
         if not len(images):
             return
         with self._change():
-            ids = self._ids_of(images) if isinstance(images[0], str) else np.unique(self.checked(images))
+            named = isinstance(images[0], str)
+            ids = self._ids_of({str(name) for name in images}) if named else np.unique(self.checked(np.asarray(images)))
             if len(gone := np.intersect1d(ids, self._removed)):
                 raise ValueError(f"row {gone[0]} is removed already; expected ids of images that can be found")
             self._take(self._about, np.union1d(self._removed, ids))
 
-    def _ids_of(self, names: Sequence[str]) -> np.ndarray:
+    def _ids_of(self, names: set[str]) -> np.ndarray:
         wanted, removed = {name.encode("utf-8", "surrogateescape") for name in names}, {*self._removed.tolist()}
         found = {row: name for row, name in self._db.execute("SELECT id, name FROM images")
                  if name in wanted and row not in removed}
@@ -172,15 +173,15 @@ class TwoStageIndex(Searchable):
         for some in disk.in_blocks(len(self), self.shape):
             yield np.arange(some.start, some.stop) if self.live is None else self.live[some]
 
-    def names(self, ids: Sequence[int]) -> list[str]:
+    def names(self, ids: Ids) -> list[str]:
         """Names of rows (n,), as they were given."""
         return [name.decode("utf-8", "surrogateescape") for name, in self._of_images("CAST(name AS BLOB)", ids)]
 
-    def coordinates(self, ids: Sequence[int]) -> np.ndarray:
+    def coordinates(self, ids: Ids) -> np.ndarray:
         """Coordinates (n, 2) float64 of rows (n,), NaN where unknown."""
         return np.array(self._of_images("east, north", ids), np.float64).reshape(-1, 2)
 
-    def _of_images(self, columns: str, ids: Sequence[int]) -> list[tuple]:
+    def _of_images(self, columns: str, ids: Ids) -> list[tuple]:
         wanted = self.checked(ids).tolist()
         with disk.explained(self.folder):  # CROSS JOIN: in the order of what is wanted
             found = self._db.execute(f"SELECT {columns} FROM json_each(?) AS wanted CROSS JOIN images "
@@ -220,32 +221,15 @@ class TwoStageIndex(Searchable):
                 raise ValueError(f"{self.folder / disk.DATABASE} lacks checksums; restore it or extract again")
 
 
-def packed(given: Searchable, shape: RowShape) -> Callable[[slice], Rows]:
-    """What the flat files hold of some of the images that can be found; float32 descriptors become what they store.
-
-    Raises ValueError for images of another shape or none; the result does for NaN and infinity.
-    """
-    if not len(given) or given.shape not in (shape, shape._replace(store="fp32")):
-        raise ValueError(f"{len(given)} images were given, {given.shape}; expected at least one, {shape}")
-
-    def rows(some: slice) -> Rows:
-        codes, floats = (part if part is None else part[some if given.live is None else given.live[some]]
-                         for part in (given.codes, given.floats))
-        if floats is not None and floats.kind == "fp32":
-            floats = store_rows(floats.values, shape.store)
-        parts = {"codes": codes} | ({} if floats is None else {"floats": floats.values, "scales": floats.scales})
-        return {name: part for name, part in parts.items() if part is not None}
-
-    return rows
-
-
 def _write_new(folder: Path, about: About, given: Searchable, names: Iterable[str], coordinates: np.ndarray | None
                ) -> None:
-    rows = packed(given, about.shape)
+    if not len(given):
+        raise ValueError("0 images were given, or all are removed; expected at least one")
     with disk.database(folder, new=True) as db:
         if not disk.create(db):
             held = "an index" if disk.read_about(db, folder)[0].generation else "an unfinished extraction"
             raise ValueError(f"{folder} holds {held} already; give another folder or delete this one")
         with FlatFiles(folder, about.shape.types, about.rows, "w+b") as files:
-            disk.append(db, files, about.shape, 0, about.rows, names=names, coordinates=coordinates, rows=rows)
+            disk.append(db, files, about.shape, 0, about.rows, names=names, coordinates=coordinates,
+                        rows=lambda some: given.packed(some, about.shape))
         disk.write_about(db, about)

@@ -12,7 +12,7 @@ from ..stores import StoredRows
 from . import disk
 from .disk import About, FlatFiles, ModelIdentity, RowShape
 from .searchable import Searchable
-from .two_stage import TwoStageIndex, packed
+from .two_stage import TwoStageIndex
 
 SYNC_SECONDS, SYNC_BYTES = 20.0, 64 * 2**20
 
@@ -47,7 +47,8 @@ class IndexWriter(contextlib.AbstractContextManager):
             raise ValueError(f"{self.folder} holds a finished index; open it, or give another folder")
         what = f"{self.folder} holds an unfinished extraction of other descriptors"
         _check_same(found.source, identity, what)
-        _check_same(*({"images": about.rows, **about.shape._asdict()} for about in (found, self._about)), what)
+        there, here = ({"images": about.rows, **about.shape._asdict()} for about in (found, self._about))
+        _check_same(there, here, what)
         self._files = FlatFiles(self.folder, types, n, "r+b")
         self._unmarked: list[range] = []
         self._synced = time.monotonic()
@@ -62,7 +63,7 @@ class IndexWriter(contextlib.AbstractContextManager):
               ) -> None:
         """Writes rows from `start` on: codes (r, code_bytes) uint8, floats (r, float_dim) float32."""
         given = Searchable(codes, floats)
-        self.write_arrays(start, [*packed(given, self._shape)(slice(len(given))).values()])
+        self.write_arrays(start, [*given.packed(slice(len(given)), self._shape).values()])
 
     def read_arrays(self, start: int, stop: int) -> list[np.ndarray]:
         """Rows as the files hold them, an array of each, for the `write_arrays` of a writer in another folder."""
