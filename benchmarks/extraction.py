@@ -15,7 +15,7 @@ from model.layers.batch_norm import BatchNorm
 from utils.device import synchronise
 
 from .measure import alternate
-from .plain import plain_describe
+from .plain import plain_extract
 from .report import TYPES, Report, calibrate
 
 SIZE = 322
@@ -40,7 +40,7 @@ def _case(report: Report, backbone: str, branches: tuple[str, ...], rates: dict[
           repeats: int, batch: int, compiled: bool) -> None:
     model = _with_statistics(build_model(ModelConfig(backbone=backbone, branches=branches), seed=0)).to(device).eval()
     images = _images(batch).to(device)
-    describe = {"plain fp32": functools.partial(plain_describe, model)}
+    describe = {"plain fp32": functools.partial(plain_extract, model)}
     describe |= {f"ours {name}": fast_inference(model, dtype=dtype) for name, dtype in TYPES.items()}
     if compiled:
         describe["compiled bf16"] = fast_inference(model, dtype=torch.bfloat16, compiled=True)
@@ -51,7 +51,7 @@ def _case(report: Report, backbone: str, branches: tuple[str, ...], rates: dict[
         synchronise(device)
 
     with FlopCounterMode(display=False) as counter:
-        plain_describe(model, images[:1], branches)
+        plain_extract(model, images[:1], branches)
     flops = batch * counter.get_total_flops()
     name = f"{backbone}, {'two branches' if len(branches) > 1 else branches[0]}, {batch} x {SIZE}"
     seconds = report.keep(f"extraction, {name}",

@@ -22,7 +22,7 @@ def plain_forward(model: SelaVPRpp, images: Tensor, branch: str) -> tuple[Tensor
 
 
 @torch.no_grad()
-def plain_describe(model: SelaVPRpp, images: Tensor, branches: Sequence[str]) -> Descriptors:
+def plain_extract(model: SelaVPRpp, images: Tensor, branches: Sequence[str]) -> Descriptors:
     """An evaluation's pass: images (B, 3, H, W) -> descriptors of `branches`, all from one list of the backbone's
     levels. BatchNorm takes its running statistics, whatever mode the model is in."""
     levels = _levels(model.backbone, images)

@@ -17,9 +17,7 @@ import numpy as np
 
 from utils.evaluation.metrics import correctness, recall_at_k
 from utils.run import exit_with
-from utils.search.exact import rerank_l2, search_hamming
-from utils.search.index import IndexWriter, ModelIdentity, TwoStageIndex
-from utils.search.stores import StoredRows
+from utils.search import IndexWriter, ModelIdentity, StoredRows, TwoStageIndex, rerank_l2, search_hamming
 
 from . import scale_page
 from .measure import alternate
@@ -97,10 +95,10 @@ def write_index(city: Simulated, folder: Path) -> None:
 
 def mapped(index: Path, city: Simulated) -> tuple[np.ndarray, StoredRows]:
     """Codes and floats of an index as it holds them: memory maps."""
-    def open_map(kind: str, dtype: type, width: int) -> np.ndarray:
-        return np.asarray(np.memmap(next(index.glob(f"*.{kind}")), dtype, "r", shape=(city.n, width)))
+    def open_map(name: str, dtype: type, width: int) -> np.ndarray:
+        return np.asarray(np.memmap(index / name, dtype, "r", shape=(city.n, width)))
 
-    return open_map("codes", np.uint8, BITS // 8), StoredRows(open_map("values", np.float16, city.float_dim))
+    return open_map("codes", np.uint8, BITS // 8), StoredRows(open_map("floats", np.float16, city.float_dim))
 
 
 def recalls(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: BinaryIVF) -> dict:

@@ -1,4 +1,4 @@
-"""Seconds of searching, re-ranking and recall, for one query and for a whole set, against plain_search.py and faiss.
+"""Time of searching, re-ranking and recall, for one query and for a whole set, against plain_search.py and faiss.
 
 Random codes and random float descriptors of unit length, seeded: what is timed does not depend on what they show.
 """
@@ -9,11 +9,9 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 import torch
-from faiss import swig_ptr
 
 from utils.evaluation.metrics import recall_at_k
-from utils.search.exact import rerank_l2, search_hamming, search_l2
-from utils.search.stores import STORES, StoredRows, store_rows
+from utils.search import STORES, StoredRows, rerank_l2, search_hamming, search_l2, store_rows
 
 from .measure import alternate
 from .plain_search import plain_index, plain_recalls, plain_rerank
@@ -22,8 +20,8 @@ from .report import MIB, Report
 BITS = 512
 DEPTH = 100
 VALUES = (1, 5, 10, 20, 100)
-TIMES_PLAIN = {2048: 2.5, 4096: 4.0}  # goals, one query
-TIMES_CALLS = 1.3
+EXTRACTION_MS = 5.0  # of one image on a GPU; on two threads of a processor, 280
+SHARE = 0.1  # of it that searching one query may take
 TIMES_PLAIN_BATCHED = 6.0
 SINGLE = 100  # one-query calls in a sample,
 SAMPLES = 4  # and samples a repeat: short ones, so that what else the machine does spoils few of them
@@ -79,8 +77,6 @@ def _one_query(report: Report, codes: np.ndarray, query_codes: np.ndarray, float
     n, dim = floats.shape
     index, stored = plain_index(codes), StoredRows(floats)
     depth = min(DEPTH, n)
-    bits, ids = np.empty((1, depth), np.int32), np.empty((1, depth), np.int64)
-    squared, zeros = np.empty(depth, np.float32), np.zeros(depth, np.int64)
 
     def plain(i: slice) -> None:
         plain_rerank(floats, queries[i], index.search(query_codes[i], depth)[1])
@@ -89,31 +85,12 @@ def _one_query(report: Report, codes: np.ndarray, query_codes: np.ndarray, float
         rerank_l2(stored, queries[i], search_hamming(codes, query_codes[i], depth, device=device)[1], depth,
                   device=device)
 
-    def count(i: slice) -> None:
-        faiss.hammings_knn_mc(swig_ptr(query_codes[i]), swig_ptr(codes), 1, n, depth, BITS // 8, swig_ptr(bits),
-                              swig_ptr(ids))
-
-    def calls(i: slice) -> None:
-        count(i)
-        faiss.fvec_L2sqr_by_idx(swig_ptr(squared), swig_ptr(queries[i]), swig_ptr(floats), swig_ptr(ids), dim, 1, depth)
-
-    def pairs(i: slice) -> None:
-        count(i)
-        faiss.pairwise_indexed_L2sqr(dim, depth, swig_ptr(queries[i]), swig_ptr(zeros), swig_ptr(floats),
-                                     swig_ptr(ids), swig_ptr(squared))
-
     ms = _milliseconds(report, f"one query, {dim}-d", {
-        "plain": plain, "ours": ours, "faiss by_idx": calls, "faiss pairwise": pairs, "Hamming alone, ours":
+        "plain": plain, "ours": ours, "Hamming alone, ours":
         lambda i: search_hamming(codes, query_codes[i], depth, device=device)}, min(SINGLE, len(queries)), repeats)
-    name, goal = f"one query, {n} images, Hamming + re-rank {dim}-d", TIMES_PLAIN.get(dim)
-    times = ms["plain"] / ms["ours"]
-    report.add(name, f">= {goal}x plain", f"{times:.2f}x",
-               f"{ms['ours']:.3f} ms (Hamming {ms['Hamming alone, ours']:.3f}); plain {ms['plain']:.3f} ms",
-               times >= goal)
-    times = ms["ours"] / ms["faiss by_idx"]
-    report.add(f"{name}, over faiss's calls", f"<= {TIMES_CALLS}x", f"{times:.2f}x",
-               f"{ms['faiss by_idx']:.3f} ms; by faiss's pairwise call, on two threads, {ms['faiss pairwise']:.3f} ms",
-               times <= TIMES_CALLS)
+    report.add(f"one query, {n} images, Hamming + re-rank {dim}-d", f"<= {100 * SHARE:.0f} % of {EXTRACTION_MS:g} ms",
+               f"{ms['ours']:.3f} ms", f"Hamming {ms['Hamming alone, ours']:.3f} ms; plain {ms['plain']:.3f} ms",
+               ms["ours"] <= SHARE * EXTRACTION_MS)
 
 
 def _batched(report: Report, codes: np.ndarray, query_codes: np.ndarray, floats: np.ndarray, queries: np.ndarray,

@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.evaluation.metrics import correctness, recall_at_k
 from utils.files import temporary_path
-from utils.search.exact import merge_ranked
+from utils.search import merge_ranked
 
 _SAMPLE = 40  # codes a list to train on, and rounds of k-means: 64 and 10 took three times as long and found 0.1 % more
 _ROUNDS = 4

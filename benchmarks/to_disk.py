@@ -1,4 +1,4 @@
-"""Images a second from JPEG files to an index on disk, and how well time, memory and disk were foretold."""
+"""Images a second from JPEG files to an index on disk, and how well time, memory and disk were predicted."""
 
 import tempfile
 from pathlib import Path
@@ -31,7 +31,7 @@ def rows(report: Report, *, device: torch.device, backbone: str = "dinov2-base",
         dataset = as_dataset(own_images(database, queries, labels=False), size=(SIZE, SIZE))
         cost = extract(model, dataset, index, branches=("float", "binary"), batch_size=16, num_workers=1,
                        precision=precision).cost
-        on_disk = sum(path.stat().st_size for path in index.rglob("segment-*"))
+        on_disk = sum(path.stat().st_size for side in index.iterdir() for path in side.iterdir())
     predicted, measured = cost["predicted"], cost["measured"]
     name = f"{backbone}, two branches, {images} JPEG files to an index, {precision}"
     report.add(name, "", f"{cost['images_per_second']:.2f} images/s",
@@ -39,7 +39,7 @@ def rows(report: Report, *, device: torch.device, backbone: str = "dinov2-base",
     for what, unit, found in (("seconds", "s", measured["seconds"]), ("memory_mib", "MiB", measured["memory_mib"]),
                               ("disk_bytes", "bytes", on_disk)):
         told = predicted[what]
-        report.add(f"{name}: {what.partition('_')[0]} foretold", "within 25 %", f"{told:.0f} {unit}",
+        report.add(f"{name}: {what.partition('_')[0]} predicted", "within 25 %", f"{told:.0f} {unit}",
                    f"then {found:.0f} {unit}: {100 * (told / found - 1):+.0f} %", abs(told / found - 1) <= WITHIN)
 
 

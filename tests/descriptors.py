@@ -11,7 +11,7 @@ import eval_rerank
 from utils.evaluation.evaluator import Evaluation, EvaluationOptions, Evaluator, ExtractedSet
 from utils.evaluation.evaluator import search as search_by
 from utils.evaluation.extraction import extract
-from utils.search.index import ModelIdentity, TwoStageIndex
+from utils.search import ModelIdentity, TwoStageIndex
 
 
 class Rows(NamedTuple):
@@ -44,7 +44,7 @@ def search(found: ExtractedSet, listing, *, mode: str, recall_values, rerank_num
     return search_by(evaluator.retrieve, found, listing, protocol=evaluator.protocol, recall_values=recall_values)
 
 
-def describe(model, dataset, folder: Path, *, branches, batch_size, num_workers=0, **options) -> Rows:
+def extract_rows(model, dataset, folder: Path, *, branches, batch_size, num_workers=0, **options) -> Rows:
     """What `extract` leaves in a folder."""
     found = extract(model, dataset, folder, branches=branches, batch_size=batch_size, num_workers=num_workers,
                     **options)

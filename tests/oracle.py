@@ -97,7 +97,7 @@ def _gem_head(state: dict, linears: tuple[str, str], pool: str, patches: Tensor)
 
 
 @torch.no_grad()
-def describe(state: dict, images: Tensor, *, heads: int, first_level: int) -> dict[str, Tensor]:
+def extract_rows(state: dict, images: Tensor, *, heads: int, first_level: int) -> dict[str, Tensor]:
     """{"floating": (B, D), "relaxed": (B, bits)}, as far as the state dict has the branch; double precision."""
     state = {name: value.double() for name, value in state.items()}
     rows, columns = images.shape[2] // 14, images.shape[3] // 14
@@ -110,7 +110,7 @@ def describe(state: dict, images: Tensor, *, heads: int, first_level: int) -> di
     depth = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("backbone.blocks."))
     for i in range(depth):
         levels.append(_block(state, f"backbone.blocks.{i}", levels[-1], heads))
-    described = {}
+    extracted = {}
     for field, adapters, linears, pool in (
         ("floating", "adapters", ("linear1", "linear2"), "aggregation"),
         ("relaxed", "adapters_hashing", ("linear3", "linear4"), "aggregation_hashing"),
@@ -120,5 +120,5 @@ def describe(state: dict, images: Tensor, *, heads: int, first_level: int) -> di
             for k, level in enumerate(levels[first_level + 1:]):
                 y = y + adapter(state, f"backbone.{adapters}.{k}", y + level, rows, columns)
             patches = _layer_norm(state, "backbone.norm", y)[:, 1:]
-            described[field] = _gem_head(state, linears, pool, patches)
-    return described
+            extracted[field] = _gem_head(state, linears, pool, patches)
+    return extracted

@@ -1,4 +1,4 @@
-"""Copies an index into LanceDB, for databases past one machine; `utils.exported` searches the copy.
+"""Copies an index into LanceDB, for databases past one machine; `utils.search.lancedb_search` searches the copy.
 
     python -m utils.export INDEX TARGET                 everything into one table
     python -m utils.export INDEX TARGET --part 2/16     the third of 16 parts, one for each machine
@@ -20,22 +20,21 @@ import numpy as np
 
 from .ranks import progress
 from .run import exit_with
-from .search.index import TwoStageIndex
+from .search import TwoStageIndex, store_rows
 from .search.lancedb_search import (
     ABOUT,
     COMPLETE,
     TABLE,
     about_of,
-    described,
+    content_of,
     load_lancedb,
     name_of,
     open_table,
     reaching,
 )
-from .search.stores import store_rows
 
-_BLOCK_BYTES = 32 * 2**20  # of float32 descriptors in hand at a time
-_COMMIT_BLOCKS = 64  # of which a killed export writes those again that were not committed
+BLOCK_BYTES = 32 * 2**20  # of float32 descriptors in hand at a time
+COMMIT_BLOCKS = 64  # of which a killed export writes those again that were not committed
 _SAMPLED = 64  # rows whose content tells two indexes of one model apart
 _VALUES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
@@ -45,9 +44,10 @@ def export(index: TwoStageIndex, target: str, *, part: tuple[int, int] = (0, 1))
 
     Rows are committed some GiB at a time, and a last commit marks the table as complete: without that mark nothing here
     reads it. Called again after a kill, it goes on behind the last commit. Raises ValueError where the target holds
-    anything else, where the index lacks a branch, and where lancedb is not installed or cannot reach the target.
+    anything else, where the index lacks a branch, and where lancedb is not installed, cannot reach the target, or
+    mistakes this project's `datasets` for another package: the process must not have imported that.
     """
-    lancedb = load_lancedb()
+    lancedb = load_lancedb(writing=True)
     number, parts = part
     if not 0 <= number < parts:
         raise ValueError(f"part is {number}/{parts}; expected 0/{parts} to {parts - 1}/{parts}")
@@ -65,7 +65,7 @@ def export(index: TwoStageIndex, target: str, *, part: tuple[int, int] = (0, 1))
         if table is None:
             table = database.create_table(TABLE, schema=schema)
         if about_of(table) != about:
-            raise ValueError(f"{target} holds an export of something else ({described(table)}); expected an empty "
+            raise ValueError(f"{target} holds an export of something else ({content_of(table)}); expected an empty "
                              f"target or an unfinished export of {name_of(about)}")
         if COMPLETE in table.tags.list():
             raise ValueError(f"{target} holds this export already, complete; delete it to write it again")
@@ -73,7 +73,7 @@ def export(index: TwoStageIndex, target: str, *, part: tuple[int, int] = (0, 1))
         blocks = _ids(index, start + done, stop)
         with progress([], "exporting", total=stop - start, initial=done, unit=" images") as bar:
             for first in blocks:
-                commit = chain([first], islice(blocks, _COMMIT_BLOCKS - 1))
+                commit = chain([first], islice(blocks, COMMIT_BLOCKS - 1))
                 table.add(_reader(index, schema, commit, bar.update))
         if table.count_rows() != stop - start:
             raise ValueError(f"{target} holds {table.count_rows()} rows, expected {stop - start}: another process "
@@ -92,7 +92,7 @@ def _sample(index: TwoStageIndex) -> str:
 
 def _ids(index: TwoStageIndex, start: int, stop: int) -> Iterator[np.ndarray]:
     """Ids of the start-th to stop-th image that can be found, some at a time."""
-    rows = max(1, _BLOCK_BYTES // (4 * index.shape.float_dim))
+    rows = max(1, BLOCK_BYTES // (4 * index.shape.float_dim))
     passed = 0
     for ids in index.live_ids():
         wanted = ids[max(start - passed, 0):max(stop - passed, 0)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .run import exit_with
-from .search.index.two_stage import TwoStageIndex
+from .search import TwoStageIndex
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -118,11 +118,11 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> dict[str, object]:
-    described = {"cpu": _processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+    found = {"cpu": _processor_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
                  "processes": processes()}
     if device.type == "cuda":
-        described["gpu"] = torch.cuda.get_device_name(device)
-    return described
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
 
 
 def _processor_name() -> str:

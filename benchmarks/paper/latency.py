@@ -18,7 +18,7 @@ import torch
 
 from utils.files import write_json
 from utils.run import exit_with, hardware, versions
-from utils.search.exact import rerank_l2
+from utils.search import rerank_l2
 
 from ..measure import alternate
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import scale_page, simulated
 from benchmarks.simulated import PER_PLACE, PER_STREET, REACH
 from utils.evaluation.metrics import recall_at_k
-from utils.search.exact import rerank_l2, search_hamming
+from utils.search import rerank_l2, search_hamming
 
 N = 6 * PER_STREET + 38 * PER_PLACE
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.sublinear import BinaryIVF
 from utils.evaluation.metrics import correctness, recall_at_k
-from utils.search.exact import search_hamming
+from utils.search import search_hamming
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""--test_method and --training_dataset: queries' transforms, what is described, which folder and cities are read."""
+"""--test_method and --training_dataset: queries' transforms, what is extracted, which folder and cities are read."""
 
 import logging
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from descriptors import describe
+from descriptors import extract_rows
 from paths import DATA
 from PIL import Image
 from scripts import one_thread
@@ -213,7 +213,7 @@ def test_validation_sets_are_read_like_the_test_set(mixed):
 
 
 def shapes_of_batches(monkeypatch) -> list[tuple[int, ...]]:
-    """Filled by every later call of a network that describes."""
+    """Filled by every later call of a network that extracts."""
     shapes = []
 
     def recording(model, **options):
@@ -230,12 +230,13 @@ def shapes_of_batches(monkeypatch) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(("method", "num_workers"), [("central_crop", 0), ("single_query", 0), ("single_query", 1)])
-def test_every_image_is_described_as_if_alone(mixed, model, method, num_workers, monkeypatch, tmp_path):
+def test_every_image_is_extracted_as_if_alone(mixed, model, method, num_workers, monkeypatch, tmp_path):
     dataset = read(mixed, method)
     with one_thread():
         expected = [model.eval()(dataset[i][0][None]) for i in range(len(dataset))]
         shapes = shapes_of_batches(monkeypatch)
-        found = describe(model, dataset, tmp_path, branches=("float", "binary"), batch_size=3, num_workers=num_workers)
+        found = extract_rows(model, dataset, tmp_path, branches=("float", "binary"), batch_size=3,
+                             num_workers=num_workers)
     for row, bits, alone in zip(found.floating, np.unpackbits(found.codes, axis=1), expected, strict=True):
         assert np.abs(row - alone.floating[0].detach().numpy()).max() <= 1e-5
         clear = alone.relaxed[0].abs() > 1e-5

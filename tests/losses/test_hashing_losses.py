@@ -41,18 +41,18 @@ def naive_change(similarity: Callable, relaxed: Tensor, binary: Tensor, chosen) 
     return sum(squares) / len(squares)
 
 
-def naive_metric(described: Tensor, positive: set, negative: set) -> Tensor:
+def naive_metric(extracted: Tensor, positive: set, negative: set) -> Tensor:
     """Equation 16 with alpha 1, beta 50, gamma 0."""
     def cosine(i: int, j: int) -> Tensor:
-        x, y = described[i], described[j]
+        x, y = extracted[i], extracted[j]
         return inner(x, y) / (inner(x, x) * inner(y, y)).sqrt()
 
     total = 0
-    for anchor in range(len(described)):
+    for anchor in range(len(extracted)):
         near = sum(torch.exp(-cosine(i, j)) for i, j in positive if i == anchor)
         far = sum(torch.exp(50 * cosine(i, j)) for i, j in negative if i == anchor)
         total = total + torch.log(torch.as_tensor(1 + near)) + torch.log(torch.as_tensor(1 + far)) / 50
-    return total / len(described)
+    return total / len(extracted)
 
 
 # Whether the codes are learnt from, and which similarity is to survive the sign: said once more.
@@ -68,10 +68,10 @@ def naive_total(name: str, outputs: Tensor, labels: Tensor, weight: float) -> tu
     f = relaxed.detach().requires_grad_()
     b = torch.tensor([[-1.0 if value < 0 else 1.0 for value in row] for row in f.tolist()], dtype=f.dtype)
     b.requires_grad_()
-    described = b if learns_from_codes else f
-    positive, negative = naive_pairs(described.detach(), labels)
+    extracted = b if learns_from_codes else f
+    positive, negative = naive_pairs(extracted.detach(), labels)
     assert positive and negative
-    total = naive_metric(described, positive, negative)
+    total = naive_metric(extracted, positive, negative)
     if similarity is not None:
         total = total + weight * naive_change(similarity, f, b, [*positive, *negative])
     by_f, by_b = torch.autograd.grad(total, (f, b), allow_unused=True, materialize_grads=True)
@@ -327,5 +327,5 @@ def test_pairs_of_the_naive_loops_are_those_mined():
     """What the comparisons above stand on: also for codes, whose cosines tie often."""
     for seed in range(2):
         outputs, labels = small(seed)
-        for described in (outputs, straight_through_sign(outputs)):
-            assert as_sets(mine_pairs(described, labels)) == naive_pairs(described, labels)
+        for extracted in (outputs, straight_through_sign(outputs)):
+            assert as_sets(mine_pairs(extracted, labels)) == naive_pairs(extracted, labels)

@@ -112,7 +112,7 @@ def test_descriptors_equal_the_published_code(backbone_weights, aggregation, mod
         model.freeze("float_branch")
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == recorded["trainable"]
     if (backbone, mode) == ("large", "float"):
-        return  # the float branch of the two-branch model describes an image already; another pass would take seconds
+        return  # the float branch of the two-branch model extracts an image already; another pass would take seconds
     with torch.no_grad():
         relaxed, binary, floating = model(batch([1 if mode == "float" else 0], 224, 224))
     if mode == "float":
@@ -214,10 +214,10 @@ def test_a_head_equals_naive_loops_on_a_grid_that_is_not_square(aggregation, tok
     weights = published_head(aggregation)
     state = {name.removeprefix("aggregation."): value.double().numpy() for name, value in weights.items()}
     with torch.no_grad():
-        described = head_of(weights, aggregation)(tokens, GRID)
-    assert described.dtype == torch.float32
-    assert described.shape == (3, HEADS[aggregation][1])
-    for one, descriptor in zip(tokens[:2].double().numpy(), described, strict=False):
+        extracted = head_of(weights, aggregation)(tokens, GRID)
+    assert extracted.dtype == torch.float32
+    assert extracted.shape == (3, HEADS[aggregation][1])
+    for one, descriptor in zip(tokens[:2].double().numpy(), extracted, strict=False):
         expected = naive_boq(state, one[1:], *GRID) if aggregation == "boq" else naive_salad(state, one)
         assert np.abs(descriptor.numpy() - expected).max() <= 1e-6
 
@@ -243,7 +243,7 @@ def test_the_grid_matters_to_boq_and_only_the_number_of_patches_to_salad(head, a
     assert difference > 1e-3 if aggregation == "boq" else difference < 1e-6
 
 
-def test_an_image_is_described_alike_in_every_batch(head, tokens):
+def test_an_image_is_extracted_alike_in_every_batch(head, tokens):
     with torch.no_grad():
         together = head(tokens, GRID)
         alone = torch.cat([head(one[None], GRID) for one in tokens])
@@ -310,13 +310,13 @@ def test_salad_transports_and_sums_in_fp32_under_autocast(tokens):
     for name in ("features", "scores"):
         getattr(head, name).register_forward_hook(lambda _, inputs, output, name=name: rough.update({name: output}))
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        described = head(tokens, GRID)
+        extracted = head(tokens, GRID)
     assert {value.dtype for value in rough.values()} == {torch.bfloat16}
     features, scores = (rough[name][0].flatten(1).double().numpy() for name in ("features", "scores"))
     clusters = features @ naive_plan(scores.T, 1.0).T
     clusters /= np.linalg.norm(clusters, axis=0)
     expected = clusters.reshape(-1) / np.sqrt(65)  # 64 clusters and the class token have equal parts
-    assert np.abs(described[0, 256:].numpy() - expected).max() < 1e-6
+    assert np.abs(extracted[0, 256:].numpy() - expected).max() < 1e-6
 
 
 def test_boq_draws_nothing(tokens):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import extraction
-from benchmarks.plain import plain_describe
+from benchmarks.plain import plain_extract
 from benchmarks.report import Report
 from model import AGGREGATORS, BACKBONES, ModelConfig, PublishedInterface, build_model, fast_inference, fingerprint
 from model.config import ViT
@@ -186,8 +186,8 @@ def test_a_model_from_the_hub():
 
 def test_the_backbone_is_not_held_twice():
     model = trained_like(backbone="dinov2-tiny")
-    describe = fast_inference(model).__wrapped__
-    copied, = (cell.cell_contents for cell in describe.__closure__ if isinstance(cell.cell_contents, nn.Module))
+    extract_rows = fast_inference(model).__wrapped__
+    copied, = (cell.cell_contents for cell in extract_rows.__closure__ if isinstance(cell.cell_contents, nn.Module))
     own = {p.data_ptr() for p in model.backbone.parameters()}
     assert {p.data_ptr() for p in copied.backbone.parameters()} == own
 
@@ -202,11 +202,11 @@ def test_compiled_blocks_share_the_function(monkeypatch):
     assert len(calls) == 4  # blocks
 
 
-def test_the_plain_path_describes_as_the_model_does():
+def test_the_plain_path_extracts_as_the_model_does():
     model, images = trained_like(backbone="dinov2-tiny"), batch(range(3), 42, 56)
     before = fingerprint(model)
-    plain = plain_describe(model, images, ("float", "binary"))
-    alone = plain_describe(model, images, ("binary",))
+    plain = plain_extract(model, images, ("float", "binary"))
+    alone = plain_extract(model, images, ("binary",))
     assert fingerprint(model) == before
     with torch.no_grad():
         exact = model.eval()(images)

@@ -43,7 +43,7 @@ def test_any_size_equals_the_description(config, sizes):
         images = batch(range(2), height, width)
         with torch.no_grad():
             outputs = model(images)
-        expected = oracle.describe(weights, images, heads=config.vit.heads, first_level=config.first_level)
+        expected = oracle.extract_rows(weights, images, heads=config.vit.heads, first_level=config.first_level)
         assert outputs.floating.shape == (2, config.float_dim)
         assert outputs.relaxed.shape == outputs.binary.shape == (2, config.code_bits)
         for field, value in expected.items():
@@ -172,7 +172,7 @@ def test_asking_for_a_branch_the_model_lacks_is_an_error():
 
 
 @torch.no_grad()
-def test_an_image_is_described_alike_in_every_batch(tiny):
+def test_an_image_is_extracted_alike_in_every_batch(tiny):
     images = batch(range(7), 84, 56)
     together = tiny(images)
     order = torch.tensor([3, 0, 6, 5, 1, 2, 4])
@@ -370,7 +370,7 @@ def test_a_new_backbone_is_one_line_in_the_table(monkeypatch):
     config = ModelConfig(backbone="dinov2-two", code_bits=8)
     weights = filled_weights(config)
     images = batch(range(2), 28, 14)
-    expected = oracle.describe(weights, images, heads=2, first_level=1)
+    expected = oracle.extract_rows(weights, images, heads=2, first_level=1)
     model = build_model(config)
     model.load_state_dict(weights)
     with torch.no_grad():

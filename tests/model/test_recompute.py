@@ -42,10 +42,10 @@ def step(model, branch, images, precision=torch.float32):
     labels = torch.arange(len(images) // 2).repeat_interleave(2)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
         out = model(images, (branch,))
-    described = out.floating if branch == "float" else out.binary
-    pairs = mine_pairs(described, labels)
+    extracted = out.floating if branch == "float" else out.binary
+    pairs = mine_pairs(extracted, labels)
     assert pairs.positive.any() and pairs.negative.any()
-    loss = multi_similarity_loss(described, pairs)
+    loss = multi_similarity_loss(extracted, pairs)
     if branch == "binary":
         loss = loss + 0.1 * similarity_constrained_loss(out.relaxed, out.binary, pairs)
     loss.backward()

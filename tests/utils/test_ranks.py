@@ -29,7 +29,7 @@ def test_who_is_who(monkeypatch):
         assert (launched(), rank(), local_rank(), local_processes(), is_first()) == (False, 0, 0, 1, True)
 
 
-@pytest.mark.parametrize(("count", "parts"), itertools.product((0, 1, 5, 16, 1001), (1, 2, 3, 16)))
+@pytest.mark.parametrize(("count", "parts"), [*itertools.product((0, 1, 5, 16, 1001), (1, 2, 3, 16))])
 def test_shares_are_all_of_it_in_order_and_differ_by_one_at_most(count, parts):
     shares = [share(count, part, parts) for part in range(parts)]
     assert [*itertools.chain(*shares)] == [*range(count)]

@@ -211,7 +211,7 @@ def test_versions_and_hardware():
     assert found["python"] == sys.version.split()[0]
     assert {"torch", "torchvision", "numpy"} < found.keys()
     assert any(name.startswith("faiss") for name in found)
-    described = hardware(torch.device("cpu"))
-    assert described["threads"] == torch.get_num_threads()
-    assert described["processes"] == 1
-    assert described["cpu"]
+    extracted = hardware(torch.device("cpu"))
+    assert extracted["threads"] == torch.get_num_threads()
+    assert extracted["processes"] == 1
+    assert extracted["cpu"]

@@ -18,7 +18,7 @@ from ..distributed import let_the_first_speak, start
 from ..evaluation.evaluator import EvaluationOptions
 from ..models import ModelOptions
 from ..run import RunOptions, start_log
-from ..search.stores import STORES
+from ..search import STORES
 from ..training.loop import TrainingOptions
 from .refused_options import refuse_leftovers
 from .variants import chosen_fields, listing

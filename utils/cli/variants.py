@@ -88,8 +88,8 @@ def listing() -> str:
     """What `--variant help` prints: every variant, then every field with its default."""
     entries = [(name, f"{variant.says} ({variant.source}); " + " ".join(
         f"{field}={value}" for field, value in variant.fields.items())) for name, variant in VARIANTS.items()]
-    described = _described_fields()
-    fields = [(field.name, f"{described[field.name]} (default: {field.default or 'the one that fits'})")
+    explained = _explained_fields()
+    fields = [(field.name, f"{explained[field.name]} (default: {field.default or 'the one that fits'})")
               for field in dataclasses.fields(ModelConfig) if field.name in SETTABLE]
     width = max(len(name) for name, _ in [*entries, *fields]) + 4
 
@@ -101,17 +101,17 @@ def listing() -> str:
             f"--set FIELD=VALUE ...: any field of the configuration; outranks --variant\n{column(fields)}")
 
 
-def _described_fields() -> dict[str, str]:
+def _explained_fields() -> dict[str, str]:
     """What ModelConfig's docstring, the one place that explains them, says of its fields."""
-    described: dict[str, str] = {}
+    explained: dict[str, str] = {}
     name = None
     for line in ModelConfig.__doc__.splitlines():
         word, _, rest = line.strip().partition("  ")
         if rest and line.startswith("    " + word):
             name = word
-            described[name] = rest.strip()
+            explained[name] = rest.strip()
         elif name and line.strip():
-            described[name] += " " + line.strip()
+            explained[name] += " " + line.strip()
         else:
             name = None
-    return described
+    return explained

@@ -4,7 +4,6 @@ Each function takes image paths and returns (n, d) float32 descriptors of unit l
 search.  Raises ValueError for no path at all and what `datasets.transforms.read_image` raises for a bad one.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,15 +13,15 @@ from PIL import Image
 from datasets import BenchmarkDataset
 from datasets.transforms import read_image
 
-from ..search.index import ModelIdentity, TwoStageIndex
+from ..search import Searchable
 from .evaluator import Evaluation, ExtractedSet, Stage, search
 
 
-def _describe(paths, describe) -> np.ndarray:
-    """`describe` (path -> (d,)) of every path: -> (n, d), unit rows; a row of zeros (an image of one colour) stays."""
-    rows = [describe(path) for path in paths]
+def _of_all(paths, extract) -> np.ndarray:
+    """`extract` (path -> (d,)) of every path: -> (n, d), unit rows; a row of zeros (an image of one colour) stays."""
+    rows = [extract(path) for path in paths]
     if not rows:
-        raise ValueError("no image to describe: give at least one path")
+        raise ValueError("no image given; expected at least one path")
     rows = np.stack(rows).astype(np.float32)
     return _unit(rows)
 
@@ -39,21 +38,21 @@ def _thumbnail(path, mode, side):
 def grey_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
     """Raw grey values of the 32 x 32 thumbnail, their mean removed: -> (n, 1024)."""
 
-    def describe(path):
+    def extract(path):
         grey = _thumbnail(path, "L", 32).ravel()
         return grey - grey.mean()
 
-    return _describe(paths, describe)
+    return _of_all(paths, extract)
 
 
 def colour_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
     """Histogram, over 8 x 8 x 8 RGB bins, of the mean colours of an image's 32 x 32 cells: -> (n, 512)."""
 
-    def describe(path):
+    def extract(path):
         red, green, blue = (_thumbnail(path, "RGB", 32) // 32).astype(np.int64).reshape(-1, 3).T
         return np.bincount(64 * red + 8 * green + blue, minlength=512)
 
-    return _describe(paths, describe)
+    return _of_all(paths, extract)
 
 
 def hog_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
@@ -66,7 +65,7 @@ def hog_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
     row = np.arange(128) // 16
     cell = row[:, None] * 8 + row  # (128, 128): the cell of each pixel, row by row
 
-    def describe(path):
+    def extract(path):
         grey = _thumbnail(path, "L", 128)
         down, right = np.zeros_like(grey), np.zeros_like(grey)
         down[1:-1] = grey[2:] - grey[:-2]
@@ -82,20 +81,17 @@ def hog_descriptors(paths: Iterable[str | Path]) -> np.ndarray:
         blocks = np.concatenate([cells[:-1, :-1], cells[:-1, 1:], cells[1:, :-1], cells[1:, 1:]], axis=2)
         return _unit(np.minimum(_unit(blocks), 0.2)).ravel()
 
-    return _describe(paths, describe)
+    return _of_all(paths, extract)
 
 
-def search_baseline(describe: Callable[[Iterable[str | Path]], np.ndarray], dataset: BenchmarkDataset, *,
+def search_baseline(extract: Callable[[Iterable[str | Path]], np.ndarray], dataset: BenchmarkDataset, *,
                     recall_values: Sequence[int]) -> Evaluation:
-    """Describes a set's images without learning and searches them by flat L2."""
+    """Extracts descriptors of a set's images without learning and searches them by flat L2."""
     listing = dataset.listing
-    database, queries = (np.ascontiguousarray(describe(paths), np.float32)
+    database, queries = (np.ascontiguousarray(extract(paths), np.float32)
                          for paths in (listing.database_paths, listing.query_paths))
-    with tempfile.TemporaryDirectory() as folder:
-        index = TwoStageIndex.build(folder, model=ModelIdentity("none", "no model"), names=listing.names("database"),
-                                    floats=database)
-        return search(_retrieve, ExtractedSet(index, None, queries), listing, protocol="flat L2",
-                      recall_values=recall_values)
+    found = ExtractedSet(Searchable(None, database), None, queries)
+    return search(_retrieve, found, listing, protocol="flat L2", recall_values=recall_values)
 
 
 def _retrieve(found: ExtractedSet, depth: int) -> Iterator[Stage]:

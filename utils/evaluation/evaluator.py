@@ -18,7 +18,7 @@ from model import SelaVPRpp
 
 from ..distributed import broadcast
 from ..ranks import is_first
-from ..search.index import Searchable
+from ..search import Searchable
 from .extraction import extract
 from .metrics import recall_at_k
 

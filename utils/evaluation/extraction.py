@@ -1,4 +1,4 @@
-"""Describing a set's images into indexes on disk: in blocks, on from where a run stopped, by several processes."""
+"""Descriptors of a set of images, written into indexes on disk: in blocks, resumed after a break, shared out."""
 
 import contextlib
 import dataclasses
@@ -23,16 +23,14 @@ from ..device import PRECISIONS, warm_up_compiled
 from ..distributed import broadcast, collect, own_share, total
 from ..files import write_json
 from ..ranks import is_first, progress
-from ..search.exact import pack_codes
-from ..search.index import IndexWriter, ModelIdentity, RowShape, TwoStageIndex
-from ..search.stores import store_rows
+from ..search import IndexWriter, ModelIdentity, RowShape, TwoStageIndex, pack_codes, store_rows
 from .forecast import Forecast, check_disk
 
 log = logging.getLogger("selavprpp")
 COST = "extraction.json"  # in the queries' folder
-SAMPLE = 8  # images that are described in fp32 too, where something is rounded
+SAMPLE = 8  # images whose exact descriptors are extracted too, where something is rounded
 
-Describe = Callable[..., Descriptors]
+Network = Callable[..., Descriptors]
 
 
 class Extraction(NamedTuple):
@@ -52,12 +50,12 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
             num_workers: int, precision: str = "fp32", store: str = "fp32", compiled: bool = False) -> Extraction:
     """Runs the model, in eval mode, over a set's images with one pass of the backbone for all branches.
 
-    folder     gets an index "database" and one for these queries; what lies there of the same images, described in
+    folder     gets an index "database" and one for these queries; what lies there of the same images, extracted in
                the same way, is not done again
     precision  a key of PRECISIONS: what the network computes in; descriptors are fp32 all the same
     store      how the float descriptors of the database are kept, one of STORES; those of queries stay fp32
 
-    Queries that vary in size go one a batch, all other images `batch_size`. Each process describes its share, into
+    Queries that vary in size go one a batch, all other images `batch_size`. Each process extracts its share, into
     the same files or, where it does not see the first one's folder, into files of its own, from which the first then
     receives the rows. Raises ValueError where the folder holds something else, or its disk has no room for the rest.
     """
@@ -75,7 +73,7 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
             warm_up_compiled(lambda: network(images, branches=branches), device)
         with contextlib.ExitStack() as stack:
             writers = {side: stack.enter_context(side.writer()) for side in unfinished}
-            cost |= _describe(network, dataset, writers, branches=branches, batch_size=batch_size,
+            cost |= _extract(network, dataset, writers, branches=branches, batch_size=batch_size,
                               num_workers=num_workers, device=device)
             if is_first():
                 if (precision, store) != ("fp32", "fp32"):
@@ -113,10 +111,10 @@ class _Side:
 
     def bytes_to_come(self) -> int:
         there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*")) if self.folder.is_dir() else 0
-        return max(0, len(self.names) * self.row.bytes_of() - there)
+        return max(0, len(self.names) * self.row.row_bytes - there)
 
     def batches(self, writer: IndexWriter, batch_size: int) -> Iterator[range]:
-        """The numbers of this process's images that are not described yet, without gaps in a batch."""
+        """The numbers of this process's images that are not extracted yet, without gaps in a batch."""
         rows = writer.missing(own_share(len(self.names)))
         size = 1 if self.alone else batch_size
         for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
@@ -158,16 +156,16 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def _describe(network: Describe, dataset: BenchmarkDataset, writers: dict[_Side, IndexWriter], *,
+def _extract(network: Network, dataset: BenchmarkDataset, writers: dict[_Side, IndexWriter], *,
               branches: Sequence[str], batch_size: int, num_workers: int, device: torch.device) -> dict:
-    """Describes what is missing; returns what that cost."""
+    """Extracts what is missing; returns what that cost."""
     to_do = sum(len(writer.missing(own_share(len(side.names)))) for side, writer in writers.items())
     batches = (batch for side, writer in writers.items() for batch in side.batches(writer, batch_size))
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
-    disk = sum(len(side.names) * side.row.bytes_of() for side in writers)
+    disk = sum(len(side.names) * side.row.row_bytes for side in writers)
     forecast = Forecast(to_do, disk, device)
     pending = None
-    with progress([], f"describing {dataset.listing.label}", total=to_do, unit=" images") as bar:
+    with progress([], f"extracting {dataset.listing.label}", total=to_do, unit=" images") as bar:
         asked = time.perf_counter()
         for images, numbers in loader:
             waited = time.perf_counter() - asked
@@ -190,7 +188,7 @@ def _describe(network: Describe, dataset: BenchmarkDataset, writers: dict[_Side,
     cost["images"] = int(total(forecast.done))
     cost["images_per_second"] = cost["images"] / cost["measured"]["seconds"]
     if cost["images"]:
-        log.info("described %d images, %.1f a second; %.0f %% of the time was spent waiting for images",
+        log.info("extracted descriptors of %d images, %.1f a second; %.0f %% of the time was spent waiting for images",
                  cost["images"], cost["images_per_second"], 100 * cost["waiting_share"])
     return cost
 
@@ -219,9 +217,9 @@ def _rows(binary: Tensor | None, floating: Tensor | None) -> tuple[np.ndarray | 
     return None if binary is None else pack_codes(binary), None if floating is None else floating.numpy()
 
 
-def _rounding(model: SelaVPRpp, network: Describe, dataset: BenchmarkDataset, *, branches: Sequence[str],
+def _rounding(model: SelaVPRpp, network: Network, dataset: BenchmarkDataset, *, branches: Sequence[str],
               store: str) -> dict:
-    """What `precision` and `store` change, on the first images of the database, described exactly beside it."""
+    """What `precision` and `store` change, on the first images of the database, extracted exactly beside it."""
     device = next(model.parameters()).device
     images = torch.stack([dataset[number][0] for number in range(min(SAMPLE, dataset.n_database))]).to(device)
     (code, floating), (exact_code, exact) = (

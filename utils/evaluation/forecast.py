@@ -1,4 +1,4 @@
-"""What a long extraction will take, told when its first batches have shown its pace."""
+"""What a long extraction will take, told in the log when its first batches have shown its pace; and what it took."""
 
 import logging
 import shutil
@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from ..device import peak_memory_mib
 from ..training.memory import shown
 
 log = logging.getLogger("selavprpp")
 SECONDS = 10  # of watching, or until
-SHARE = 0.1  # of the images are described; and at least
+SHARE = 0.1  # of the images are done; and at least
 BATCHES = 3
 
 
@@ -26,9 +27,9 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 class Forecast:
-    """Watches an extraction batch by batch, predicts its end once, and tells in the end what came of it.
+    """Watches an extraction batch by batch and predicts its end once.
 
-    images    that this process describes
+    images      that this process extracts descriptors of
     disk_bytes  that all processes will have written
     device      where the model runs; its memory is told beside the process's
     """
@@ -41,7 +42,7 @@ class Forecast:
         self.started = time.perf_counter()
 
     def add(self, images: int, *, waited: float) -> None:
-        """A batch is described; its images had been waited for so many seconds."""
+        """A batch is done, whose images had been waited for so many seconds."""
         now = time.perf_counter()
         self.done += images
         self.batches += 1
@@ -51,33 +52,22 @@ class Forecast:
         elif self.predicted is None and self.batches > BATCHES and (
                 now - self.first_end >= SECONDS or self.done >= SHARE * self.images):
             pace = (now - self.first_end) / (self.done - self.first_done)
-            self._predict(now - self.started + pace * (self.images - self.done))
+            self.predicted = self._costs(now - self.started + pace * (self.images - self.done))
+            if self.predicted["seconds"] >= 2 * SECONDS:
+                memory = ", ".join(f"{self.predicted[name]:.0f} MiB of {what}" for name, what in
+                                   (("memory_mib", "memory"), ("gpu_memory_mib", "GPU memory"))
+                                   if self.predicted.get(name))
+                log.info("this will take %s in all (%.1f images/s), %s, and %s of disk",
+                         tqdm.format_interval(self.predicted["seconds"]), self.images / self.predicted["seconds"],
+                         memory, shown(self.disk_bytes))
 
-    def _predict(self, seconds: float) -> None:
-        self.predicted = {"seconds": seconds, **self._memory(), "disk_bytes": self.disk_bytes}
-        if seconds >= 2 * SECONDS:
-            memory = ", ".join(f"{value:.0f} MiB of {name.removesuffix('_mib').replace('_', ' ')}"
-                               for name, value in self._memory().items() if value)
-            log.info("this will take %s in all (%.1f images/s), %s, and %s of disk", _duration(seconds),
-                     self.images / seconds, memory, shown(self.disk_bytes))
-
-    def _memory(self) -> dict[str, float | None]:
-        memory = {"memory_mib": peak_memory_mib(torch.device("cpu"))}
-        if self.device.type == "cuda":
-            memory["gpu_memory_mib"] = peak_memory_mib(self.device)
-        return memory
+    def _costs(self, seconds: float) -> dict[str, float | None]:
+        gpu = {"gpu_memory_mib": peak_memory_mib(self.device)} if self.device.type == "cuda" else {}
+        return {"seconds": seconds, "memory_mib": peak_memory_mib(torch.device("cpu")), **gpu,
+                "disk_bytes": self.disk_bytes}
 
     def end(self) -> dict:
         """The share of the time that was spent waiting for images; seconds, memory and disk, as predicted (None: too
         few batches) and as measured."""
         seconds = time.perf_counter() - self.started
-        return {"waiting_share": self.waited / seconds,
-                "measured": {"seconds": seconds, **self._memory(), "disk_bytes": self.disk_bytes},
-                "predicted": self.predicted}
-
-
-def _duration(seconds: float) -> str:
-    """For people: 40 s, 12 min, 5.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return {"waiting_share": self.waited / seconds, "measured": self._costs(seconds), "predicted": self.predicted}

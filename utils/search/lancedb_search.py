@@ -1,6 +1,7 @@
 """Searching an index that was exported to LanceDB, in the same two stages and with the same order of equal distances.
 
-LanceDB is imported when something is opened. Its table `images` holds a row for each image, in order of id:
+LanceDB is imported when something is opened; a program that imports this project's `datasets` imports lancedb before
+that. The table `images` holds a row for each image, in order of id:
 
     id                  row of the index, int64
     name                text; bytes that are no UTF-8 as \\xNN
@@ -16,9 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .exact import rerank_l2
-from .index import ModelIdentity
-from .stores import StoredRows
+from . import ModelIdentity, StoredRows, rerank_l2
 
 TABLE, COMPLETE = "images", "complete"
 ABOUT = b"selavprpp"  # in the schema's metadata: which part of which index
@@ -60,7 +59,7 @@ class Exported:
         if not targets:
             raise ValueError("no target given; expected at least one address of an export")
         self._tables = [_open(target) for target in targets]
-        abouts = [about_of(table) for table in self._tables]
+        abouts = [about_of(table) or {} for table in self._tables]
         self.model = model or ModelIdentity(**abouts[0]["model"])
         for target, about in zip(targets, abouts, strict=True):
             there = ModelIdentity(**about["model"])
@@ -152,7 +151,7 @@ def _open(target: str) -> Any:
         if table is None:
             raise FileNotFoundError(f"{target} holds no export; write one: python -m utils.export INDEX {target}")
         if about_of(table) is None or COMPLETE not in table.tags.list():
-            raise ValueError(f"{target} is not complete: {described(table)}; run the export again, it goes on")
+            raise ValueError(f"{target} is not complete: {content_of(table)}; run the export again, it goes on")
         table.checkout(COMPLETE)
     return table
 
@@ -172,7 +171,7 @@ def about_of(table: Any) -> dict | None:
     return None if about is None else json.loads(about)
 
 
-def described(table: Any) -> str:
+def content_of(table: Any) -> str:
     about = about_of(table)
     return f"{table.count_rows()} rows of {name_of(about) if about else 'a table that was not written here'}"
 
@@ -197,20 +196,20 @@ class reaching:
             raise ValueError(f"cannot use {self.target}: {str(error).splitlines()[0]}") from error
 
 
-def load_lancedb() -> Any:
-    """The optional package; ValueError where it is not installed."""
-    # Where a module `datasets` is loaded, LanceDB takes it for Hugging Face's and wants classes from it. So it is
-    # imported as if this project's were not there, and told that it has dealt with a module of that name.
-    ours = sys.modules.pop("datasets", None)
+def load_lancedb(*, writing: bool = False) -> Any:
+    """The optional package. ValueError where it is not installed, or where this project's `datasets` is in its way.
+
+    LanceDB takes a loaded module of that name for Hugging Face's and imports classes from it: when it is itself
+    imported, and whenever rows are added; opening and searching do not ask.
+    """
+    ours = "datasets" in sys.modules and not hasattr(sys.modules["datasets"], "DatasetDict")
+    if ours and (writing or "lancedb" not in sys.modules):
+        raise ValueError("LanceDB takes this project's package datasets, which this program has imported, for another: "
+                         "export with python -m utils.export; to search, import lancedb first")
     try:
         import lancedb
-        from lancedb import scannable
     except ModuleNotFoundError as error:
         if error.name != "lancedb":
             raise
         raise ValueError("this needs the package lancedb, which is optional: pip install 'lancedb==0.40.*'") from None
-    finally:
-        if ours is not None:
-            sys.modules["datasets"] = ours
-    scannable._registered_modules.add("datasets")
     return lancedb

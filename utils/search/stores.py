@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 STORES = ("fp32", "fp16", "int8")
-_DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "int8": np.dtype(np.int8)}
-_BLOCK_BYTES = 32 * 2**20  # of float32 rows stored at a time
-_SERIAL_VALUES = 2**15 - 1  # torch shares out more between threads
+_DTYPES: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "int8": np.dtype(np.int8)}
+BLOCK_BYTES = 32 * 2**20  # of float32 rows stored at a time
 NOT_FINITE = "descriptors hold NaN or infinity, which have no rank; check the model that made them"
 
 
@@ -38,6 +36,10 @@ class StoredRows:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __getitem__(self, rows: slice | np.ndarray) -> "StoredRows":
+        """Some of the rows, held as they are."""
+        return StoredRows(self.values[rows], None if self.scales is None else self.scales[rows])
+
     @property
     def dim(self) -> int:
         return self.values.shape[1]
@@ -52,22 +54,10 @@ class StoredRows:
 
     def read(self, rows: slice | np.ndarray) -> np.ndarray:
         """Rows, by a slice or an integer array, as float32 (len, D); for a slice of fp32 a view, else a copy."""
-        values = np.asarray(self.values)  # a plain array: a memory map's own indexing is slower
-        if self.scales is None and values.dtype == np.float32:
-            return values[rows]
-        scales = None if self.scales is None else np.array(self.scales[rows])  # torch warns of memory it may not write
-        if isinstance(rows, slice):
-            values, rows = values[rows], np.arange(len(values[rows]))
-        read = np.empty((len(rows), self.dim), np.float32)
-        target = torch.from_numpy(read)
-        # torch converts float16 far faster than numpy. So few values at a time stay in a cache, and in this thread:
-        # torch's threads, awake and waiting for more, would hold up faiss's by milliseconds.
-        step = max(1, _SERIAL_VALUES // max(1, self.dim))
-        for start in range(0, len(rows), step):
-            block = slice(start, start + step)
-            target[block] = torch.from_numpy(values[rows[block]])
-            if scales is not None:
-                target[block] *= torch.from_numpy(scales[block, None])
+        # A plain array: a memory map's own indexing is slower.
+        read = np.asarray(self.values)[rows].astype(np.float32, copy=False)
+        if self.scales is not None:
+            read *= self.scales[rows, None]
         return read
 
 
@@ -81,8 +71,8 @@ def store_rows(rows: np.ndarray, kind: str) -> StoredRows:
     if rows.ndim != 2 or rows.dtype != np.float32:
         raise ValueError(f"rows are {rows.dtype} {rows.shape}; expected float32 (rows, width)")
     values = rows if kind == "fp32" else np.empty(rows.shape, _DTYPES[kind])
-    scales = np.empty(len(rows), np.float32) if kind == "int8" else None
-    step = max(1, _BLOCK_BYTES // max(1, 4 * rows.shape[1]))
+    scales = np.empty(len(rows), np.float32)
+    step = max(1, BLOCK_BYTES // max(1, 4 * rows.shape[1]))
     for start in range(0, len(rows), step):
         block = slice(start, start + step)
         given = rows[block]
@@ -98,4 +88,4 @@ def store_rows(rows: np.ndarray, kind: str) -> StoredRows:
             scales[block] = largest / np.float32(127)
             # A row of zeros has no scale; any divisor leaves it zero.
             values[block] = np.rint(given / np.where(scales[block] > 0, scales[block], 1)[:, None])
-    return StoredRows(values, scales)
+    return StoredRows(values, scales if kind == "int8" else None)

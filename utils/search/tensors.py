@@ -1,4 +1,4 @@
-"""The searches in plain tensor operations, on any device: for GPUs, where faiss has no index for them.
+"""The searches in plain tensor operations, on any device: for GPUs.
 
 Blocks of queries by blocks of the database, so that a table of distances fits into memory. A distance and the row's
 number make one whole number, by which equal distances rank by row.
@@ -12,23 +12,20 @@ from torch import Tensor
 
 from .stores import NOT_FINITE
 
-_BLOCK_ROWS = 2**16  # of the database at a time
-_TABLE = 2**25  # distances at a time: 256 MiB of keys
-_GATHERED_BYTES = 256 * 2**20  # of candidates' rows at a time
+BLOCK_ROWS = 2**16  # of the database at a time
+TABLE = 2**25  # distances at a time: 256 MiB of keys
+GATHERED_BYTES = 256 * 2**20  # of candidates' rows at a time
 _ID_BITS = 32
 
 
 def search_hamming(database_codes: np.ndarray, query_codes: np.ndarray, k: int,
                    device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """As `retrieval.search_hamming`, with k <= n. Distances are exact up to 2048 bits."""
-    # Half precision, which GPUs multiply fastest, holds every whole number up to 2048.
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    """As `exact.search_hamming`, with k <= n."""
     bits = 8 * database_codes.shape[1]
 
     def signs(codes: np.ndarray) -> Tensor:
         shifts = torch.arange(8, device=device, dtype=torch.uint8)
-        bits = (_tensor(codes, device)[..., None] >> shifts) & 1
-        return bits.flatten(1).to(dtype) * 2 - 1
+        return ((_tensor(codes, device)[..., None] >> shifts) & 1).flatten(1).float() * 2 - 1
 
     def distances(rows: Tensor, queries: Tensor) -> Tensor:
         return ((bits - queries @ rows.T) / 2).long()
@@ -39,7 +36,7 @@ def search_hamming(database_codes: np.ndarray, query_codes: np.ndarray, k: int,
 
 def search_l2(database: np.ndarray, queries: np.ndarray, k: int,
               device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """As `retrieval.search_l2` for float32 rows (n, D), with k <= n."""
+    """As `exact.search_l2` for float32 rows (n, D), with k <= n."""
 
     def distances(rows: Tensor, queries: Tensor) -> Tensor:
         squares = (queries * queries).sum(1)[:, None] + (rows * rows).sum(1)
@@ -55,13 +52,13 @@ def search_l2(database: np.ndarray, queries: np.ndarray, k: int,
 
 def squared_l2(rows: np.ndarray, queries: np.ndarray, ids: np.ndarray, device: torch.device) -> np.ndarray:
     """Squared L2 (m, depth) float32 of queries (m, D) to rows (n, D) at ids (m, depth)."""
-    rows, queries, ids = (_tensor(array, device) for array in (rows, queries, ids))
+    database, wanted, of = (_tensor(array, device) for array in (rows, ids, queries))
     squared = torch.empty(ids.shape, device=device)
-    size = max(1, _GATHERED_BYTES // (4 * max(1, ids.shape[1] * rows.shape[1])))
+    size = max(1, GATHERED_BYTES // (4 * max(1, ids.shape[1] * rows.shape[1])))
     for start in range(0, len(ids), size):
         block = slice(start, start + size)
-        difference = rows[ids[block]]
-        difference -= queries[block, None]
+        difference = database[wanted[block]]
+        difference -= of[block, None]
         squared[block] = difference.square_().sum(2)
     return squared.cpu().numpy()
 
@@ -69,18 +66,16 @@ def squared_l2(rows: np.ndarray, queries: np.ndarray, ids: np.ndarray, device: t
 def _smallest(database: np.ndarray, queries: np.ndarray, k: int, device: torch.device, *,
               prepare: Callable[[np.ndarray], Tensor], distances: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The k smallest keys of each query (m, k) int64, ascending: distance << 32 | row."""
-    queries = prepare(queries)
-    size = max(1, _TABLE // _BLOCK_ROWS)
-    blocks = [slice(start, start + size) for start in range(0, len(queries), size)]
-    best: list[Tensor | None] = [None] * len(blocks)
-    for start in range(0, len(database), _BLOCK_ROWS):
-        rows = prepare(database[start:start + _BLOCK_ROWS])
+    size = max(1, TABLE // BLOCK_ROWS)
+    blocks = prepare(queries).split(size)
+    best = [torch.empty((len(block), 0), dtype=torch.int64, device=device) for block in blocks]
+    for start in range(0, len(database), BLOCK_ROWS):
+        rows = prepare(database[start:start + BLOCK_ROWS])
         numbers = torch.arange(start, start + len(rows), device=device)
         for i, block in enumerate(blocks):
-            keys = (distances(rows, queries[block]) << _ID_BITS) | numbers
-            keys = keys if best[i] is None else torch.cat([best[i], keys], dim=1)
+            keys = torch.cat([best[i], (distances(rows, block) << _ID_BITS) | numbers], dim=1)
             best[i] = keys.topk(min(k, keys.shape[1]), dim=1, largest=False).values
-    return torch.cat(best) if best else torch.empty((0, k), dtype=torch.int64, device=device)
+    return torch.cat(best)
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

@@ -30,7 +30,7 @@ from datasets.toy_city.places import split_of
 from datasets.toy_city.street import CONDITIONS, View, render
 from utils.evaluation.baselines import BASELINES
 from utils.evaluation.metrics import recall_at_k
-from utils.search.exact import search_l2
+from utils.search import search_l2
 
 SMALL = {"train_places": 5, "val_places": 2, "test_places": 2}
 SIZE = (28, 42)

@@ -79,16 +79,16 @@ def test_every_baseline_gives_unit_float32_rows(images, name, size):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("describe", BASELINES.values(), ids=BASELINES)
-def test_an_image_of_one_colour_stays_finite(tmp_path, describe):
+@pytest.mark.parametrize("extract_rows", BASELINES.values(), ids=BASELINES)
+def test_an_image_of_one_colour_stays_finite(tmp_path, extract_rows):
     Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "flat.png")
-    assert np.isfinite(describe([tmp_path / "flat.png"])).all()
+    assert np.isfinite(extract_rows([tmp_path / "flat.png"])).all()
 
 
-@pytest.mark.parametrize("describe", BASELINES.values(), ids=BASELINES)
-def test_no_image_and_a_broken_one_are_named(tmp_path, describe):
+@pytest.mark.parametrize("extract_rows", BASELINES.values(), ids=BASELINES)
+def test_no_image_and_a_broken_one_are_named(tmp_path, extract_rows):
     with pytest.raises(ValueError, match="no image"):
-        describe([])
+        extract_rows([])
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.jpg"):
-        describe([tmp_path / "broken.jpg"])
+        extract_rows([tmp_path / "broken.jpg"])

@@ -95,7 +95,7 @@ def test_both_versions_of_msls_val_from_one_extraction(msls, rerank_run, tmp_pat
     assert alone["parts"] == {}
     lines = [line for line in log_of(whole).splitlines() if "L2: R@1" in line]
     assert [line.split()[2] for line in lines] == ["msls_val_11k", "msls_val_740"]
-    assert log_of(whole).count("described ") == 1
+    assert log_of(whole).count("extracted ") == 1
 
 
 def test_msls_test_without_ground_truth_gives_predictions(msls, rerank_run, tmp_path, monkeypatch):

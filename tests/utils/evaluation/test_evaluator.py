@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from descriptors import Rows, describe, evaluator_of, search, searchable
+from descriptors import Rows, evaluator_of, extract_rows, search, searchable
 from images import write_benchmark
 from scripts import evaluation_options, metrics, one_thread, results, run_folder
 
@@ -33,13 +33,13 @@ def model(rerank_run):
     return load_model(rerank_run / "best_model.pth")
 
 
-# --- describing
+# --- extracting
 
 def test_every_image_gets_its_own_row(model, data, tmp_path):
     dataset = benchmark(data)
     with one_thread():
-        both = describe(model.train(), dataset, tmp_path / "both", branches=("float", "binary"), batch_size=3)
-        alone = describe(model, dataset, tmp_path / "alone", branches=("float",), batch_size=4)
+        both = extract_rows(model.train(), dataset, tmp_path / "both", branches=("float", "binary"), batch_size=3)
+        alone = extract_rows(model, dataset, tmp_path / "alone", branches=("float",), batch_size=4)
         assert not model.training
         assert (alone.codes, both.codes.dtype, both.codes.shape) == (None, np.uint8, (13, 64))
         assert (both.floating.dtype, both.floating.shape) == (np.float32, (13, 512))
@@ -69,14 +69,14 @@ def made_up(tmp_path_factory):
     return benchmark(folder, "set"), Rows(codes, floating)
 
 
-def hamming(described) -> list[list[int]]:
-    bits = np.unpackbits(described.codes, axis=1).astype(int)
+def hamming(extracted) -> list[list[int]]:
+    bits = np.unpackbits(extracted.codes, axis=1).astype(int)
     return [[sum(abs(a - b) for a, b in zip(row, query, strict=True)) for row in bits[:N_DATABASE]]
             for query in bits[N_DATABASE:]]
 
 
-def squared_l2(described) -> list[list[float]]:
-    rows = described.floating.astype(float)
+def squared_l2(extracted) -> list[list[float]]:
+    rows = extracted.floating.astype(float)
     return [[sum((a - b) ** 2 for a, b in zip(row, query, strict=True)) for row in rows[:N_DATABASE]]
             for query in rows[N_DATABASE:]]
 
@@ -92,9 +92,9 @@ def naive_recall(ids, positives, k: int, *, answerable_only: bool = False) -> fl
 
 @pytest.mark.parametrize("mode", ["float", "hashing"])
 def test_one_stage(mode, made_up, tmp_path):
-    dataset, described = made_up
-    naive = squared_l2(described) if mode == "float" else hamming(described)
-    found = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode=mode, recall_values=[1, 5, 300])
+    dataset, extracted = made_up
+    naive = squared_l2(extracted) if mode == "float" else hamming(extracted)
+    found = search(searchable(tmp_path, extracted, N_DATABASE), dataset.listing, mode=mode, recall_values=[1, 5, 300])
     assert found.first is None
     assert found.final.tolist() == [order(distances) for distances in naive]
     assert np.abs(found.final_distances - np.sort(naive, axis=1)).max() < 1e-4
@@ -107,10 +107,10 @@ def test_one_stage(mode, made_up, tmp_path):
 @pytest.mark.parametrize("rerank_num", [1, 7, 30, 100])
 def test_two_stages(rerank_num, made_up, tmp_path):
     """Beyond rerank_num the Hamming order stays; fewer database images than that: all of them, and never -1."""
-    dataset, described = made_up
-    found = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode="rerank", recall_values=[1, 5],
+    dataset, extracted = made_up
+    found = search(searchable(tmp_path, extracted, N_DATABASE), dataset.listing, mode="rerank", recall_values=[1, 5],
                    rerank_num=rerank_num)
-    l2, bits = squared_l2(described), hamming(described)
+    l2, bits = squared_l2(extracted), hamming(extracted)
     for q in range(N_QUERIES):
         first = order(bits[q])
         head = sorted(first[:rerank_num], key=lambda i: l2[q][i])
@@ -124,12 +124,12 @@ def test_two_stages(rerank_num, made_up, tmp_path):
 
 
 def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up, tmp_path):
-    dataset, described = made_up
+    dataset, extracted = made_up
     # Queries 0 to 3 look like their place in both ways, 4 to 6 in codes alone.
-    codes, floating = described.codes.copy(), described.floating.copy()
+    codes, floating = extracted.codes.copy(), extracted.floating.copy()
     codes[N_DATABASE:N_DATABASE + 7], floating[N_DATABASE:N_DATABASE + 4] = codes[:7], floating[:4]
-    described = Rows(codes, floating)
-    found = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode="rerank",
+    extracted = Rows(codes, floating)
+    found = search(searchable(tmp_path, extracted, N_DATABASE), dataset.listing, mode="rerank",
                    recall_values=[1, 2, 5, 20], rerank_num=9)
     assert [len(ids) for ids in dataset.listing.positives] == [1] * 10 + [0] * 2
     for answerable_only in (False, True):
@@ -144,7 +144,7 @@ def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up, tm
         {k: naive_recall(found.final, dataset.listing.positives, k) for k in (1, 5)})
     assert found.score() == pytest.approx(tuple(
         sum(naive_recall(ids, dataset.listing.positives, k) for k in (1, 5)) for ids in (found.final, found.first)))
-    one_stage = search(searchable(tmp_path, described, N_DATABASE), dataset.listing, mode="float", recall_values=[1])
+    one_stage = search(searchable(tmp_path, extracted, N_DATABASE), dataset.listing, mode="float", recall_values=[1])
     assert one_stage.recalls()["first_stage"] is None and one_stage.score()[1] == 0
 
 
@@ -241,12 +241,12 @@ def test_predictions(data, rerank_run, model, tmp_path):
     for side, paths in (("database", dataset.listing.database_paths), ("query", dataset.listing.query_paths)):
         assert [str(dataset.listing.folder / name) for name in found[f"{side}_names"]] == [str(path) for path in paths]
     with one_thread():
-        described = describe(model, dataset, tmp_path / "again", branches=("float", "binary"), batch_size=16)
-    bits = np.unpackbits(described.codes, axis=1).astype(int)
+        extracted = extract_rows(model, dataset, tmp_path / "again", branches=("float", "binary"), batch_size=16)
+    bits = np.unpackbits(extracted.codes, axis=1).astype(int)
     for q in range(5):
         distances = np.abs(bits[:8] - bits[8 + q]).sum(axis=1)
         first = order(list(distances))
-        l2 = np.linalg.norm(described.floating[:8] - described.floating[8 + q], axis=1)
+        l2 = np.linalg.norm(extracted.floating[:8] - extracted.floating[8 + q], axis=1)
         head = sorted(first[:3], key=lambda i: l2[i])
         assert found["first_stage_ids"][q].tolist() == first
         assert found["first_stage_distances"][q].tolist() == sorted(distances)
@@ -266,8 +266,8 @@ def test_at_most_100_predictions_are_kept(tmp_path):
     write_benchmark(tmp_path / "sets", "set", "test", database=130, queries=2, first_place=0)
     dataset = benchmark(tmp_path / "sets", "set")
     rng = np.random.default_rng(0)
-    described = Rows(rng.integers(0, 256, (132, 64), dtype=np.uint8), rng.standard_normal((132, 4)).astype(np.float32))
-    found = search(searchable(tmp_path, described, 130), dataset.listing, mode="rerank", recall_values=[1, 120],
+    extracted = Rows(rng.integers(0, 256, (132, 64), dtype=np.uint8), rng.standard_normal((132, 4)).astype(np.float32))
+    found = search(searchable(tmp_path, extracted, 130), dataset.listing, mode="rerank", recall_values=[1, 120],
                    rerank_num=110)
     assert found.final.shape == (2, 120)
     tiny = build_model(ModelConfig(backbone="dinov2-tiny"))
@@ -350,12 +350,12 @@ def test_without_resume_the_published_file_is_fetched_and_named(data, rerank_run
         run_folder(eval_rerank.main, *evaluation_options(data), "--backbone", "dinov2-tiny", cwd=tmp_path)
 
 
-def test_an_evaluator_describes_and_searches(data, model, tmp_path):
+def test_an_evaluator_extracts_and_searches(data, model, tmp_path):
     dataset = benchmark(data)
     evaluate = evaluator_of("rerank", 2, recall_values=(1, 5), batch_size=8)
     with one_thread():
         found = evaluate(model, dataset)
-        rows = describe(model, dataset, tmp_path, branches=("float", "binary"), batch_size=8)
+        rows = extract_rows(model, dataset, tmp_path, branches=("float", "binary"), batch_size=8)
     expected = search(searchable(tmp_path, rows, 8), dataset.listing, mode="rerank", recall_values=(1, 5), rerank_num=2)
     assert found.listing is dataset.listing
     assert found.recalls() == expected.recalls()

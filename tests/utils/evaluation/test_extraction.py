@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from descriptors import Rows, describe
+from descriptors import Rows, extract_rows
 from scripts import error_of, evaluation_options, one_thread, results, run_folder
 
 import eval as eval_float
@@ -22,8 +22,7 @@ from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import Descriptors, build_model, fast_inference, load_model
 from utils.evaluation.extraction import extract
 from utils.evaluation.forecast import BATCHES, SECONDS, Forecast, check_disk
-from utils.search.index import TwoStageIndex
-from utils.search.stores import store_rows
+from utils.search import TwoStageIndex, store_rows
 
 BRANCHES = ("float", "binary")
 
@@ -49,15 +48,16 @@ class Watched(BenchmarkDataset):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Content by kind of file: names of segments are random, and in the manifests."""
-    return {f"{path.parent.name} {path.suffix}": path.read_bytes() for path in folder.rglob("segment-*")}
+    """Content of the files of codes and of floats, by index."""
+    return {f"{path.parent.name} {path.name}": path.read_bytes() for path in folder.rglob("*")
+            if path.name in ("codes", "floats")}
 
 
 # --- on from where it stopped
 
 def test_an_interrupted_extraction_goes_on_and_gives_the_same_files(data, model, tmp_path):
     with one_thread():
-        whole = describe(model, Watched(data), tmp_path / "whole", branches=BRANCHES, batch_size=3)
+        whole = extract_rows(model, Watched(data), tmp_path / "whole", branches=BRANCHES, batch_size=3)
         for limit, expected in ((7, [0, 1, 2, 3, 4, 5, 6]), (5, [6, 7, 8, 9, 10])):
             interrupted = Watched(data, limit=limit)
             with pytest.raises(KeyboardInterrupt):
@@ -66,21 +66,24 @@ def test_an_interrupted_extraction_goes_on_and_gives_the_same_files(data, model,
         with pytest.raises(ValueError, match="unfinished extraction, 8 of 8"):
             TwoStageIndex.open(tmp_path / "parts" / "database")
         last = Watched(data)
-        parts = describe(model, last, tmp_path / "parts", branches=BRANCHES, batch_size=3)
+        parts = extract_rows(model, last, tmp_path / "parts", branches=BRANCHES, batch_size=3)
     assert last.seen == [11, 12]
     assert np.array_equal(parts.codes, whole.codes) and np.array_equal(parts.floating, whole.floating)
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
-    assert len(files(tmp_path / "whole")) == 2 * 5  # codes, values, names, offsets, coordinates
+    assert len(files(tmp_path / "whole")) == 2 * 2
     assert len(list((tmp_path / "parts").iterdir())) == 2
     for side in (tmp_path / "parts").iterdir():
-        TwoStageIndex.open(side).verify()
+        index, other = TwoStageIndex.open(side), TwoStageIndex.open(tmp_path / "whole" / side.name)
+        index.verify()
+        assert index.names(range(len(index))) == other.names(range(len(index)))
+        assert np.array_equal(index.coordinates(range(len(index))), other.coordinates(range(len(index))))
 
 
-def test_nothing_is_described_twice(data, model, tmp_path, monkeypatch):
+def test_nothing_is_extracted_twice(data, model, tmp_path, monkeypatch):
     with one_thread():
-        first = describe(model, Watched(data), tmp_path, branches=BRANCHES, batch_size=8)
+        first = extract_rows(model, Watched(data), tmp_path, branches=BRANCHES, batch_size=8)
         monkeypatch.setattr(utils.evaluation.extraction, "fast_inference", None)
-        again = describe(model, Watched(data, limit=0), tmp_path, branches=BRANCHES, batch_size=8)
+        again = extract_rows(model, Watched(data, limit=0), tmp_path, branches=BRANCHES, batch_size=8)
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -123,9 +126,9 @@ def test_a_killed_process_leaves_what_it_had_written(data, rerank_run, tmp_path)
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {sys.path!r}
-import utils.search.index.writer
 import torch
-utils.search.index.writer._SYNC_BYTES = 1
+from utils.search.index import writer
+writer.SYNC_BYTES = 1
 torch.set_num_threads(1)  # as below: the last digits depend on it
 from test_extraction import Watched
 from utils.evaluation.extraction import extract
@@ -143,8 +146,8 @@ extract(load_model(sys.argv[1]), Killed(Path(sys.argv[2])), Path(sys.argv[3]), b
     assert done.returncode == -9, done.stderr
     rest = Watched(data)
     with one_thread():
-        found = describe(load_model(rerank_run / "best_model.pth"), rest, tmp_path, branches=BRANCHES, batch_size=2)
-        whole = describe(load_model(rerank_run / "best_model.pth"), Watched(data), tmp_path / "whole",
+        found = extract_rows(load_model(rerank_run / "best_model.pth"), rest, tmp_path, branches=BRANCHES, batch_size=2)
+        whole = extract_rows(load_model(rerank_run / "best_model.pth"), Watched(data), tmp_path / "whole",
                          branches=BRANCHES, batch_size=2)
     assert rest.seen == [*range(6, 13)]
     assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=True))
@@ -159,23 +162,23 @@ class Clock:
 
 
 @pytest.mark.parametrize(("images", "seconds_a_batch", "told"), [
-    (2000, 0.5, "72 s"), (64, 7.0, "3 min"), (10**6, 0.01, "10 min"), (10**6, 0.5, "8.7 h")])
-def test_time_is_foretold_from_the_pace_after_a_slow_start(images, seconds_a_batch, told, monkeypatch, caplog):
+    (2000, 0.5, "01:12"), (64, 7.0, "02:40"), (10**6, 0.01, "10:25"), (10**6, 0.5, "8:40:59")])
+def test_time_is_predicted_from_the_pace_after_a_slow_start(images, seconds_a_batch, told, monkeypatch, caplog):
     clock = Clock(monkeypatch)
     caplog.set_level("INFO", "selavprpp")
     forecast = Forecast(images, 10**9, torch.device("cpu"))
-    told_after = None
+    predicted_after = None
     for batch in range(images // 16):
         clock.now += seconds_a_batch * (20 if batch == 0 else 1 + 0.1 * (-1) ** batch)
         forecast.add(16, waited=0.25 * seconds_a_batch)
-        if forecast.predicted and told_after is None:
-            told_after = clock.now - 1000
+        if forecast.predicted and predicted_after is None:
+            predicted_after = clock.now - 1000
     cost = forecast.end()
     measured, predicted = cost["measured"], cost["predicted"]
     assert measured["seconds"] == pytest.approx(clock.now - 1000)
     assert predicted["seconds"] == pytest.approx(measured["seconds"], rel=0.1)
-    assert told_after < 0.6 * measured["seconds"] or images == 64
-    assert told_after <= 20 * seconds_a_batch + max(2 * SECONDS, (BATCHES + 1) * 1.1 * seconds_a_batch)
+    assert predicted_after < 0.6 * measured["seconds"] or images == 64
+    assert predicted_after <= 20 * seconds_a_batch + max(2 * SECONDS, (BATCHES + 1) * 1.1 * seconds_a_batch)
     assert cost["waiting_share"] == pytest.approx(0.25 * seconds_a_batch * (images // 16) / measured["seconds"])
     assert predicted["disk_bytes"] == measured["disk_bytes"] == 10**9
     assert 0 < predicted["memory_mib"] <= measured["memory_mib"] <= 1.25 * predicted["memory_mib"]
@@ -192,12 +195,10 @@ def test_too_few_batches_for_a_forecast(monkeypatch):
     assert forecast.end()["predicted"] is None
 
 
-def test_disk_is_as_foretold(data, model, tmp_path):
+def test_disk_is_as_predicted(data, model, tmp_path):
     with one_thread():
         cost = extract(model, Watched(data), tmp_path, branches=BRANCHES, batch_size=1, num_workers=0).cost
-    measured = sum(path.stat().st_size for path in tmp_path.rglob("segment-*"))
-    assert cost["measured"]["disk_bytes"] == 13 * (64 + 4 * 512)
-    assert cost["measured"]["disk_bytes"] == pytest.approx(measured, rel=0.25)
+    assert cost["measured"]["disk_bytes"] == 13 * (64 + 4 * 512) == sum(map(len, files(tmp_path).values()))
 
 
 def test_a_full_disk_is_told_before_the_work(data, model, tmp_path, monkeypatch):
@@ -212,8 +213,8 @@ def test_memory_does_not_grow_with_the_database():
     script = f"""
 import resource, sys, tempfile
 sys.path[:0] = {sys.path!r}
-from test_extraction import described_by_nobody
-small, large = described_by_nobody(500), described_by_nobody(6000)
+from test_extraction import extracted_by_nobody
+small, large = extracted_by_nobody(500), extracted_by_nobody(6000)
 print(small, large)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
@@ -222,7 +223,7 @@ print(small, large)
     assert large - small < 25
 
 
-def described_by_nobody(count: int) -> float:
+def extracted_by_nobody(count: int) -> float:
     """Peak resident memory, in MiB, after an extraction of `count` images whose network only makes up rows."""
     import resource
     import tempfile
@@ -250,7 +251,7 @@ def test_what_was_rounded_is_measured(precision, store, data, model, tmp_path):
     with one_thread():
         found = extract(model, dataset, tmp_path, branches=BRANCHES, batch_size=8, num_workers=0, precision=precision,
                         store=store)
-        exact = describe(model, dataset, tmp_path / "exact", branches=BRANCHES, batch_size=8)
+        exact = extract_rows(model, dataset, tmp_path / "exact", branches=BRANCHES, batch_size=8)
     codes, floats = found.database.rows(range(8))
     cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(
         floats.astype(np.float64), exact.floating[:8].astype(np.float64), strict=True)]
@@ -367,7 +368,7 @@ def test_a_training_leaves_no_descriptors(float_run, rerank_run):
 
 def test_rows_of_a_set(data, model, tmp_path):
     with one_thread():
-        found = describe(model, Watched(data), tmp_path, branches=("binary",), batch_size=5)
+        found = extract_rows(model, Watched(data), tmp_path, branches=("binary",), batch_size=5)
     assert isinstance(found, Rows) and found.floating is None and found.codes.shape == (13, 64)
 
 

@@ -1,6 +1,4 @@
-"""Packing, searches, re-ranking and recall against naive loops and the published code's values."""
-
-import json
+"""Packing, searches and re-ranking against naive loops and the published code's values."""
 
 import faiss
 import numpy as np
@@ -8,29 +6,21 @@ import pytest
 import torch
 from paths import DATA
 
-from utils.evaluation import metrics
-from utils.evaluation.metrics import correctness, recall_at_k
-from utils.search import exact as retrieval
-from utils.search import tensors as tensor_search
-from utils.search.exact import merge_ranked, pack_codes, rerank_l2, search_hamming, search_l2
-from utils.search.stores import StoredRows, store_rows
+from utils.search import StoredRows, exact, merge_ranked, pack_codes, rerank_l2, search_hamming, search_l2, store_rows
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_threads():
+def three_threads():
     """As most machines have several, whatever the tests were started with."""
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(2)
+    faiss.omp_set_num_threads(3)
     yield
     faiss.omp_set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def golden():
-    arrays = dict(np.load(DATA / "golden_retrieval_small.npz"))
-    counts = arrays.pop("positives_count")
-    arrays["positives"] = np.split(arrays.pop("positives_flat"), np.cumsum(counts)[:-1])
-    return arrays, json.loads((DATA / "golden_retrieval_small.json").read_text())
+    return dict(np.load(DATA / "golden_retrieval_small.npz"))
 
 
 def naive_nearest(distances, k: int) -> list[list[int]]:
@@ -63,7 +53,7 @@ def test_packing_matches_a_naive_loop_for_arrays_and_tensors():
 
 
 def test_golden_packing(golden):
-    arrays, _ = golden
+    arrays = golden
     assert np.array_equal(pack_codes(arrays["q_hash"]), arrays["q_codes"])
 
 
@@ -71,7 +61,7 @@ def test_golden_packing(golden):
 
 
 def test_golden_hamming_search(golden):
-    arrays, _ = golden
+    arrays = golden
     distances, ids = search_hamming(arrays["db_codes"], arrays["q_codes"], 100)
     assert distances.dtype == np.int32 and ids.dtype == np.int64
     assert np.array_equal(distances, arrays["hamming_distances"])
@@ -92,29 +82,26 @@ def test_hamming_ties_follow_the_database_order(n_bytes, n_queries, k):
     assert np.array_equal(distances, np.take_along_axis(np.array(table), ids, axis=1))
 
 
-@pytest.mark.parametrize(("n", "n_bytes"), [(2**16, 2), (2**16 + 1, 2), (200, 2**13 - 1), (200, 2**13)])
-def test_one_query_at_the_limits_of_a_key(n, n_bytes):
+@pytest.mark.parametrize(("n", "n_bytes", "n_queries"), [(200_000, 2, 1), (200_000, 2, 5), (1000, 64, 200)])
+def test_hamming_ties_in_a_large_database(n, n_bytes, n_queries):
+    """Threads share the database's rows, or the queries; only the order (distance, row) is checked, by numpy."""
     rng = np.random.default_rng(0)
-    query = rng.integers(0, 256, (1, n_bytes), dtype=np.uint8)
     database = rng.integers(0, 256, (n, n_bytes), dtype=np.uint8)
-    database[-3:], database[0] = query, ~query  # the last rows are nearest, the first is as far as can be
-    distances, ids = search_hamming(database, query, n)
-    table = np.unpackbits(database ^ query, axis=1).sum(1)
-    assert np.array_equal(ids[0], np.argsort(table, kind="stable"))
-    assert np.array_equal(distances[0], np.sort(table))
-
-
-@pytest.mark.parametrize("n_queries", [1, 20])  # the database, and the queries, shared out between threads
-def test_hamming_ties_in_a_large_database(n_queries, monkeypatch):
-    """Deep in faiss's blocks and threads; only the order (distance, index) is checked, by numpy."""
-    monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 3)
-    monkeypatch.setattr(retrieval, "_THREADED", 50_000)  # so that slices are not shared out again
-    rng = np.random.default_rng(0)
-    database = rng.integers(0, 256, (100_000, 2), dtype=np.uint8)
     table = np.unpackbits(database[:n_queries, None] ^ database[None], axis=2).sum(2)
     distances, ids = search_hamming(database, database[:n_queries], 100)
     assert np.array_equal(ids, np.argsort(table, axis=1, kind="stable")[:, :100])
     assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
+
+
+def test_as_deep_as_the_database():
+    """Lists of rows by distance, of which even one query's are large."""
+    rng = np.random.default_rng(0)
+    database = rng.integers(0, 256, (9000, 64), dtype=np.uint8)
+    queries = rng.integers(0, 256, (3, 64), dtype=np.uint8)
+    table = np.unpackbits(queries[:, None] ^ database[None], axis=2).sum(2)
+    distances, ids = search_hamming(database, queries, 9000)
+    assert np.array_equal(ids, np.argsort(table, axis=1, kind="stable"))
+    assert np.array_equal(distances, np.sort(table, axis=1))
 
 
 # --- L2 search -------------------------------------------------------------------------------------------------
@@ -122,7 +109,7 @@ def test_hamming_ties_in_a_large_database(n_queries, monkeypatch):
 
 def test_golden_l2_search(golden):
     """The rows kept hold all 100 nearest of query 0; of the other queries, the nearest among those rows."""
-    arrays, _ = golden
+    arrays = golden
     rows = arrays["float_rows"]
     distances, ids = search_l2(arrays["db_float"], arrays["q_float"], len(rows))
     assert distances.dtype == np.float32 and ids.dtype == np.int64
@@ -161,10 +148,11 @@ def test_duplicate_descriptors_follow_the_database_order():
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("n_queries", [3, 25])
-def test_l2_search_in_blocks_of_a_memory_map(kind, n_queries, tmp_path, monkeypatch):
+@pytest.mark.parametrize("some", [False, True])
+def test_l2_search_in_blocks_of_a_memory_map(kind, n_queries, some, tmp_path, monkeypatch):
     """Blocks and slices of 32 rows, by several threads; equal rows lie in different blocks."""
-    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 32 * 6 * 4)
-    monkeypatch.setattr(retrieval, "_SLICE_BYTES", 32 * 6 * 4)
+    monkeypatch.setattr(exact, "BLOCK_BYTES", 32 * 6 * 4)
+    monkeypatch.setattr(exact, "SLICE_BYTES", 32 * 6 * 4)
     rng = np.random.default_rng(0)
     database = 127 * rng.integers(0, 2, (300, 6)).astype(np.float32)  # exact in int8 too, whose scale is 1 then
     database[:, 0] = 127
@@ -174,11 +162,25 @@ def test_l2_search_in_blocks_of_a_memory_map(kind, n_queries, tmp_path, monkeypa
     mapped = StoredRows(values, stored.scales)
     queries = 127 * rng.integers(0, 2, (n_queries, 6)).astype(np.float32)
     table = naive_squared_l2(queries, database)
-    distances, ids = search_l2(mapped, queries, 40)
-    assert ids.tolist() == naive_nearest(table, 40)
+    rows = np.flatnonzero(rng.random(300) < 0.6) if some else np.arange(300)
+    distances, ids = search_l2(mapped, queries, 40, rows=rows if some else None)
+    assert ids.tolist() == rows[naive_nearest(table[:, rows], 40)].tolist()
     assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
     reranked, away = rerank_l2(mapped, queries, ids[:, ::-1], 40)
     assert np.array_equal(away, np.sqrt(np.take_along_axis(table, reranked, axis=1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("n_queries", [1, 3])
+def test_l2_search_of_a_large_database(n_queries):
+    """Several slices of rows as they are, by threads, for one query."""
+    rng = np.random.default_rng(0)
+    database = rng.integers(0, 4, (700_000, 8)).astype(np.float32)
+    queries = rng.integers(0, 4, (n_queries, 8)).astype(np.float32)
+    distances, ids = search_l2(database, queries, 20)
+    for query, found, away in zip(queries, ids, distances, strict=True):
+        squared = ((database - query) ** 2).sum(1)
+        nearest = np.argsort(squared, kind="stable")[:20]
+        assert np.array_equal(found, nearest) and np.array_equal(away, squared[nearest])
 
 
 def test_one_bad_row_of_the_database_is_told():
@@ -208,128 +210,12 @@ def test_merging_searches_of_parts():
     assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1)) and distances.dtype == np.int32
 
 
-# --- the plain tensor path -------------------------------------------------------------------------------------
-
-DEVICES = [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=[
-    pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")])]
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("k", [1, 90, 250])
-@pytest.mark.parametrize("n_bytes", [1, 64, 256])
-def test_tensor_hamming_search(device, k, n_bytes, monkeypatch):
-    monkeypatch.setattr(tensor_search, "_BLOCK_ROWS", 64)
-    monkeypatch.setattr(tensor_search, "_TABLE", 64 * 9)
-    rng = np.random.default_rng(k)
-    database = rng.integers(0, 256, (250, n_bytes), dtype=np.uint8)
-    queries = rng.integers(0, 256, (20, n_bytes), dtype=np.uint8)
-    database[7], database[8] = queries[0], 255 - queries[0]  # the ends of the range
-    table = np.unpackbits(queries[:, None] ^ database[None], axis=2).sum(2)
-    distances, ids = tensor_search.search_hamming(database, queries, k, device)
-    assert distances.dtype == np.int32 and ids.dtype == np.int64
-    assert ids.tolist() == naive_nearest(table, k)
-    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("k", [1, 90, 250])
-def test_tensor_l2_search_and_distances(device, k, monkeypatch):
-    monkeypatch.setattr(tensor_search, "_BLOCK_ROWS", 64)
-    monkeypatch.setattr(tensor_search, "_TABLE", 64 * 9)
-    monkeypatch.setattr(tensor_search, "_GATHERED_BYTES", 3 * k * 6 * 4)
-    rng = np.random.default_rng(k)
-    database = rng.integers(0, 2, (250, 6)).astype(np.float32)
-    queries = rng.integers(0, 2, (20, 6)).astype(np.float32)
-    table = naive_squared_l2(queries, database)
-    distances, ids = tensor_search.search_l2(database, queries, k, device)
-    assert distances.dtype == np.float32 and ids.dtype == np.int64
-    assert ids.tolist() == naive_nearest(table, k)
-    assert np.array_equal(distances, np.take_along_axis(table, ids, axis=1))
-    assert np.array_equal(tensor_search.squared_l2(database, queries, ids[:, ::-1].copy(), device), distances[:, ::-1])
-    database[3] = np.nan
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        tensor_search.search_l2(database, queries, 250, device)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_a_device_is_passed_on(device, monkeypatch):
-    """On the processor the tensor path stands in for a GPU's: the same answers as faiss's functions."""
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((300, 16)).astype(np.float32)
-    database, queries = rows[:260], rows[260:]
-    codes, query_codes = pack_codes(database), pack_codes(queries)
-    expected = search_hamming(codes, query_codes, 30)
-    expected_l2 = search_l2(database, queries, 30)
-    expected_rerank = rerank_l2(database, queries, expected[1], 20)
-    monkeypatch.setattr(retrieval, "_on_gpu", lambda given: given is not None)
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
-    monkeypatch.setattr(faiss, "hammings_knn_mc", None)
-    monkeypatch.setattr(faiss, "knn", None)
-    monkeypatch.setattr(faiss, "pairwise_indexed_L2sqr", None)
-    assert all(map(np.array_equal, search_hamming(codes, query_codes, 30, device=device), expected))
-    for given, (first, second) in (
-        (search_l2(database, queries, 30, device=device)[::-1], expected_l2[::-1]),
-        (rerank_l2(database, queries, expected[1], 20, device=device), expected_rerank),
-    ):
-        assert np.array_equal(given[0], first)
-        assert np.allclose(given[1], second, rtol=0, atol=1e-5)
-
-
-class CarelessIndex:
-    """Stands in for a GPU index: of equal distances it keeps the last rows, and gives them last first."""
-
-    def __init__(self, index):
-        self.rows = index.reconstruct_n(0, index.ntotal)
-        self.depths = []
-
-    def search(self, queries, k):
-        self.depths.append(k)
-        table = naive_squared_l2(queries, self.rows).astype(np.float32)
-        ids = len(self.rows) - 1 - np.argsort(table[:, ::-1], axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(table, ids, axis=1), ids
-
-
-@pytest.mark.parametrize("k", [1, 7, 60, 300, 400])
-def test_ties_of_a_gpu_index_are_put_in_database_order(k, monkeypatch):
-    """The seam to the GPU, with an index that breaks ties as badly as allowed (the real one: the gpu test)."""
-    used = []
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: None, raising=False)
-    monkeypatch.setattr(
-        faiss, "index_cpu_to_gpu", lambda _, __, index: used.append(CarelessIndex(index)) or used[0], raising=False
-    )
-    rng = np.random.default_rng(k)
-    database = rng.integers(0, 2, (300, 6)).astype(np.float32)
-    queries = rng.integers(0, 2, (20, 6)).astype(np.float32)
-    queries[10:] += rng.random((10, 6), dtype=np.float32)  # and some without equal distances but for copies
-    assert search_l2(database, queries, k)[1][:10].tolist() == naive_nearest(
-        naive_squared_l2(queries, database)[:10], k
-    )
-    assert not used  # a GPU that faiss sees is left alone until one asks for it
-    distances, ids = search_l2(database, queries, k, device=torch.device("cuda"))
-    table = naive_squared_l2(queries, database)
-    assert np.allclose(distances, np.take_along_axis(table, ids, axis=1), atol=1e-5)
-    assert ids[:10].tolist() == naive_nearest(table[:10], k)
-    assert used[0].depths == [min(k + 1, 300)]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="faiss sees no GPU")
-@pytest.mark.parametrize("k", [1, 100, 2048, 3000])
-def test_l2_search_on_a_gpu(k):
-    rng = np.random.default_rng(k)
-    database = rng.integers(0, 2, (4000, 10)).astype(np.float32)
-    queries = rng.integers(0, 2, (40, 10)).astype(np.float32)
-    _, ids = search_l2(database, queries, k, device=torch.device("cuda"))
-    assert ids.tolist() == naive_nearest(naive_squared_l2(queries, database), k)
-
-
 # --- re-ranking ------------------------------------------------------------------------------------------------
 
 
 def test_golden_reranking(golden):
     """The golden Hamming candidates in, the golden order out: whole for query 0, else for the rows kept."""
-    arrays, _ = golden
+    arrays = golden
     rows, checked = arrays["float_rows"], 0
     for query, candidates in enumerate(arrays["hamming_ids"]):
         local = np.searchsorted(rows, candidates[np.isin(candidates, rows)])[None]
@@ -346,8 +232,8 @@ def test_golden_reranking(golden):
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
 def test_reranking_matches_a_naive_loop(depth, block_bytes, kind, monkeypatch):
     """In blocks of one query, of a few and of all; candidates beyond the depth stay where they are."""
-    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", block_bytes * depth)
-    monkeypatch.setattr(retrieval, "_NEAR_BYTES", block_bytes)
+    monkeypatch.setattr(exact, "BLOCK_BYTES", block_bytes * depth)
+    monkeypatch.setattr(exact, "NEAR_BYTES", block_bytes)
     rng = np.random.default_rng(depth)
     stored = store_rows(rng.standard_normal((50, 16)).astype(np.float32), kind)
     database = stored.read(slice(None))
@@ -390,6 +276,17 @@ def test_a_database_smaller_than_k_gives_all_of_it_and_never_minus_one():
     assert np.array_equal(reranked, l2_ids)
 
 
+def test_no_queries_find_nothing():
+    floats, codes = np.ones((9, 16), np.float32), np.ones((9, 2), np.uint8)
+    for k in (1, 4, 50):
+        for distances, ids in (search_hamming(codes, codes[:0], k), search_l2(floats, floats[:0], k)):
+            assert distances.shape == ids.shape == (0, min(k, 9)) and ids.dtype == np.int64
+        ids, distances = rerank_l2(floats, floats[:0], np.empty((0, 7), np.int64), k)
+        assert (ids.shape, distances.shape) == ((0, 7), (0, min(k, 7)))
+    ids, distances = rerank_l2(floats, floats, np.empty((9, 0), np.int64), 3)
+    assert ids.shape == distances.shape == (9, 0)
+
+
 def test_inputs_that_are_not_contiguous():
     rng = np.random.default_rng(0)
     wide = rng.standard_normal((60, 32)).astype(np.float32)
@@ -402,53 +299,6 @@ def test_inputs_that_are_not_contiguous():
     codes = pack_codes(wide)[:, ::2]
     _, ids = search_hamming(codes[:50], codes[50:], 9)
     assert ids.tolist() == naive_nearest(naive_hamming(codes[50:], codes[:50]), 9)
-
-
-# --- recall ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind, stage", [("hashing", "hamming"), ("rerank", "reranked"), ("float", "l2")])
-def test_golden_recalls(golden, kind, stage):
-    arrays, expected = golden
-    recalls = recall_at_k(arrays[f"{stage}_ids"], arrays["positives"], expected["recall_values"])
-    assert list(recalls) == expected["recall_values"]
-    assert list(recalls.values()) == expected["recalls"][kind]
-
-
-@pytest.mark.parametrize("columns", [2**16, 7])  # of the table of positives: more than rows, and shared by several
-@pytest.mark.parametrize("seed", range(5))
-def test_recall_matches_a_naive_loop(seed, columns, monkeypatch):
-    monkeypatch.setattr(metrics, "_COLUMNS", columns)
-    monkeypatch.setattr(metrics, "_TABLE_BYTES", 10 * columns)
-    rng = np.random.default_rng(seed)
-    predictions = np.stack([rng.permutation(40)[:12] for _ in range(37)])
-    positives = [rng.permutation(60)[: rng.integers(0, 4)] for _ in range(37)]  # some absent from predictions
-    assert any(len(p) == 0 for p in positives)
-    right = correctness(predictions, positives)
-    assert right.dtype == bool
-    assert right.tolist() == [
-        [j in p.tolist() for j in row] for row, p in zip(predictions.tolist(), positives, strict=True)
-    ]
-    values = [1, 2, 5, 12, 20]
-    answerable = [i for i in range(37) if len(positives[i])]
-    for only, counted in ((False, range(37)), (True, answerable)):
-        expected = {
-            n: 100 * sum(bool(set(predictions[i, :n]) & set(positives[i])) for i in counted) / len(counted)
-            for n in values
-        }
-        assert recall_at_k(predictions, positives, values, answerable_only=only) == pytest.approx(expected)
-
-
-def test_recall_values_keep_their_order_and_plain_types():
-    recalls = recall_at_k(np.array([[3, 1], [2, 0]], np.int32), [np.array([1]), np.array([2])], [2, 1])
-    assert json.dumps(recalls) == '{"2": 100.0, "1": 50.0}'
-
-
-def test_recall_without_any_positive():
-    nothing = [np.empty(0, np.int64)] * 3
-    predictions = np.arange(6).reshape(3, 2)
-    assert recall_at_k(predictions, nothing, [1, 5]) == {1: 0.0, 5: 0.0}
-    assert recall_at_k(predictions, nothing, [1, 5], answerable_only=True) is None
 
 
 # --- errors ----------------------------------------------------------------------------------------------------
@@ -466,6 +316,7 @@ def test_errors_name_what_was_given_and_expected():
         (r"width 16, queries 8", lambda: search_l2(floats, floats[:, :8], 1)),
         (r"NaN or infinity", lambda: search_l2(floats + np.float32("inf"), floats, 1)),
         (r"database holds no rows", lambda: search_l2(floats[:0], floats, 1)),
+        (r"rows are none", lambda: search_l2(floats, floats, 1, rows=np.empty(0, np.int64))),
         (r"k is 0; expected at least 1", lambda: search_hamming(codes, codes, 0)),
         (r"queries is float32 .*expected uint8", lambda: search_hamming(codes, floats, 1)),
         (r"width 2, queries 1", lambda: search_hamming(codes, codes[:, :1], 1)),
@@ -475,12 +326,6 @@ def test_errors_name_what_was_given_and_expected():
         (r"\(3, 3\); expected integers \(4, k\)", lambda: rerank_l2(floats, floats, some[:3], 3)),
         (r"candidates are float64", lambda: rerank_l2(floats, floats, some.astype(float), 3)),
         (r"NaN or infinity", lambda: rerank_l2(floats, floats * np.float32("nan"), some, 3)),
-        (r"\(4, 3\) and positives are of 2 queries", lambda: recall_at_k(some, [some[0]] * 2, [1])),
-        (r"expected \(queries, k >= 1\)", lambda: recall_at_k(some[:, :0], [some[0]] * 4, [1])),
-        (r"predictions hold -1", lambda: recall_at_k(some - 1, [some[0]] * 4, [1])),
-        (r"recall values are \[0, 5\]", lambda: recall_at_k(some, [some[0]] * 4, [0, 5])),
-        (r"recall values are \[\]", lambda: recall_at_k(some, [some[0]] * 4, [])),
-        (r"there are no queries", lambda: recall_at_k(some[:0], [], [1])),
     ]
     for message, call in cases:
         with pytest.raises(ValueError, match=message):

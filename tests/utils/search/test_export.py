@@ -1,147 +1,35 @@
-"""An exported index against the index and faiss; what becomes of unfinished and foreign exports."""
+"""LanceDB beside this project's `datasets`, and what several parts' candidates become."""
 
 import importlib.util
+import os
+import subprocess
 import sys
+from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
-from scripts import error_of
+from paths import ROOT
 
-from utils import export as export_module
-from utils.export import export, main
-from utils.search.index import ModelIdentity, TwoStageIndex
 from utils.search.lancedb_search import Candidates, Exported, merged
-from utils.search.stores import STORES
 
-MODEL, OTHER = ModelIdentity("3f" * 32, "base gem"), ModelIdentity("9c" * 32, "large boq")
-N, DIM, QUERIES = 600, 48, 7
 with_lancedb = pytest.mark.skipif(importlib.util.find_spec("lancedb") is None, reason="lancedb is optional")
 
 
-def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of 64 bits, of which 10 vary, so that every rank is tied, and unit floats, of which some are the same."""
-    rng = np.random.default_rng(seed)
-    codes = np.zeros((n, 8), np.uint8)
-    codes[:, 0] = rng.integers(0, 256, n)
-    codes[:, 1] = rng.integers(0, 4, n)
-    floats = rng.standard_normal((n, DIM), np.float32)
-    floats[: n // 3] = floats[n // 3: 2 * (n // 3)]
-    return codes, floats / np.linalg.norm(floats, axis=1, keepdims=True)
-
-
-def build(folder, *, store: str = "fp32", n: int = N, seed: int = 0, model: ModelIdentity = MODEL) -> TwoStageIndex:
-    codes, floats = rows(n, seed)
-    metres = np.stack([np.arange(n) * 10.0, np.full(n, 5e6)], axis=1)
-    metres[::5] = np.nan
-    return TwoStageIndex.build(folder, codes=codes, floats=floats, names=[f"é/{row}.jpg" for row in range(n)],
-                               coordinates=metres, model=model, store=store)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Commits of 100 rows, in two blocks each."""
-    monkeypatch.setattr(export_module, "_BLOCK_BYTES", 50 * 4 * DIM)
-    monkeypatch.setattr(export_module, "_COMMIT_BLOCKS", 2)
-
-
 @with_lancedb
-def test_finds_what_faiss_finds(tmp_path, small_blocks):
-    index = build(tmp_path / "index")
-    assert export(index, str(tmp_path / "copy")) == N
-    codes, floats = rows(N, 0)
-    query_codes, query_floats = rows(QUERIES, 1)
-    exported = Exported(str(tmp_path / "copy"), model=MODEL)
-    assert len(exported) == N and exported.model == MODEL
-    found = exported.search(query_codes, query_floats, k=10, depth=40)
-
-    binary = faiss.IndexBinaryFlat(64)
-    binary.add(codes)
-    bits, first = binary.search(query_codes, N)
-    for query in range(QUERIES):
-        first[query] = first[query][np.lexsort((first[query], bits[query]))]
-        flat = faiss.IndexFlatL2(DIM)
-        flat.add(floats[first[query, :40]])
-        squared, places = flat.search(query_floats[query:query + 1], 40)
-        order = np.lexsort((places[0], squared[0].round(6)))[:10]
-        assert found.ids[query].tolist() == first[query, places[0, order]].tolist()
-        np.testing.assert_allclose(found.distances[query], np.sqrt(squared[0, order]), atol=1e-4)
-    assert found.names.tolist() == [[f"é/{row}.jpg" for row in ids] for ids in found.ids]
-    np.testing.assert_array_equal(found.coordinates, [index.coordinates(ids) for ids in found.ids])
-    assert not found.parts.any()
+def test_exports_in_a_process_of_their_own(tmp_path):
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    done = subprocess.run([sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-o", "addopts=",
+                           "--basetemp", tmp_path / "cases", Path(__file__).with_name("lancedb_cases.py")], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
 
 
-@with_lancedb
-@pytest.mark.parametrize("store", STORES)
-def test_parts_find_what_the_index_finds(tmp_path, small_blocks, store):
-    index = build(tmp_path / "index", store=store)
-    codes, floats = rows(100, 2)
-    index.add(codes=codes, floats=floats, names=[b"\xff.jpg".decode("utf-8", "surrogateescape")] * 100)
-    index.remove([*range(0, 90, 2), N - 1, N, N + 50])
-    index.save()
-    targets = [str(tmp_path / f"copy{part}") for part in range(3)]
-    assert sum(export(index, target, part=(part, 3)) for part, target in enumerate(targets)) == len(index)
-    queries = rows(QUERIES, 3)
-    want = index.search(*queries, k=12, depth=90)
-    found = Exported(*targets).search(*queries, k=12, depth=90)
-    assert np.array_equal(found.ids, want.ids)
-    np.testing.assert_allclose(found.distances, want.distances, atol=1e-6)
-    assert found.parts.max() == 2 and len(Exported(*targets)) == len(index)
-    assert set(found.names[found.ids >= N]) == {"\\xff.jpg"}
-    # Each machine searches its own part; what they found is joined elsewhere.
-    apart = merged([Exported(target).candidates(*queries, depth=90)[0] for target in targets], k=12, depth=90)
-    assert all(np.array_equal(*pair) for pair in zip(apart[:3], found[:3], strict=True))
+@pytest.mark.skipif("lancedb" in sys.modules, reason="lancedb came first")
+def test_otherwise_one_line_says_so(tmp_path):
+    import datasets  # noqa: F401
 
-
-@with_lancedb
-def test_search_within_a_region(tmp_path):
-    index = build(tmp_path / "index")
-    export(index, str(tmp_path / "copy"))
-    queries = rows(QUERIES, 1)
-    exported = Exported(str(tmp_path / "copy"))
-    region = [row for row in range(N) if 1000 <= index.coordinates([row])[0, 0] < 1500]
-    found = exported.search(*queries, where="utm_east >= 1000 and utm_east < 1500")
-    assert np.array_equal(found.ids, index.restricted_to(region).search(*queries).ids)
-    assert exported.search(*queries, where="utm_east < 0").ids.shape == (QUERIES, 0)
-
-
-@with_lancedb
-def test_a_stopped_export_is_not_taken_for_a_complete_one_and_goes_on(tmp_path, small_blocks, monkeypatch):
-    index, copy = build(tmp_path / "index"), str(tmp_path / "copy")
-    coordinates = index.coordinates
-
-    def stop(ids):
-        if ids[0] == 350:  # the second block of the fourth commit
-            raise OSError("stopped here")
-        return coordinates(ids)
-
-    monkeypatch.setattr(index, "coordinates", stop)
-    with pytest.raises(ValueError, match="cannot use .*copy: .*stopped here"):
-        export(index, copy)
-    with pytest.raises(ValueError, match=r"copy is not complete: 300 rows of part 0/1 of 600 images of base gem"):
-        Exported(copy)
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="holds an export of something else"):
-        export(build(tmp_path / "other", seed=9), copy)
-    assert export(index, copy) == 300
-    queries = rows(QUERIES, 1)
-    assert np.array_equal(Exported(copy).search(*queries).ids, index.search(*queries).ids)
-    with pytest.raises(ValueError, match="complete; delete it"):
-        export(index, copy)
-
-
-@with_lancedb
-def test_only_exports_of_one_model_are_searched_together(tmp_path):
-    for number, model in enumerate((MODEL, OTHER)):
-        export(build(tmp_path / f"index{number}", n=20, model=model), str(tmp_path / f"copy{number}"))
-    for arguments in ({"model": OTHER}, {}):
-        with pytest.raises(ValueError, match="is an export of (base gem|large boq) .*; expected (large boq|base gem) "):
-            Exported(*[str(tmp_path / f"copy{number}") for number in range(2 - len(arguments))], **arguments)
-    exported = Exported(str(tmp_path / "copy0"))
-    codes, floats = rows(2, 1)
-    for wrong in ((codes[:1], floats), (codes[:, :4], floats), (codes, floats[:, :5]), (codes[:0], floats[:0])):
-        with pytest.raises(ValueError, match="expected"):
-            exported.search(*wrong)
+    with pytest.raises(ValueError, match="takes this project's package datasets.* import lancedb first"):
+        Exported(str(tmp_path))
 
 
 def test_candidates_of_several_parts_are_cut_at_the_depth_of_all_together():
@@ -156,35 +44,3 @@ def test_candidates_of_several_parts_are_cut_at_the_depth_of_all_together():
     assert found.ids.tolist() == [[2, 10, 1]]
     assert found.parts.tolist() == [[0, 1, 0]]
     assert found.names.tolist() == [["2", "10", "1"]]
-
-
-@with_lancedb
-def test_command_line(tmp_path, capsys):
-    build(tmp_path / "index", n=30)
-    main([str(tmp_path / "index"), str(tmp_path / "copy"), "--part", "1/3"])
-    assert "complete; 10 images written in" in capsys.readouterr().out
-    assert "holds this export already" in error_of(main, tmp_path / "index", tmp_path / "copy", "--part", "1/3",
-                                                   capsys=capsys)
-    assert "holds an export of something else" in error_of(main, tmp_path / "index", tmp_path / "copy", capsys=capsys)
-    assert "part is 3/3" in error_of(main, tmp_path / "index", tmp_path / "new", "--part", "3/3", capsys=capsys)
-    assert "--part is x" in error_of(main, tmp_path / "index", tmp_path / "new", "--part", "x", capsys=capsys)
-    error_of(main, tmp_path / "nowhere", tmp_path / "new", capsys=capsys)
-    (tmp_path / "file").write_text("")
-    assert "cannot use" in error_of(main, tmp_path / "index", tmp_path / "file", capsys=capsys)
-    with pytest.raises(FileNotFoundError, match="nowhere holds no export"):
-        Exported(str(tmp_path / "nowhere"))
-
-
-def test_without_the_package_one_line_names_it(tmp_path, monkeypatch, capsys):
-    build(tmp_path / "index", n=3)
-    monkeypatch.setitem(sys.modules, "lancedb", None)
-    ours = sys.modules["datasets"]
-    assert "pip install 'lancedb==0.40.*'" in error_of(main, tmp_path / "index", tmp_path / "copy", capsys=capsys)
-    assert sys.modules["datasets"] is ours
-
-
-def test_an_index_of_one_branch_is_refused(tmp_path):
-    index = TwoStageIndex.build(tmp_path, codes=rows(3, 0)[0], names="abc", model=MODEL)
-    pytest.importorskip("lancedb")
-    with pytest.raises(ValueError, match="one branch alone"):
-        export(index, str(tmp_path / "copy"))

@@ -1,41 +1,26 @@
-"""An index on disk against sorting all distances; what becomes of damaged, changed and unfinished ones."""
+"""An index on disk against sorting all distances; what becomes of damaged, foreign and hostile ones."""
 
+import contextlib
+import hashlib
+import json
 import os
-import signal
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import BITS, DIM, MODEL, OTHER, dump, flat_files, images, in_another_process, joined
+from paths import ROOT
+from scripts import error_of
 
 from utils.index import main
-from utils.run import exit_with
-from utils.search.index import IndexWriter, ModelIdentity, TwoStageIndex, search, segments
-from utils.search.index import writer as writer_module
-from utils.search.index.files import read_manifest
-from utils.search.stores import STORES, store_rows
-
-MODEL = ModelIdentity("3f" * 32, "base gem")
-OTHER = ModelIdentity("9c" * 32, "large boq")
-BITS, DIM = 16, 6
-IDENTITY = {"model": MODEL.fingerprint, "files": "ab12", "images": [322, 322], "precision": "fp32"}
-
-
-def images(n: int, seed: int = 0) -> dict:
-    """Few code bits and repeated descriptors, so that distances tie; whole numbers up to 127, which every store holds
-    exactly."""
-    rng = np.random.default_rng(seed)
-    floats = rng.integers(-127, 128, (n, DIM)).astype(np.float32)
-    floats[:, 0] = 127
-    floats[rng.integers(0, n, n // 3)] = floats[rng.integers(0, n, n // 3)]
-    coordinates = rng.uniform(-1e6, 1e6, (n, 2))
-    coordinates[::7] = np.nan
-    return {"codes": rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8), "floats": floats,
-            "names": [f"{seed}/p{row}.jpg" for row in range(n)], "coordinates": coordinates}
-
-
-def joined(*parts: dict) -> dict:
-    return {key: [*parts[0][key], *parts[1][key]] if key == "names" else np.concatenate([part[key] for part in parts])
-            for key in parts[0]}
+from utils.search import STORES, ModelIdentity, Searchable, StoredRows, TwoStageIndex, store_rows
+from utils.search.index import disk
 
 
 def nearest(distances: np.ndarray, k: int) -> np.ndarray:
@@ -66,9 +51,11 @@ def check_search(index, data: dict, live: np.ndarray, *, k: int = 5, depth: int 
     assert len(index) == len(live)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Of the segments' files by kind."""
-    return {path.suffix: path.read_bytes() for path in folder.glob("segment-*")}
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Of 50 rows and fewer."""
+    monkeypatch.setattr(disk, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(disk, "BLOCK_BYTES", 500)
 
 
 @pytest.fixture
@@ -81,11 +68,10 @@ def built(tmp_path):
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_round_trip(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(segments, "BLOCK_BYTES", 500)  # several blocks
-    monkeypatch.setattr(segments, "_NAMES", 50)
+def test_round_trip(tmp_path, store, small_blocks):
     data = images(120)
     data["names"][:4] = ["", "two\nlines", "Zürich/été.jpg", os.fsdecode(b"not-\xff\xfe-utf8")]
+    data["coordinates"][:3] = [np.nan, 3.5], [-0.0, 0.0], [4e5, 5e6]
     built = TwoStageIndex.build(tmp_path / "index", model=MODEL, store=store, source={"split": "test"},
                                 **{**data, "names": iter(data["names"])})
     for index in (built, TwoStageIndex.open(tmp_path / "index", model=MODEL)):
@@ -93,20 +79,51 @@ def test_round_trip(tmp_path, store, monkeypatch):
         check_search(index, data, np.arange(120), k=50, depth=20)
         check_search(index, data, np.arange(120), k=200, depth=500)  # more than there are
         assert index.names(range(120)) == data["names"]
-        assert index.names([3, 0, 3]) == [data["names"][row] for row in (3, 0, 3)]
-        assert np.array_equal(index.coordinates([7, 1, 8]), data["coordinates"][[7, 1, 8]], equal_nan=True)
+        assert index.names([3, 0, 3]) == [data["names"][row] for row in (3, 0, 3)] and index.names([]) == []
+        assert np.array_equal(index.coordinates(range(120)), data["coordinates"], equal_nan=True)
+        assert np.array_equal(index.coordinates([7, 1, 7]), data["coordinates"][[7, 1, 7]], equal_nan=True)
+        assert index.coordinates([]).shape == (0, 2)
         assert all(np.array_equal(rows, data[key][[7, 1, 7]])
                    for rows, key in zip(index.rows([7, 1, 7]), ("codes", "floats"), strict=True))
         assert (index.model, index.source, index.generation) == (MODEL, {"split": "test"}, 1)
+        assert index.shape == (BITS // 8, DIM, store)
         size = {"fp32": 4 * DIM, "fp16": 2 * DIM, "int8": DIM + 4}[store]
         assert index.bytes_per_image == {"binary": BITS // 8, "float": size}
+        assert index.bytes_on_disk == sum(path.stat().st_size for path in index.folder.iterdir())
         index.verify()
-    with pytest.raises(ValueError, match="read-only"):
-        index._segments[0].codes[0] = 0
+    for rows in (built.codes, built.floats.values):
+        with pytest.raises(ValueError, match="read-only"):
+            rows[0] = 0
     stored = store_rows(data["floats"], store)
-    files = contents(tmp_path / "index")
-    assert (files[".codes"], files[".values"]) == (data["codes"].tobytes(), stored.values.tobytes())
-    assert files.get(".scales", b"") == (b"" if stored.scales is None else stored.scales.tobytes())
+    expected = {"codes": data["codes"].tobytes(), "floats": stored.values.tobytes()}
+    expected |= {"scales": stored.scales.tobytes()} if store == "int8" else {}
+    assert flat_files(tmp_path / "index") == expected
+    again = TwoStageIndex.build(tmp_path / "held", model=MODEL, store=store, **{**data, "floats": stored})
+    assert flat_files(again.folder) == expected
+
+
+def test_in_memory_as_on_disk(built):
+    index, data = built
+    memory = Searchable(data["codes"], data["floats"])
+    check_search(memory, data, np.arange(120))
+    assert memory.bytes_per_image == index.bytes_per_image and memory.shape == index.shape
+    assert all(np.array_equal(*pair) for pair in zip(memory.rows([5, 2]), index.rows([5, 2]), strict=True))
+    some = np.array([3, 4, 50, 119])
+    check_search(memory.restricted_to([119, 3, 50, 4]), data, some)
+    check_search(memory.restricted_to([119, 3, 50, 4]).restricted_to([3, 7, 50]), data, np.array([3, 50]))
+    floats = Searchable(None, store_rows(data["floats"], "int8"))
+    assert np.array_equal(floats.search_floats(data["floats"][:3], 4)[1], index.search_floats(data["floats"][:3], 4)[1])
+    for wrong in ((None, None), (data["codes"], data["floats"][1:]), (data["codes"].astype(int), None),
+                  (data["codes"][0], None)):
+        with pytest.raises(ValueError, match="expected"):
+            Searchable(*wrong)
+
+
+def test_no_queries_find_nothing(built):
+    index, data = built
+    found = index.search(data["codes"][:0], data["floats"][:0], k=3)
+    assert [part.shape for part in found] == [(0, 3), (0, 3), (0, 100), (0, 100)]
+    assert index.search_floats(data["floats"][:0], 3)[1].shape == (0, 3)
 
 
 def test_one_branch_alone(tmp_path):
@@ -130,9 +147,7 @@ def test_one_branch_alone(tmp_path):
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_added_and_removed(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(segments, "BLOCK_BYTES", 500)
-    monkeypatch.setattr(search, "_PAIR_BYTES", 2 * 20 * 4 * DIM)  # two queries
+def test_added_and_removed(tmp_path, store, small_blocks):
     folder = tmp_path / "index"
     first, second, third = images(60, 1), images(45, 2), images(30, 3)
     index = TwoStageIndex.build(folder, model=MODEL, store=store, **first)
@@ -159,7 +174,7 @@ def test_added_and_removed(tmp_path, store, monkeypatch):
     live = np.concatenate([np.setdiff1d(np.arange(60), removed), np.arange(105, 135)])
     check_search(again, three, live)
     check_search(again, three, live, depth=85)
-    for wrong, message in ((np.array([[0, 135]]), "below 135"), (np.array([[-1]]), "-1")):
+    for wrong, message in ((np.array([[0, 135]]), "135 database rows"), (np.array([[-1]]), "-1")):
         with pytest.raises(ValueError, match=message):
             again.rerank(three["floats"][:1], wrong, 1)
     with pytest.raises(ValueError, match="depth is 0"):
@@ -170,7 +185,6 @@ def test_added_and_removed(tmp_path, store, monkeypatch):
     check_search(again, three, live)
     assert again.names([2, 134]) == [three["names"][2], three["names"][134]]
     assert np.array_equal(again.coordinates(live), three["coordinates"][live], equal_nan=True)
-    assert len(list(folder.glob("removed-*"))) == 1
 
     again.save(tmp_path / "copy")
     copy = TwoStageIndex.open(tmp_path / "copy")
@@ -178,39 +192,19 @@ def test_added_and_removed(tmp_path, store, monkeypatch):
     kept = {key: [rows[row] for row in live] if key == "names" else rows[live] for key, rows in three.items()}
     check_search(copy, kept, np.arange(len(live)))
     assert copy.names(range(len(live))) == kept["names"] and copy.generation == 3
+    assert np.array_equal(copy.coordinates(range(len(live))), kept["coordinates"], equal_nan=True)
     fresh = TwoStageIndex.build(tmp_path / "fresh", model=MODEL, store=store, **kept)
-    assert contents(copy.folder) == contents(fresh.folder)
+    assert flat_files(copy.folder) == flat_files(fresh.folder)
 
 
-def test_few_candidates_in_large_files_are_asked_for_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(segments, "_LARGE_BYTES", 600 * 4 * DIM)
-    first, second, asked = images(600, 1), images(45, 2), []
-    expect = segments.Segment._expect
-    monkeypatch.setattr(segments.Segment, "_expect", lambda self, rows: (asked.append(rows.size), expect(self, rows)))
-    index = TwoStageIndex.build(tmp_path / "index", model=MODEL, **first)
-    check_search(index, first, np.arange(600), k=30)
-    assert asked == [9 * 20]  # the candidates of 9 queries
-    monkeypatch.setattr(segments, "_FEW_ROWS", 100)
-    check_search(index, first, np.arange(600), k=30)
-    assert len(asked) == 1
-    index.add(**second)
-    check_search(index, joined(first, second), np.arange(645))
-    for wrong in (-1, 600):
-        with pytest.raises(ValueError, match=f"{wrong}.*600 database rows"):
-            TwoStageIndex.open(tmp_path / "index").rerank(first["floats"][:1], np.array([[wrong, 3]]), 2)
-
-
-def test_restricted_to_some_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(segments, "BLOCK_BYTES", 500)
+def test_restricted_to_some_rows(tmp_path):
     data = joined(images(60, 1), images(45, 2))
     index = TwoStageIndex.build(tmp_path / "index", model=MODEL, **images(60, 1))
     index.add(**images(45, 2))
     index.remove([3, 70])
     for rows in ([3, 50, 2, 2, 9, 70, 104, 61, 60], range(105), range(60, 90), [7]):
         live = np.setdiff1d(rows, [3, 70])
-        part = index.restricted_to(rows)
-        check_search(part, data, live)
-        assert part.names(live[-1:]) == index.names(live[-1:])
+        check_search(index.restricted_to(rows), data, live)
     check_search(index, data, np.setdiff1d(np.arange(105), [3, 70]))
     with pytest.raises(ValueError, match="no images"):
         index.restricted_to([3]).search(data["codes"][:1], data["floats"][:1])
@@ -222,21 +216,43 @@ def test_restricted_to_some_rows(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"codes": None}, "45 names for|holds codes|codes, but none"), ({"names": ["one"]}, "1 names for 45"),
-    ({"names": [str(i) for i in range(46)]}, "46 names for 45"), ({"coordinates": np.zeros((44, 2))}, "44 coordinates"),
-    ({"coordinates": np.zeros((45, 3))}, r"\(45, 3\)"), ({"codes": np.zeros((45, 3), np.uint8)}, r"\(rows, 2\)"),
-    ({"codes": np.zeros((44, 2), np.uint8)}, "44 codes and 45"), ({"codes": np.zeros((45, 2), np.int8)}, "int8"),
-    ({"floats": np.zeros((45, 5), np.float32)}, r"\(rows, 6\)"), ({"floats": np.zeros((45, 6))}, "float64"),
+    ({"codes": None}, "45 images.* codes|code_bytes=None"), ({"names": ["one"]}, "1 names for 45"),
+    ({"names": [str(i) for i in range(46)]}, "46 names for 45"), ({"coordinates": np.zeros((44, 2))}, r"\(44, 2\)"),
+    ({"coordinates": np.zeros((45, 3))}, r"\(45, 2\)"), ({"codes": np.zeros((45, 3), np.uint8)}, "code_bytes=3"),
+    ({"codes": np.zeros((44, 2), np.uint8)}, "44 and 45"), ({"codes": np.zeros((45, 2), np.int8)}, "int8"),
+    ({"floats": np.zeros((45, 5), np.float32)}, "float_dim=5"), ({"floats": np.zeros((45, 6))}, "float64"),
     ({"floats": np.full((45, 6), np.nan, np.float32)}, "NaN"),
-    ({"floats": store_rows(np.zeros((45, 6), np.float32), "int8")}, "int8.*expected fp32"),
+    ({"floats": store_rows(np.zeros((45, 6), np.float32), "int8")}, "'int8'.*'fp32'"),
+    ({key: [] if key == "names" else value[:0] for key, value in images(45).items()}, "0 images"),
 ])
-def test_what_does_not_fit_leaves_nothing(built, change, message):
+@pytest.mark.parametrize("unsaved", [False, True])
+def test_what_does_not_fit_changes_nothing(built, small_blocks, unsaved, change, message):
     index, data = built
-    before = sorted(index.folder.iterdir())
+    before, said = flat_files(index.folder), dump(index.folder)
+    if unsaved:
+        index.add(**images(30, 7))
+        data = joined(data, images(30, 7))
     with pytest.raises(ValueError, match=message):
         index.add(**{**images(45, 2), **change})
-    assert sorted(index.folder.iterdir()) == before
-    check_search(index, data, np.arange(120))
+    check_search(index, data, np.arange(len(data["codes"])))
+    if not unsaved:  # nor is the lock held
+        index.save()
+        TwoStageIndex.open(index.folder).remove([0])
+        assert dump(index.folder) == said
+        assert all(now.startswith(before[name]) for name, now in flat_files(index.folder).items())
+    index.add(**images(45, 2))
+    index.save()
+    TwoStageIndex.open(index.folder).verify()
+    check_search(TwoStageIndex.open(index.folder), joined(data, images(45, 2)), np.arange(len(data["codes"]) + 45))
+
+
+def test_what_cannot_be_built_can_be_built_again(tmp_path):
+    data = images(20)
+    with pytest.raises(ValueError, match="21 names for 20"):
+        TwoStageIndex.build(tmp_path, model=MODEL, **{**data, "names": [*data["names"], "x"]})
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        TwoStageIndex.open(tmp_path)
+    check_search(TwoStageIndex.build(tmp_path, model=MODEL, **data), data, np.arange(20))
 
 
 def test_mistakes_are_named(built, tmp_path):
@@ -249,6 +265,7 @@ def test_mistakes_are_named(built, tmp_path):
         index.remove([3, 4])
     with pytest.raises(ValueError, match="p4.jpg"):
         index.remove(["0/p3.jpg", "0/p4.jpg"])
+    index.remove([])
     assert len(index) == 119
     with pytest.raises(ValueError, match="holds an index already"):
         TwoStageIndex.build(index.folder, model=MODEL, **data)
@@ -259,13 +276,17 @@ def test_mistakes_are_named(built, tmp_path):
             index.search(data["codes"], data["floats"], **options)
     with pytest.raises(ValueError, match="store is 'fp8'"):
         TwoStageIndex.build(tmp_path / "c", model=MODEL, store="fp8", **data)
-    with pytest.raises(ValueError, match="neither"):
+    with pytest.raises(ValueError, match="of no images; expected codes, floats or both"):
         TwoStageIndex.build(tmp_path / "c", model=MODEL, names=["a"])
     with pytest.raises(FileNotFoundError, match="holds no index"):
         TwoStageIndex.open(tmp_path / "c")
     index.remove(np.setdiff1d(np.arange(120), [4]))
-    with pytest.raises(ValueError, match="all are removed"):
-        index.search(data["codes"], data["floats"])
+    for call in (lambda: index.search(data["codes"], data["floats"]), lambda: index.search_floats(data["floats"], 1)):
+        with pytest.raises(ValueError, match="all are removed"):
+            call()
+    with pytest.raises(ValueError, match="0 images"):
+        index.save(tmp_path / "copy")
+    assert list(index.live_ids()) == []
 
 
 def test_another_model_is_refused_by_name(built):
@@ -275,50 +296,51 @@ def test_another_model_is_refused_by_name(built):
         TwoStageIndex.open(index.folder, model=OTHER)
 
 
-def test_damage_is_found(built, capsys):
-    index, _ = built
-    index.remove([1, 2])
-    index.save()
-    files = sorted(index.folder.iterdir())
-    assert {path.suffix for path in files} == {".codes", ".values", ".offsets", ".names", ".coordinates", ".json", ""}
-    for path in files:
-        before = path.read_bytes()
-        path.write_bytes(before[:-1] if path.suffix != ".json" else before[:-9])
-        with pytest.raises(ValueError, match=f"{path.name} is (torn|damaged)"):
-            TwoStageIndex.open(index.folder)
-        middle = len(before) // 2
-        path.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1:])
-        with pytest.raises(ValueError, match=path.name):
-            TwoStageIndex.open(index.folder).verify()
-        if path.suffix != ".json":
-            assert len(TwoStageIndex.open(index.folder)) == 118  # as every size is right
-            with pytest.raises(SystemExit) as ended:
-                exit_with(lambda: main(["verify", str(index.folder)]))
-            assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
-            path.unlink()
-            with pytest.raises(FileNotFoundError, match=f"{path.name} is missing"):
-                TwoStageIndex.open(index.folder)
-        path.write_bytes(before)
-    manifest = index.folder / "manifest.json"
-    before = manifest.read_text()
-    manifest.write_text(before.replace("base gem", "base gum"))
-    with pytest.raises(ValueError, match="manifest.json is damaged"):
-        TwoStageIndex.open(index.folder)
-    manifest.write_text(before)
-    main(["verify", str(index.folder)])
-    main(["info", str(index.folder)])
-    assert "118 images of base gem (fingerprint 3f3f3f3f3f3f)" in capsys.readouterr().out
+# --- others, and their changes -----------------------------------------------------------------------------------
 
 
-def test_two_who_change_it(built):
+def test_one_changes_it_while_others_read(built, monkeypatch):
+    """The second to change it waits, and is refused by name; then it goes on behind the first's rows."""
+    monkeypatch.setattr(disk, "WAIT", 0.05)
     index, data = built
-    other = TwoStageIndex.open(index.folder)
-    other.remove([5])
-    index.remove([6])
+    other, more = TwoStageIndex.open(index.folder), images(30, 2)
+    index.add(**more)
+    index.remove([5])
+    for change in (lambda: other.remove([6]), lambda: other.add(**more)):
+        with pytest.raises(ValueError, match="index is being changed by another process, for which 0.05 s"):
+            change()
+    check_search(other, data, np.arange(120))
+    check_search(TwoStageIndex.open(index.folder), data, np.arange(120))
+    assert other.names([119]) == data["names"][119:]
     index.save()
-    with pytest.raises(ValueError, match="changed by another process"):
-        other.save()
-    assert 5 in TwoStageIndex.open(index.folder).search(data["codes"], data["floats"]).first_ids
+    other.remove([6])
+    assert other.add(**images(10, 3)) == range(150, 160)
+    other.save()
+    assert other.generation == 3
+    everything = joined(joined(data, more), images(10, 3))
+    for one in (other, TwoStageIndex.open(index.folder)):
+        check_search(one, everything, np.setdiff1d(np.arange(160), [5, 6]))
+    check_search(index, joined(data, more), np.setdiff1d(np.arange(150), [5]))  # as it saved it
+    with pytest.raises(ValueError, match="row 6 is removed already"):
+        index.remove([6])
+    other.verify()
+
+
+def test_what_is_not_saved_is_given_up(built):
+    index, data = built
+    index.add(**images(10, 4))
+    index.remove([0])
+    index.close()
+    TwoStageIndex.open(index.folder).verify()
+    again = TwoStageIndex.open(index.folder)
+    check_search(again, data, np.arange(120))
+    assert again.add(**images(10, 5)) == range(120, 130)
+    del again  # as whoever forgets
+    third = TwoStageIndex.open(index.folder)
+    assert third.add(**images(3, 6)) == range(120, 123)
+    third.save()
+    assert (index.folder / "codes").stat().st_size == 123 * BITS // 8  # what was added before is cut off
+    check_search(TwoStageIndex.open(index.folder), joined(data, images(3, 6)), np.arange(123))
 
 
 def test_generations_count_changes(built, tmp_path):
@@ -332,175 +354,188 @@ def test_generations_count_changes(built, tmp_path):
             ] == [2, 1, 2]
 
 
-def test_saving_deletes_what_a_dead_process_left_and_nothing_else(built):
+def test_an_index_whose_folder_another_takes_goes_on_as_it_was(built):
     index, data = built
-    TwoStageIndex.open(index.folder).add(**images(10, 4))  # and never saves
-    (index.folder / "segment-notes.txt").write_text("mine")
-    assert len(list(index.folder.glob("segment-*"))) == 11
-    index.remove([0])
+    other = images(200, 8)
+    shutil.rmtree(index.folder)
+    TwoStageIndex.build(index.folder, model=OTHER, **other)
+    check_search(index, data, np.arange(120))
+    assert index.names(range(120)) == data["names"]
+    with pytest.raises(ValueError, match="cannot be used"):
+        index.add(**images(10, 9))
+    TwoStageIndex.open(index.folder).verify()
+    check_search(TwoStageIndex.open(index.folder), other, np.arange(200))
+
+
+def test_other_threads_and_forked_processes_use_it(built):
+    index, data = built
+    found = []
+    nearest = index.search(data["codes"], data["floats"]).ids[0]
+    thread = threading.Thread(target=lambda: found.append(index.names(nearest)))
+    thread.start()
+    thread.join()
+    assert found == [index.names(nearest)]
+    assert in_another_process(lambda: os._exit(7 if index.names([3]) == ["0/p3.jpg"] else 0)) == 7
+
+
+# --- damaged, foreign, hostile -----------------------------------------------------------------------------------
+
+
+def test_a_changed_byte_is_found_wherever_it_is(tmp_path, small_blocks, capsys):
+    index = TwoStageIndex.build(tmp_path, model=MODEL, **images(120))
+    index.add(**images(80, 2))
+    index.remove([1, 2])
     index.save()
-    assert len(list(index.folder.glob("segment-*"))) == 6 and (index.folder / "segment-notes.txt").exists()
+    index.close()
     index.verify()
+    for name, size in (("codes", 200 * BITS // 8), ("floats", 200 * 4 * DIM)):
+        path = index.folder / name
+        before = path.read_bytes()
+        assert len(before) == size
+        for row in (0, 66, 199):
+            place = row * size // 200
+            path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1:])
+            with pytest.raises(ValueError, match=rf"{name}: rows \d+ to \d+ are not what was written") as error:
+                index.verify()
+            start, stop = map(int, re.search(r"rows (\d+) to (\d+)", str(error.value)).groups())
+            assert start <= row < stop <= start + 50
+        assert f"{path}: rows " in error_of(main, "verify", index.folder, capsys=capsys)
+        path.write_bytes(before + b"of a dead process")
+        index.verify()
+        path.write_bytes(before[:-1])
+        with pytest.raises(ValueError, match=f"{name} is torn: it holds {size - 1} bytes, expected {size}"):
+            TwoStageIndex.open(index.folder)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=name):
+            TwoStageIndex.open(index.folder)
+        path.write_bytes(before)
+    main(["verify", str(index.folder)])
+    main(["info", str(index.folder)])
+    assert "198 images of base gem (fingerprint 3f3f3f3f3f3f)" in capsys.readouterr().out
 
 
-def test_opening_while_another_process_saves(built, monkeypatch):
+def test_a_changed_byte_of_the_database_is_found(built):
+    """Every 31st byte: refused or found, or it meant nothing, so that all that the index says is as it was."""
     index, data = built
-    index.remove([0])
+    index.remove([1, 2])
     index.save()
-    old = read_manifest(index.folder)
-    index.remove([1])
-    index.save()
-    answers = iter([old, read_manifest(index.folder)])
-    monkeypatch.setattr("utils.search.index.two_stage.read_manifest", lambda folder: next(answers))
-    assert len(TwoStageIndex.open(index.folder)) == 118
-
-
-# --- rows written one by one -----------------------------------------------------------------------------------
-
-
-def writer_for(folder: Path, n: int, **changes) -> IndexWriter:
-    return IndexWriter(folder, **{"n": n, "identity": IDENTITY, "code_bytes": BITS // 8, "float_dim": DIM,
-                                  "store": "int8", **changes})
-
-
-def write_rows(writer: IndexWriter, data: dict, rows: range, step: int = 7) -> None:
-    for start in range(rows.start, rows.stop, step):
-        part = slice(start, min(start + step, rows.stop))
-        writer.write(start, codes=data["codes"][part], floats=data["floats"][part])
-
-
-def in_another_process(work) -> int:
-    """Runs `work` in a child; returns its exit status, negative for a signal."""
-    child = os.fork()
-    if child == 0:
+    index.close()
+    path = index.folder / "index.sqlite"
+    before, told = path.read_bytes(), 0
+    said = dump(index.folder)
+    for place in range(0, len(before), 31):
+        path.write_bytes(before[:place] + bytes([before[place] ^ 16]) + before[place + 1:])
         try:
-            work()
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            TwoStageIndex.open(index.folder).verify()
+        except (ValueError, FileNotFoundError) as error:
+            assert str(index.folder) in str(error) and "\n" not in str(error)
+            told += 1
+        else:
+            assert dump(index.folder) == said
+    assert told > 100
 
 
-def finish(writer: IndexWriter, data: dict) -> TwoStageIndex:
-    return writer.finish(names=data["names"], coordinates=data["coordinates"], model=MODEL)
-
-
-def test_killed_and_continued_gives_equal_files(tmp_path):
-    data = images(200)
-
-    def killed():
-        writer = writer_for(tmp_path / "index", 200)
-        write_rows(writer, data, range(100, 170))
-        writer.flush()
-        write_rows(writer, data, range(30, 60))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    assert in_another_process(killed) == -signal.SIGKILL
-    with pytest.raises(ValueError, match="unfinished extraction, 70 of 200 images"):
-        TwoStageIndex.open(tmp_path / "index")
-    with pytest.raises(ValueError, match="unfinished extraction already"):
-        TwoStageIndex.build(tmp_path / "index", model=MODEL, **data)
-    assert not IndexWriter.finished(tmp_path / "index", IDENTITY)
-    with writer_for(tmp_path / "index", 200) as writer:
-        assert writer.missing(range(90, 180)).tolist() == [*range(90, 100), *range(170, 180)]
-        with pytest.raises(ValueError, match="130 of 200 images are not written"):
-            finish(writer, data)
-        for row in writer.missing(range(200))[::-1]:
-            writer.write(row, codes=data["codes"][row:row + 1], floats=data["floats"][row:row + 1])
-        index = finish(writer, data)
-    check_search(index, data, np.arange(200))
-    index.verify()
-    whole = TwoStageIndex.build(tmp_path / "whole", model=MODEL, store="int8", **data)
-    assert contents(tmp_path / "index") == contents(whole.folder)
-    assert not list(tmp_path.glob("index/unfinished*")) and not list(tmp_path.glob("index/.*"))
-    assert index.source == IDENTITY and IndexWriter.finished(tmp_path / "index", IDENTITY)
-    with pytest.raises(ValueError, match="finished index"):
-        writer_for(tmp_path / "index", 200)
-    with pytest.raises(ValueError, match="precision is 'fp32' there, 'bf16' here"):
-        IndexWriter.finished(tmp_path / "index", {**IDENTITY, "precision": "bf16"})
-    index.remove([0])
-    index.save()
-    with pytest.raises(ValueError, match="changed after its extraction"):
-        IndexWriter.finished(tmp_path / "index", IDENTITY)
-
-
-def test_two_processes_write_their_shares(tmp_path):
-    data = images(200)
-    children = []
-    for rows in (range(100), range(100, 200)):
-        child = os.fork()
-        if child == 0:
-            with writer_for(tmp_path / "index", 200) as writer:
-                write_rows(writer, data, rows)
-            os._exit(0)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    finish(writer_for(tmp_path / "index", 200), data)
-    TwoStageIndex.build(tmp_path / "whole", model=MODEL, store="int8", **data)
-    assert contents(tmp_path / "index") == contents(tmp_path / "whole")
-
-
-def test_rows_of_a_writer_in_another_folder(tmp_path):
-    data = images(40)
-    with writer_for(tmp_path / "a", 40) as first, writer_for(tmp_path / "b", 40) as second:
-        write_rows(first, data, range(25))
-        write_rows(second, data, range(25, 40))
-        first.write_arrays(25, second.read_arrays(25, 40))
-        first.flush()
-        assert [[*map(len, writer.read_arrays(3, 9))] for writer in (first, second)] == [[6, 6, 6]] * 2
-        finish(first, data)
-    TwoStageIndex.build(tmp_path / "whole", model=MODEL, store="int8", **data)
-    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("changes, message", [
-    ({"n": 41}, "images is 40 there, 41 here"), ({"store": "fp16"}, "store is 'int8' there, 'fp16' here"),
-    ({"float_dim": None}, "float_dim is 6 there, None"), ({"code_bytes": 3}, "code_bytes is 2 there, 3"),
-    ({"identity": {**IDENTITY, "files": "cd34"}}, "files is 'ab12' there, 'cd34' here"),
-    ({"identity": {"model": MODEL.fingerprint}}, "files is 'ab12' there, None here"),
-    ({"identity": {**IDENTITY, "crop": 5}}, "crop is None there, 5 here"),
+@pytest.mark.parametrize("change", [
+    {"rows": 121}, {"rows": -1}, {"rows": 0}, {"rows": 1.5}, {"rows": "120"}, {"rows": 2**70}, {"rows": True},
+    {"rows": None}, {"generation": 0}, {"generation": -1}, {"generation": "1"}, {"model": None}, {"model": ["x"]},
+    {"model": [1, 2]}, {"model": 3}, {"shape": [2, 6]}, {"shape": [0, 6, "fp32"]}, {"shape": [2, 6.0, "fp32"]},
+    {"shape": [2, 10**9, "fp32"]}, {"shape": [2, 6, "fp8"]}, {"shape": None}, {"source": None}, {"source": []},
+    {"more": 1},
 ])
-def test_unfinished_files_of_other_descriptors_are_refused(tmp_path, changes, message):
-    writer_for(tmp_path, 40).close()
-    writer_for(tmp_path, 40).close()
-    with pytest.raises(ValueError, match=message):
-        writer_for(tmp_path, **{"n": 40, **changes})
+def test_what_was_sealed_with_nonsense_is_refused(built, change):
+    index, _ = built
+    index.close()
+    with sqlite3.connect(index.folder / "index.sqlite") as db:
+        content = json.dumps({**json.loads(db.execute("SELECT content FROM about").fetchone()[0]), **change}).encode()
+        db.execute("UPDATE about SET content = ?, sha256 = ?", (content, hashlib.sha256(content).digest()))
+    db.close()
+    with pytest.raises((ValueError, FileNotFoundError), match="is damaged|is torn|marks"):
+        TwoStageIndex.open(index.folder)
 
 
-def test_a_file_lost_after_rows_were_marked(tmp_path):
-    data = images(40)
-    with writer_for(tmp_path, 40):
-        pass
-    values, = tmp_path.glob("*.values")
-    values.unlink()
-    with writer_for(tmp_path, 40) as writer:  # nothing was in it
-        write_rows(writer, data, range(10))
-    values.write_bytes(values.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="values is missing or torn"):
-        writer_for(tmp_path, 40)
+@pytest.mark.parametrize("removed", [[120], [-1], [3, 3], [4, 3], b"x"])
+def test_removed_rows_that_cannot_be_are_refused(built, removed):
+    index, _ = built
+    index.close()
+    gone = removed if isinstance(removed, bytes) else np.array(removed, "<i8").tobytes()
+    with sqlite3.connect(index.folder / "index.sqlite") as db:
+        content, = db.execute("SELECT content FROM about").fetchone()
+        db.execute("UPDATE about SET removed = ?, sha256 = ?", (gone, hashlib.sha256(content + gone).digest()))
+    db.close()
+    with pytest.raises(ValueError, match="is damaged"):
+        TwoStageIndex.open(index.folder)
 
 
-def test_rows_are_marked_once_they_are_on_the_disk(tmp_path, monkeypatch):
-    data, synced = images(40), []
-    sync = os.fsync
-    writer = writer_for(tmp_path, 40)
-    monkeypatch.setattr(os, "fsync", lambda file: (sync(file), synced.append((file, len(writer.missing(range(40)))))))
-    write_rows(writer, data, range(14))
-    assert not synced and len(writer.missing(range(40))) == 40
-    writer.flush()
-    assert len({file for file, _ in synced}) == 3  # codes, values and scales
-    assert {missing for _, missing in synced} == {40} and len(writer.missing(range(40))) == 26
-    monkeypatch.setattr(writer_module, "_SYNC_BYTES", 100)
-    write_rows(writer, data, range(14, 28))
-    assert len(writer.missing(range(40))) == 12
-    monkeypatch.setattr(writer_module, "_SYNC_BYTES", 10**9)
-    monkeypatch.setattr(writer_module, "_SYNC_SECONDS", 0)
-    write_rows(writer, data, range(28, 29))
-    assert len(writer.missing(range(40))) == 11
-    for start, message in ((35, "rows 35 to 42"), (-1, "rows -1 to 6")):
+def test_what_is_no_index_of_this_project_is_refused_in_one_line(built, tmp_path):
+    index, data = built
+    index.close()
+    path = index.folder / "index.sqlite"
+    before = path.read_bytes()
+    for statement, message in (
+            ("PRAGMA user_version = 3", "has format 3, which a newer version"),
+            ("PRAGMA user_version = 1", "was not written by this project"),
+            ("PRAGMA application_id = 1", "was not written by this project"),
+            ("DROP TABLE about; CREATE TABLE about (x)", "was not written by this project"),
+            ("CREATE VIEW more AS SELECT 1", "was not written by this project"),
+            ("DELETE FROM about", "is damaged"), ("INSERT INTO about SELECT * FROM about", "is damaged")):
+        path.write_bytes(before)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.executescript(statement)
         with pytest.raises(ValueError, match=message):
-            writer.write(start, codes=data["codes"][:7], floats=data["floats"][:7])
-    writer.close()
-    writer.close()
+            TwoStageIndex.open(index.folder)
+    path.write_text("something else" * 100)
+    with pytest.raises(ValueError, match="index.sqlite cannot be used: file is not a database"):
+        TwoStageIndex.open(index.folder)
+    for name in ("manifest.json", "unfinished.json"):
+        old = tmp_path / name.partition(".")[0]
+        old.mkdir()
+        (old / name).write_text("{}")
+        for call in (lambda: TwoStageIndex.open(old), lambda: TwoStageIndex.build(old, model=MODEL, **data)):  # noqa: B023
+            with pytest.raises(ValueError, match="earlier version.* extract again"):
+                call()
+
+
+@pytest.mark.parametrize("name", ["index.sqlite", "codes", "floats", "index.sqlite-journal"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_only_regular_files_are_opened(built, tmp_path, name, kind):
+    index, _ = built
+    index.close()
+    path, victim = index.folder / name, tmp_path / "victim"
+    victim.write_bytes(path.read_bytes() if path.exists() else b"")
+    before = victim.read_bytes()
+    path.unlink(missing_ok=True)
+    {"link": lambda: path.symlink_to(victim), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    with pytest.raises(ValueError, match=f"{name} is no regular file"):
+        TwoStageIndex.open(index.folder)
+    assert victim.read_bytes() == before
+
+
+def test_a_journal_deletes_no_other_file(built, tmp_path):
+    """SQLite deletes the file that the end of a rollback journal names."""
+    index, _ = built
+    index.close()
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    name = os.fsencode(victim)
+    (index.folder / "index.sqlite-journal").write_bytes(
+        b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(1000) + name + len(name).to_bytes(4, "big")
+        + sum(name).to_bytes(4, "big") + b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7")
+    with pytest.raises(ValueError, match="journal names another file"):
+        TwoStageIndex.open(index.folder)
+    assert victim.read_text() == "mine"
+
+
+# --- imports -----------------------------------------------------------------------------------------------------
+
+
+def test_the_search_needs_neither_the_data_sets_nor_the_model():
+    script = ("import sys, pkgutil, importlib, utils.search; "
+              "[importlib.import_module(module.name) for module in pkgutil.walk_packages(utils.search.__path__, "
+              "'utils.search.')]; print(*sorted({name.partition('.')[0] for name in sys.modules}))")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"faiss", "torch", "utils"} <= loaded
+    assert not loaded & {"datasets", "model", "losses", "torchvision", "sklearn", "utm", "lancedb"}
 
 
 # --- memory ----------------------------------------------------------------------------------------------------
@@ -515,10 +550,9 @@ def resident() -> dict[str, int]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells of what kind the memory is")
 def test_an_open_index_takes_pages_that_processes_share(tmp_path):
     n = 400_000
-    with IndexWriter(tmp_path, n=n, identity={}, code_bytes=64, float_dim=64, store="int8") as writer:
-        os.pwrite(writer._marks, b"\1" * n, 0)  # sparse files: nothing is on the disk but zeros
-        start = resident()
-        writer.finish(names=("" for _ in range(n)), model=MODEL)
+    codes, floats = np.zeros((n, 64), np.uint8), StoredRows(np.zeros((n, 64), np.int8), np.zeros(n, np.float32))
+    start = resident()
+    TwoStageIndex.build(tmp_path, model=MODEL, codes=codes, floats=floats, store="int8", names=("" for _ in range(n)))
     written = resident()
     index = TwoStageIndex.open(tmp_path)
     opened = resident()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.search.stores import STORES, StoredRows, store_rows
+from utils.search import STORES, StoredRows, store_rows
 
 
 def descriptors(n: int = 300, dim: int = 200) -> np.ndarray:
@@ -32,7 +32,7 @@ def test_rows_come_back_as_exactly_as_the_store_allows(kind, bytes_per_row):
 @pytest.mark.parametrize("kind", STORES)
 @pytest.mark.parametrize("rows", [slice(7, 260, 3), np.array([299, 0, 5, 5]), np.empty(0, np.int64), slice(5, 5)])
 def test_rows_asked_for(kind, rows, tmp_path):
-    """Of arrays and of memory maps that may not be written to; 300 x 200 values are more than one conversion's."""
+    """Of arrays and of memory maps that may not be written to."""
     stored = store_rows(descriptors(), kind)
     stored.values.tofile(tmp_path / "rows")
     mapped = StoredRows(np.memmap(tmp_path / "rows", stored.values.dtype, mode="r", shape=(300, 200)), stored.scales)
@@ -40,6 +40,7 @@ def test_rows_asked_for(kind, rows, tmp_path):
     for held in (stored, mapped):
         read = held.read(rows)
         assert type(read) is np.ndarray and read.dtype == np.float32 and np.array_equal(read, whole[rows])
+        assert held[rows].kind == kind and np.array_equal(held[rows].read(slice(None)), whole[rows])
 
 
 def test_rows_of_zeros_stay_zeros():
@@ -52,7 +53,7 @@ def test_rows_of_zeros_stay_zeros():
 def test_blocks_do_not_show(monkeypatch):
     rows = descriptors()
     expected = {kind: store_rows(rows, kind).read(slice(None)) for kind in STORES}
-    monkeypatch.setattr("utils.search.stores._BLOCK_BYTES", 70 * 200 * 4)
+    monkeypatch.setattr("utils.search.stores.BLOCK_BYTES", 70 * 200 * 4)
     assert all(np.array_equal(store_rows(rows, kind).read(slice(None)), expected[kind]) for kind in STORES)
 
 

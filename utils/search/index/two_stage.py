@@ -1,77 +1,64 @@
-"""An index that is built, changed, saved, opened and verified; search.py has its searches."""
+"""An index on disk: built, opened, changed, saved and verified."""
 
+import contextlib
+import json
+import mmap
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from ...ranks import progress
 from ..stores import StoredRows
-from .files import (
-    ModelIdentity,
-    RowShape,
-    check_contents,
-    check_sizes,
-    delete_unnamed,
-    describe_files,
-    files_of,
-    first_manifest,
-    new_folder,
-    new_name,
-    read_manifest,
-    write_manifest,
-)
-from .search import Searchable
-from .segments import Segment, check_rows, in_blocks, part_of, write_segment
+from . import disk
+from .disk import About, FlatFiles, Ids, ModelIdentity
+from .searchable import Searchable
+
+_ASKED_FOR = 2**30  # bytes at most: more might push each other out of memory again
 
 
 class TwoStageIndex(Searchable):
-    """Codes, float descriptors, names and coordinates of images in a folder; the format is in files.py.
+    """Codes, float descriptors, names and coordinates of images in a folder; the format is in disk.py.
 
-    Everything is read by memory map: the codes of every page are touched by each search and so lie in RAM, once for all
-    processes that have the index open; of float descriptors only what re-ranking touches. Ids are row numbers in order
-    of addition and never change within a folder. `add` and `remove` are seen by this object at once, by others once
-    `save` has committed them. One process at a time may change an index; any number may read it.
+    Codes and floats are read by memory map: codes are touched by each search and so lie in RAM, once for all processes
+    that have the index open; of float descriptors only what re-ranking touches. Ids are row numbers in order of
+    addition and never change within a folder. `add` and `remove` are seen by this object at once, by others once `save`
+    has committed them; from the first change to `save` or `close` no other process can change the index.
 
-    model   the ModelIdentity whose descriptors these are.  source  a dictionary of the one who built it
+    model       the ModelIdentity whose descriptors these are.  source  a dictionary of the one who built it
+    generation  1 as built; one more with each change that was saved
     """
 
-    def __init__(self, folder: Path, manifest: dict):
-        shape = RowShape(**manifest["row"])
-        starts = np.cumsum([0, *(segment["n"] for segment in manifest["segments"])]).tolist()
-        segments = [Segment(folder, described, shape, start)
-                    for described, start in zip(manifest["segments"], starts, strict=False)]
-        super().__init__(shape, segments, starts[-1])
-        self.folder, self._manifest, self._changed = folder, manifest, False
-        self.model, self.source = ModelIdentity(**manifest["model"]), manifest["source"]
-        self._removed = np.zeros(0, np.int64)
-        if manifest["removed"]:
-            self._remove(np.fromfile(folder / manifest["removed"]["name"], "<i8"))
+    def __init__(self, folder: str | Path, *, model: ModelIdentity | None = None):
+        """Opens an index; checks what its database says and the sizes of its files, but reads none (`verify` does).
+
+        model  the one whose queries will be searched: an index of another is refused
+        Raises FileNotFoundError where there is no index or a file of it is missing, and ValueError for one that is
+        damaged, torn, of another format or of another model, and for an unfinished extraction.
+        """
+        self.folder = Path(folder)
+        self._db = disk.connect(self.folder)
+        # Whoever forgets the index gives up the lock, which a connection, that refers to itself, keeps for longer.
+        weakref.finalize(self, self._db.close).atexit = False
+        with disk.explained(self.folder):
+            self._db.execute("PRAGMA cache_spill = OFF")  # else a large change locks readers out before it is saved
+            about, removed = disk.read_about(self._db, self.folder)
+        if about.model is None:
+            written = np.count_nonzero(FlatFiles(self.folder, disk.MARKS, about.rows).arrays["marks"])
+            raise ValueError(f"{folder} holds an unfinished extraction, {written} of {about.rows} images are written; "
+                             "run the same command again to finish it")
+        if model is not None and model.fingerprint != about.model.fingerprint:
+            raise ValueError(f"{folder} is an index of {about.model}; the queries are from {model}; "
+                             "expected one model: extract again with it, or load the other")
+        self._take(about, removed)
 
     @classmethod
     def open(cls, folder: str | Path, *, model: ModelIdentity | None = None) -> "TwoStageIndex":
-        """Opens an index; checks the manifest and the size of each file, but reads none (`verify` does).
-
-        model  the one whose queries will be searched: an index of another is refused
-        Raises FileNotFoundError where there is no index or a file of it is missing, and ValueError for a damaged
-        manifest, a torn file, an unfinished extraction and an index of another model.
-        """
-        folder = Path(folder)
-        manifest = read_manifest(folder)
-        while True:
-            try:
-                check_sizes(files_of(folder, manifest))
-                index = cls(folder, manifest)
-                break
-            except FileNotFoundError:
-                # Between reading the manifest and opening its files another process may have committed a newer one.
-                before, manifest = manifest, read_manifest(folder)
-                if manifest == before:
-                    raise
-        if model is not None and model.fingerprint != index.model.fingerprint:
-            raise ValueError(f"{folder} is an index of {index.model}; the queries are from {model}; "
-                             "expected one model: describe the images again with it, or load the other")
-        return index
+        """As the constructor."""
+        return cls(folder, model=model)
 
     @classmethod
     def build(cls, folder: str | Path, *, model: ModelIdentity, names: Iterable[str], codes: np.ndarray | None = None,
@@ -86,140 +73,163 @@ class TwoStageIndex(Searchable):
             source: what the caller wants to find again, of what JSON can hold.
         Raises ValueError where these do not fit, and where the folder holds an index already.
         """
-        float_dim = floats.dim if isinstance(floats, StoredRows) else _width(floats)
-        shape = RowShape(_width(codes), float_dim, store).check()
-        folder = new_folder(folder)
-        segment = _write(folder, shape, codes, floats, names, coordinates)
-        write_manifest(folder, first_manifest(model, shape, segment, source or {}))
-        return cls.open(folder)
+        given = Searchable(codes, floats)
+        about = About(model, given.shape._replace(store=store).check(), source or {}, len(given), 1)
+        _write_new(Path(folder), about, given, names, coordinates)
+        return cls(folder)
+
+    def _take(self, about: About, removed: np.ndarray) -> None:
+        with FlatFiles(self.folder, about.shape.types, about.rows) as files:
+            codes, floats, scales = map(files.arrays.get, ("codes", "floats", "scales"))
+        super().__init__(codes, None if floats is None else StoredRows(floats, scales),
+                         np.delete(np.arange(about.rows), removed) if len(removed) else None)
+        self._about, self._removed, self._maps = about, removed, files.maps
+        self.model, _, self.source, _, self.generation = about
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return self._about.rows * self.shape.row_bytes + (self.folder / disk.DATABASE).stat().st_size
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Inside the transaction that `save` commits; an error takes back this change alone."""
+        first = not self._db.in_transaction
+        with disk.explained(self.folder):
+            if first:
+                self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("SAVEPOINT change")
+            try:
+                if first:
+                    about, removed = disk.read_about(self._db, self.folder)
+                    # `save` writes it anew. This fails where another index took the place of this one in the folder,
+                    # before a file of that is touched.
+                    self._db.execute("DELETE FROM about")
+                    if about.generation != self.generation:  # another process has saved since
+                        self._take(about, removed)
+                yield
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK" if first else "ROLLBACK TO change")
+                if not self._db.in_transaction:  # nor where SQLite rolled back by itself, the disk being full
+                    self._take(*disk.read_about(self._db, self.folder))
+                raise
 
     def add(self, *, names: Iterable[str], codes: np.ndarray | None = None,
             floats: np.ndarray | StoredRows | None = None, coordinates: np.ndarray | None = None) -> range:
         """Writes more images, as `build` does, and returns their ids; they stay only if `save` is called."""
-        described = _write(self.folder, self.shape, codes, floats, names, coordinates)
-        segment = Segment(self.folder, described, self.shape, self._n)
-        self._manifest = {**self._manifest, "segments": [*self._manifest["segments"], described]}
-        self._n += segment.n
-        self._set([*self._segments, segment])
-        self._changed = True
-        return range(segment.start, self._n)
+        given = Searchable(codes, floats)
+        with self._change(), FlatFiles(self.folder, self.shape.types, self._about.rows, "r+b") as files:
+            start, stop = self._about.rows, self._about.rows + len(given)
+            disk.append(self._db, files, self.shape, start, len(given), names=names, coordinates=coordinates,
+                        rows=lambda some: given.packed(some, self.shape))
+            self._take(self._about._replace(rows=stop), self._removed)
+        return range(start, stop)
 
-    def remove(self, images: Sequence[int] | Sequence[str]) -> None:
+    def remove(self, images: Ids | Sequence[str]) -> None:
         """Removes images by id, or all that have one of these names; they stay removed only if `save` is called.
 
         Raises ValueError for ids and names that are not there, or no longer.
         """
-        if len(images) and isinstance(images[0], str):
-            ids = self._ids_of(set(images))
-        else:
-            ids = np.unique(self._checked(images))
-            gone = np.intersect1d(ids, self._removed)
-            if len(gone):
+        if not len(images):
+            return
+        with self._change():
+            named = isinstance(images[0], str)
+            ids = self._ids_of({str(name) for name in images}) if named else np.unique(self.checked(np.asarray(images)))
+            if len(gone := np.intersect1d(ids, self._removed)):
                 raise ValueError(f"row {gone[0]} is removed already; expected ids of images that can be found")
-        if len(ids):
-            self._remove(np.union1d(self._removed, ids))
-            self._changed = True
-
-    def _remove(self, removed: np.ndarray) -> None:
-        bounds = np.searchsorted(removed, [*self._starts, self._n])
-        self._removed = removed
-        self._set([segment.searching(removed=removed[low:high] - segment.start) for segment, low, high
-                   in zip(self._segments, bounds, bounds[1:], strict=False)])
+            self._take(self._about, np.union1d(self._removed, ids))
 
     def _ids_of(self, names: set[str]) -> np.ndarray:
-        ids, found = [], set()
-        for block in self.live_ids():
-            for row, name in zip(block, self.names(block), strict=True):
-                if name in names:
-                    ids.append(row)
-                    found.add(name)
-        if found != names:
-            raise ValueError(f"no image is named {min(names - found)!r}; expected names of this index")
-        return np.array(ids, np.int64)
-
-    def live_ids(self) -> Iterator[np.ndarray]:
-        """Ids of the images that can be found, in blocks of a segment each."""
-        for segment in self._searched:
-            for block in in_blocks(len(segment), self.shape.bytes_of()):
-                yield segment.start + segment.rows(np.arange(block.start, block.stop))
-
-    def restricted_to(self, rows: Sequence[int]) -> Searchable:
-        """A view that searches only these rows, in ascending order, and no removed ones; ids stay those of the whole.
-
-        It copies their codes at the first search; of float descriptors only blocks, while `search_floats` reads them.
-        """
-        rows = np.setdiff1d(self._checked(rows), self._removed)
-        bounds = np.searchsorted(rows, [*self._starts, self._n])
-        segments = [segment.searching(kept=rows[low:high] - segment.start)
-                    for segment, low, high in zip(self._segments, bounds, bounds[1:], strict=False)]
-        return Searchable(self.shape, segments, self._n)
+        wanted, removed = {name.encode("utf-8", "surrogateescape") for name in names}, {*self._removed.tolist()}
+        found = {row: name for row, name in self._db.execute("SELECT id, name FROM images")
+                 if name in wanted and row not in removed}
+        if nowhere := wanted - {*found.values()}:
+            raise ValueError(f"no image is named {min(nowhere).decode(errors='replace')!r}; "
+                             "expected names of this index")
+        return np.array([*found])
 
     def save(self, folder: str | Path | None = None) -> None:
         """Commits what was added and removed; or, with another folder, writes a copy without the removed rows there.
 
         The copy's ids are counted anew, in the same order; this object stays with its folder. Raises ValueError where
-        another process has changed the index since it was opened, and where the other folder holds an index already.
+        the other folder holds an index already.
         """
+        about = self._about._replace(generation=self.generation + self._db.in_transaction)
         if folder is not None and Path(folder).resolve() != self.folder.resolve():
-            self._copy_to(folder)
-            return
-        if not self._changed:
-            return
-        now = read_manifest(self.folder)["generation"]
-        if now != self._manifest["generation"]:
-            raise ValueError(f"{self.folder} was changed by another process (generation {now}, "
-                             f"{self._manifest['generation']} when it was opened); open it again and repeat the change")
-        manifest = {**self._manifest, "generation": now + 1, "removed": self._write_removed()}
-        write_manifest(self.folder, manifest)
-        self._manifest, self._changed = manifest, False
-        delete_unnamed(self.folder, manifest)
+            names = chain.from_iterable(map(self.names, self.live_ids()))
+            places = np.concatenate([np.empty((0, 2)), *map(self.coordinates, self.live_ids())])
+            _write_new(Path(folder), about._replace(rows=len(self)), self, names, places)
+        elif self._db.in_transaction:
+            with self._change():
+                disk.write_about(self._db, about, self._removed)
+            self._about, self.generation = about, about.generation
 
-    def _write_removed(self) -> dict | None:
-        if not len(self._removed):
-            return None
-        path = self.folder / new_name("removed")
-        self._removed.astype("<i8").tofile(path)
-        described, = describe_files([path])
-        return {"name": path.name, "file": described}
+    def close(self) -> None:
+        """Gives up what was not saved, and with it the right to change the index."""
+        self._db.close()
 
-    def _copy_to(self, folder: str | Path) -> None:
-        if not len(self):
-            raise ValueError("all images are removed; expected at least one to copy")
-        folder = new_folder(folder)
-        coordinates = map(self.coordinates, self.live_ids()) if any(s.has_coordinates for s in self._segments) else None
-        segment = write_segment(folder, self.shape, len(self), map(self._stored, self.live_ids()),
-                                chain.from_iterable(map(self.names, self.live_ids())), coordinates)
-        manifest = first_manifest(self.model, self.shape, segment, self.source)
-        write_manifest(folder, {**manifest, "generation": self._manifest["generation"] + self._changed})
+    def live_ids(self) -> Iterator[np.ndarray]:
+        """Ids of the images that can be found, in blocks."""
+        for some in disk.in_blocks(len(self), self.shape):
+            yield np.arange(some.start, some.stop) if self.live is None else self.live[some]
 
-    def _stored(self, ids: np.ndarray) -> tuple[np.ndarray | None, StoredRows | None]:
-        (segment, _), = self._by_segment(ids)
-        return part_of(segment.codes, ids - segment.start), part_of(segment.floats, ids - segment.start)
+    def names(self, ids: Ids) -> list[str]:
+        """Names of rows (n,), as they were given."""
+        return [name.decode("utf-8", "surrogateescape") for name, in self._of_images("CAST(name AS BLOB)", ids)]
+
+    def coordinates(self, ids: Ids) -> np.ndarray:
+        """Coordinates (n, 2) float64 of rows (n,), NaN where unknown."""
+        return np.array(self._of_images("east, north", ids), np.float64).reshape(-1, 2)
+
+    def _of_images(self, columns: str, ids: Ids) -> list[tuple]:
+        wanted = self.checked(ids).tolist()
+        with disk.explained(self.folder):  # CROSS JOIN: in the order of what is wanted
+            found = self._db.execute(f"SELECT {columns} FROM json_each(?) AS wanted CROSS JOIN images "
+                                     "ON images.id = wanted.value", [json.dumps(wanted)]).fetchall()
+        if len(found) != len(wanted):
+            raise ValueError(f"{self.folder / disk.DATABASE} lacks images; restore it or extract again")
+        return found
+
+    def rerank(self, floats: np.ndarray, candidates: np.ndarray, depth: int, *, device: torch.device | None = None
+               ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Searchable.rerank`. The rows are asked for all at once: else each that is on the disk waits for a read of
+        its own, which brings its neighbours. 100 rows of 4 kB among a million take 2 ms so, and 128 ms else."""
+        head = candidates[:, :depth]
+        width = 0 if self.floats is None else self.shape.types["floats"].itemsize
+        if 0 < head.size * width <= _ASKED_FOR and hasattr(mmap, "MADV_WILLNEED"):
+            for row in np.unique(self.checked(head.ravel())).tolist():
+                start = row * width // mmap.PAGESIZE * mmap.PAGESIZE
+                self._maps["floats"].madvise(mmap.MADV_WILLNEED, start, (row + 1) * width - start)
+        return super().rerank(floats, candidates, depth, device=device)
 
     def verify(self) -> None:
-        """Reads every file of the index as it was saved last; ValueError names one whose content has changed since."""
-        check_contents(files_of(self.folder, read_manifest(self.folder)))
-
-    @property
-    def generation(self) -> int:
-        """1 as built; one more with each change that was saved."""
-        return self._manifest["generation"]
-
-    @property
-    def bytes_on_disk(self) -> int:
-        return sum(described["size"] for described in files_of(self.folder, self._manifest).values())
-
-
-def _write(folder: Path, shape: RowShape, codes: np.ndarray | None, floats: np.ndarray | StoredRows | None,
-           names: Iterable[str], coordinates: np.ndarray | None) -> dict:
-    n = check_rows(shape, codes, floats)
-    blocks = ((part_of(codes, rows), part_of(floats, rows)) for rows in in_blocks(n, shape.bytes_of()))
-    return write_segment(folder, shape, n, blocks, names, None if coordinates is None else [np.asarray(coordinates)])
+        """Reads the index as it was saved last; ValueError names a file whose content has changed since."""
+        with disk.database(self.folder) as db:
+            about, _ = disk.read_about(db, self.folder)
+            ends = dict.fromkeys((*about.shape.types, disk.IMAGES), 0)
+            sums = db.execute("SELECT file, CAST(start AS INTEGER), CAST(stop AS INTEGER), sha256 FROM checksums "
+                              "ORDER BY rowid").fetchall()
+            with FlatFiles(self.folder, about.shape.types, about.rows) as files:
+                for name, start, stop, digest in progress(sums, "verifying"):
+                    if (ends.get(name) != start or not start < (stop or 0) <= about.rows
+                            or disk.checksum(db, files, name, start, stop) != digest):
+                        file = self.folder / (name if name in about.shape.types else disk.DATABASE)
+                        raise ValueError(f"{file}: rows {start} to {stop} are not what was written; restore it or "
+                                         "extract again")
+                    ends[name] = stop
+            if {*ends.values()} != {about.rows}:
+                raise ValueError(f"{self.folder / disk.DATABASE} lacks checksums; restore it or extract again")
 
 
-def _width(rows: np.ndarray | None) -> int | None:
-    if rows is None:
-        return None
-    if rows.ndim != 2 or rows.shape[1] == 0:
-        raise ValueError(f"descriptors have shape {rows.shape}; expected (images, width)")
-    return rows.shape[1]
+def _write_new(folder: Path, about: About, given: Searchable, names: Iterable[str], coordinates: np.ndarray | None
+               ) -> None:
+    if not len(given):
+        raise ValueError("0 images were given, or all are removed; expected at least one")
+    with disk.database(folder, new=True) as db:
+        if not disk.create(db):
+            held = "an index" if disk.read_about(db, folder)[0].generation else "an unfinished extraction"
+            raise ValueError(f"{folder} holds {held} already; give another folder or delete this one")
+        with FlatFiles(folder, about.shape.types, about.rows, "w+b") as files:
+            disk.append(db, files, about.shape, 0, about.rows, names=names, coordinates=coordinates,
+                        rows=lambda some: given.packed(some, about.shape))
+        disk.write_about(db, about)

@@ -1,0 +1,271 @@
+"""The folder of an index: what lies in it, how it is read, and how a change of it is committed.
+
+    index.sqlite  all that is no matrix, in three tables:
+                    about      one row: what the index is, as JSON; its removed rows, ascending int64; a sha256 of both
+                    images     for each row its name, whose bytes are kept, and coordinates, null where unknown
+                    checksums  sha256 of rows start to stop of each of the files below, and of the table above
+    codes         (n, bits / 8) uint8                 absent from an index of the float branch alone
+    floats        (n, D) float32, float16 or int8     absent from an index of the binary branch alone
+    scales        (n,) float32                        int8 only: a row is floats * scale
+    marks         (n,) uint8                          of an unfinished extraction: 1 once the row is on the disk
+
+SQLite's transaction is the commit point and its lock the writers' lock: rows are appended to the flat files and synced,
+then the transaction ends. Bytes behind the rows that `about` counts do not exist; whoever adds next cuts them off.
+Numbers are little-endian. File names are fixed: nothing that is read from a file is used as a path.
+"""
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from ...ranks import progress
+from ..stores import STORES
+
+DATABASE, IMAGES, MARKS = "index.sqlite", "images", {"marks": np.dtype("u1")}
+WAIT = 60.0  # seconds, for the change of another process to be saved
+_FORMAT = {"application_id": 0x53565052, "user_version": 2}  # "SVPR"; version 1 had no database
+_SCHEMA = {"CREATE TABLE about (content BLOB NOT NULL, removed BLOB NOT NULL, sha256 BLOB NOT NULL)",
+           "CREATE TABLE images (id INTEGER PRIMARY KEY, name BLOB NOT NULL, east REAL, north REAL)",
+           "CREATE TABLE checksums (file TEXT, start INTEGER, stop INTEGER, sha256 BLOB)"}
+BLOCK_BYTES, BLOCK_ROWS = 16 * 2**20, 2**14  # of rows in hand at a time and under one checksum, at most
+_NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")  # the end of a journal after whose use SQLite deletes another file
+
+Rows = dict[str, np.ndarray]  # by flat file
+Ids = Sequence[int] | np.ndarray
+
+
+class ModelIdentity(NamedTuple):
+    """The model that extracted the descriptors: its weights' fingerprint, and a name for people, e.g. "base gem"."""
+
+    fingerprint: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (fingerprint {self.fingerprint[:12]})"
+
+
+class RowShape(NamedTuple):
+    """What an image's row holds: bytes of its code and width of its float descriptor, None for a missing branch."""
+
+    code_bytes: int | None
+    float_dim: int | None
+    store: str
+
+    def check(self) -> "RowShape":
+        """Itself. Raises ValueError for an unknown store, and for rows that would hold nothing."""
+        widths = [width for width in (self.code_bytes, self.float_dim) if width is not None]
+        if self.store not in STORES:
+            raise ValueError(f"store is {self.store!r}; expected one of {', '.join(STORES)}")
+        if not widths or not all(type(width) is int and 0 < width < 2**24 for width in widths):
+            raise ValueError(f"rows have widths {widths}; expected codes, floats or both, of 1 to {2**24 - 1}")
+        return self
+
+    @property
+    def types(self) -> dict[str, np.dtype]:
+        """Of a row in each flat file."""
+        types: dict[str, np.dtype] = {}
+        if self.code_bytes:
+            types["codes"] = np.dtype(("u1", (self.code_bytes,)))
+        if self.float_dim:
+            types["floats"] = np.dtype(({"fp32": "<f4", "fp16": "<f2", "int8": "<i1"}[self.store], (self.float_dim,)))
+            types.update({"scales": np.dtype("<f4")} if self.store == "int8" else {})
+        return types
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(dtype.itemsize for dtype in self.types.values())
+
+
+class About(NamedTuple):
+    """What an index is; model None, and generation 0, while its `rows` are being extracted."""
+
+    model: ModelIdentity | None
+    shape: RowShape
+    source: dict
+    rows: int
+    generation: int
+
+
+class FlatFiles(contextlib.ExitStack):
+    """Files of n rows of these types, by name: `arrays`, by memory map, and open to be written in a mode but "rb".
+
+    "r+b" cuts off what lies behind n rows, "w+b" makes files of zeros. Raises ValueError for a file that is too short.
+    """
+
+    def __init__(self, folder: Path, types: dict[str, np.dtype], n: int, mode: str = "rb"):
+        super().__init__()
+        self._files: dict[str, IO[bytes]] = {}
+        self.maps: dict[str, mmap.mmap] = {}
+        self.arrays: Rows = {}
+        for name, dtype in types.items():
+            file = self._files[name] = self.enter_context(regular(folder / name).open(mode))
+            there, size = os.fstat(file.fileno()).st_size, n * dtype.itemsize
+            if there < size and mode != "w+b":
+                raise ValueError(f"{file.name} is torn: it holds {there} bytes, expected {size}; "
+                                 "restore it or extract again")
+            if mode != "rb":
+                file.truncate(size)
+            self.maps[name] = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            self.arrays[name] = np.frombuffer(self.maps[name], dtype)
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Rows as bytes; other than the pages of a map they do not stay in this process's memory."""
+        size = self.arrays[name].strides[0]
+        return os.pread(self._files[name].fileno(), (stop - start) * size, start * size)
+
+    def write(self, start: int, rows: Rows) -> None:
+        for name, part in rows.items():
+            self._files[name].seek(start * self.arrays[name].strides[0])
+            self._files[name].write(np.ascontiguousarray(part).data)
+            self._files[name].flush()
+
+    def sync(self) -> None:
+        """Returns when what was written is on the disk."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+
+
+def regular(path: Path) -> Path:
+    """Itself. Raises ValueError where there is a link, a pipe or a device: reading or writing that does harm."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ValueError(f"{path} is no regular file; expected one that an index wrote")
+    return path
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turns what SQLite says into one line."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 255 == sqlite3.SQLITE_BUSY:
+            raise ValueError(f"{folder} is being changed by another process, for which {WAIT:g} s were waited; "
+                             "try again when that has saved or ended") from None
+        raise ValueError(f"{folder / DATABASE} cannot be used: {error}; if it is damaged, restore it or extract again"
+                         ) from error
+
+
+def connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
+    """The database of an index, of one that may not exist yet (`new`); it waits for other processes, but not for ever.
+
+    Raises FileNotFoundError where there is none, ValueError for what an earlier version wrote.
+    """
+    path, journal = regular(folder / DATABASE), regular(folder / f"{DATABASE}-journal")
+    if not path.exists():
+        if any((folder / name).exists() for name in ("manifest.json", "unfinished.json")):
+            raise ValueError(f"{folder} was extracted by an earlier version, whose indexes cannot be read any more; "
+                             "extract again, into another folder")
+        if not new:
+            raise FileNotFoundError(f"{folder} holds no index; expected a folder with {DATABASE}")
+        folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError), journal.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(_NAMES_A_FILE)))
+        if file.read() == _NAMES_A_FILE:
+            raise ValueError(f"{journal} names another file, as no index does; delete it, then verify the index")
+    with explained(folder):
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode={'rwc' if new else 'rw'}", uri=True, timeout=WAIT,
+                               isolation_level=None, check_same_thread=False)
+
+
+@contextlib.contextmanager
+def database(folder: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
+    """As `connect`, for a while; what is not committed in it is rolled back."""
+    with explained(folder), contextlib.closing(connect(folder, new=new)) as db:
+        yield db
+
+
+def create(db: sqlite3.Connection) -> bool:
+    """Begins a transaction; makes the tables in it unless they are there, and returns whether they were not."""
+    there = "SELECT 1 FROM sqlite_master"
+    if db.execute(there).fetchone():  # without waiting for whoever changes them
+        return False
+    db.execute("BEGIN IMMEDIATE")
+    if db.execute(there).fetchone():
+        return False
+    for statement in (*_SCHEMA, *(f"PRAGMA {name} = {value}" for name, value in _FORMAT.items())):
+        db.execute(statement)
+    return True
+
+
+def read_about(db: sqlite3.Connection, folder: Path) -> tuple[About, np.ndarray]:
+    """What an index is, and its removed rows. Raises ValueError for one that is damaged or of another format."""
+    path = folder / DATABASE
+    found = {name: db.execute(f"PRAGMA {name}").fetchone()[0] for name in _FORMAT}
+    schema = {sql for sql, in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    if not schema:  # whoever began it was killed
+        raise FileNotFoundError(f"{folder} holds no index; expected one in {DATABASE}")
+    if found["application_id"] == _FORMAT["application_id"] and found["user_version"] > _FORMAT["user_version"]:
+        raise ValueError(f"{path} has format {found['user_version']}, which a newer version of this project wrote; "
+                         f"this one reads {_FORMAT['user_version']}")
+    if found != _FORMAT or schema != _SCHEMA:
+        raise ValueError(f"{path} was not written by this project; expected an index, give another folder")
+    try:
+        (content, removed, digest), = db.execute("SELECT * FROM about")
+        about, gone = About(**json.loads(content)), np.frombuffer(removed, "<i8").astype(np.int64)
+        about = about._replace(model=about.model and ModelIdentity(*about.model), shape=RowShape(*about.shape).check())
+        if not (digest == hashlib.sha256(content + removed).digest() and isinstance(about.source, dict)
+                and type(about.rows) is type(about.generation) is int and bool(about.model) == (about.generation > 0)
+                and all(isinstance(part, str) for part in about.model or ())
+                and about.rows > 0 and (np.diff(gone, prepend=-1, append=about.rows) > 0).all()):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise ValueError(f"{path} is damaged; restore it or extract again") from None
+    return about, gone
+
+
+def write_about(db: sqlite3.Connection, about: About, removed: Ids = ()) -> None:
+    """Commits it, and what was done in this transaction before."""
+    content, gone = json.dumps(about._asdict()).encode(), np.array(removed, "<i8").tobytes()
+    db.execute("DELETE FROM about")
+    db.execute("INSERT INTO about VALUES (?, ?, ?)", (content, gone, hashlib.sha256(content + gone).digest()))
+    db.execute("COMMIT")
+
+
+def in_blocks(n: int, shape: RowShape) -> Iterator[slice]:
+    """Slices over n rows that are worth having in hand at a time."""
+    step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // shape.row_bytes))
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def append(db: sqlite3.Connection, files: FlatFiles, shape: RowShape, start: int, n: int, *, names: Iterable[str],
+           coordinates: np.ndarray | None, rows: Callable[[slice], Rows] | None = None) -> None:
+    """Writes n images from row `start` on, inside a transaction; rows: None where the files hold theirs already.
+
+    Raises ValueError where names and coordinates are not n.
+    """
+    places = np.broadcast_to(np.nan, (n, 2)) if coordinates is None else np.asarray(coordinates, np.float64)
+    if n < 1 or places.shape != (n, 2):
+        raise ValueError(f"{n} images, coordinates of shape {places.shape}; expected at least one image and "
+                         f"({n}, 2), NaN where unknown")
+    encoded, written = (name.encode("utf-8", "surrogateescape") for name in names), 0
+    for some in progress([*in_blocks(n, shape)], "writing the index"):
+        first, last = start + some.start, start + some.stop
+        if rows is not None:
+            files.write(first, rows(some))
+        labels = zip(range(first, last), islice(encoded, last - first), *places[some].T.tolist(), strict=False)
+        written += db.executemany("INSERT INTO images VALUES (?, ?, ?, ?)", labels).rowcount
+        db.executemany("INSERT INTO checksums VALUES (?, ?, ?, ?)",
+                       [(name, first, last, checksum(db, files, name, first, last)) for name in (*shape.types, IMAGES)])
+    written += sum(1 for _ in encoded)
+    if written != n:
+        raise ValueError(f"{written} names for {n} images; expected one each")
+    files.sync()
+
+
+def checksum(db: sqlite3.Connection, files: FlatFiles, name: str, start: int, stop: int) -> bytes:
+    """sha256 of rows start to stop of a flat file, or of the table of images as the database gives it."""
+    if name != IMAGES:
+        return hashlib.sha256(files.read(name, start, stop)).digest()
+    rows = db.execute("SELECT * FROM images WHERE id >= ? AND id < ? ORDER BY id", (start, stop)).fetchall()
+    return hashlib.sha256(repr(rows).encode()).digest()

@@ -1,0 +1,138 @@
+"""The searches of an index: by codes, by float descriptors, and in two stages; in memory or by memory map."""
+
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from ..exact import rerank_l2, search_hamming, search_l2
+from ..stores import StoredRows, store_rows
+from .disk import Ids, Rows, RowShape
+
+T = TypeVar("T", np.ndarray, StoredRows)
+
+
+class Found(NamedTuple):
+    """What a search in two stages found, best first; ids are rows of the index, int64.
+
+    ids              (m, k)               re-ranked by L2; behind the first `depth` in order of Hamming distance
+    distances        (m, min(depth, k))   L2, float32, ascending
+    first_ids        (m, max(k, depth))   by Hamming distance, equal ones by row
+    first_distances  (m, max(k, depth))   bits, int32, ascending
+    """
+
+    ids: np.ndarray
+    distances: np.ndarray
+    first_ids: np.ndarray
+    first_distances: np.ndarray
+
+
+class Searchable:
+    """Codes (n, bytes) uint8 and float descriptors (n, D), as float32 or stored rows, of n images; one may be missing.
+
+    live  ascending numbers of the rows that can be found; None: all. Their codes are copied, once, at the first search
+    """
+
+    def __init__(self, codes: np.ndarray | None, floats: np.ndarray | StoredRows | None,
+                 live: np.ndarray | None = None):
+        self.codes, self.floats = codes, StoredRows(floats) if isinstance(floats, np.ndarray) else floats
+        lengths = {len(rows) for rows in (codes, floats) if rows is not None}
+        if len(lengths) != 1:
+            raise ValueError(f"codes and float descriptors are of {' and '.join(map(str, lengths)) or 'no'} images; "
+                             "expected codes, floats or both, one each an image")
+        if codes is not None and (codes.ndim != 2 or codes.dtype != np.uint8):
+            raise ValueError(f"codes are {codes.dtype} {codes.shape}; expected uint8 (images, bytes) from pack_codes")
+        self._n, self.live, self._live_codes = lengths.pop(), live, codes if live is None else None
+
+    def __len__(self) -> int:
+        """How many images can be found."""
+        return self._n if self.live is None else len(self.live)
+
+    @property
+    def shape(self) -> RowShape:
+        """What an image's row holds."""
+        store = "fp32" if self.floats is None else self.floats.kind
+        return RowShape(self.codes if self.codes is None else self.codes.shape[1],
+                        self.floats if self.floats is None else self.floats.dim, store)
+
+    @property
+    def bytes_per_image(self) -> dict[str, int | None]:
+        """Of a code ("binary") and of a float descriptor as it is stored ("float"); None for a missing branch."""
+        return {"binary": self.shape.code_bytes, "float": None if self.floats is None else self.floats.bytes_per_row}
+
+    def search(self, codes: np.ndarray, floats: np.ndarray, *, k: int = 10, depth: int = 100,
+               device: torch.device | None = None) -> Found:
+        """The max(k, depth) nearest codes of each query, the first `depth` of them sorted by L2.
+
+        Args: codes (m, bytes) uint8 from `pack_codes`; floats (m, D) float32; device: None for the processor.
+        Fewer come back where the index holds fewer. Raises ValueError for shapes and types that do not fit.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}; expected at least 1")
+        first_distances, first_ids = self.search_codes(codes, max(k, depth), device=device)
+        ids, distances = self.rerank(floats, first_ids, depth, device=device)
+        return Found(ids[:, :k], distances[:, :k], first_ids, first_distances)
+
+    def search_codes(self, codes: np.ndarray, k: int, *, device: torch.device | None = None
+                     ) -> tuple[np.ndarray, np.ndarray]:
+        """Hamming distances (m, k) int32, ascending, and ids (m, k) int64 of the nearest codes, exhaustively."""
+        held = self._held(self.codes, "codes")
+        if self._live_codes is None:
+            self._live_codes = held[self.live]
+        distances, places = search_hamming(self._live_codes, codes, k, device=device)
+        return distances, places if self.live is None else self.live[places]
+
+    def search_floats(self, floats: np.ndarray, k: int, *, device: torch.device | None = None
+                      ) -> tuple[np.ndarray, np.ndarray]:
+        """Squared L2 distances (m, k) float32, ascending, and ids (m, k) int64, exhaustively."""
+        return search_l2(self._held(self.floats, "float descriptors"), floats, k, rows=self.live, device=device)
+
+    def rerank(self, floats: np.ndarray, candidates: np.ndarray, depth: int, *, device: torch.device | None = None
+               ) -> tuple[np.ndarray, np.ndarray]:
+        """The second stage alone: of ids (m, k) the first `depth` by L2 distance to floats (m, D), the others behind.
+
+        Returns ids (m, k) int64 and distances (m, min(depth, k)) float32; equal ones keep the order of the candidates.
+        """
+        return rerank_l2(self._held(self.floats, "float descriptors"), floats, candidates, depth, device=device)
+
+    def rows(self, ids: Ids) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Codes (n, bytes) uint8 and float descriptors (n, D) float32 of rows (n,); None for a missing branch."""
+        wanted = self.checked(ids)
+        return (None if self.codes is None else self.codes[wanted],
+                None if self.floats is None else self.floats.read(wanted))
+
+    def restricted_to(self, rows: Ids) -> "Searchable":
+        """What searches only these rows, in ascending order, and no removed ones; ids stay those of the whole."""
+        live = np.unique(self.checked(rows))
+        return Searchable(self.codes, self.floats, live if self.live is None else np.intersect1d(live, self.live))
+
+    def packed(self, some: slice, shape: RowShape) -> Rows:
+        """What an index of this shape holds of some of the images that can be found; float32 becomes what it stores.
+
+        Raises ValueError where these are of another shape, and for NaN and infinity.
+        """
+        if self.shape not in (shape, shape._replace(store="fp32")):
+            raise ValueError(f"{self.shape} was given; this index holds {shape}")
+        rows = some if self.live is None else self.live[some]
+        floats = None if self.floats is None else self.floats[rows]
+        if floats is not None and floats.kind == "fp32":
+            floats = store_rows(floats.values, shape.store)
+        parts = {"codes": None if self.codes is None else self.codes[rows]}
+        parts |= {} if floats is None else {"floats": floats.values, "scales": floats.scales}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def checked(self, ids: Ids) -> np.ndarray:
+        """Row numbers (n,) as int64. Raises ValueError where they are none of this index."""
+        rows = np.asarray(ids) if len(ids) else np.zeros(0, np.int64)
+        if rows.dtype.kind not in "iu" or rows.ndim != 1:
+            raise ValueError(f"ids are {rows.dtype} {rows.shape}; expected integers (n,)")
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self._n:
+            raise ValueError(f"ids range from {rows.min()} to {rows.max()}; expected row numbers below {self._n}")
+        return rows.astype(np.int64, copy=False)
+
+    def _held(self, rows: T | None, what: str) -> T:
+        if rows is None:
+            raise ValueError(f"this index holds no {what}; search what it holds")
+        if not len(self):
+            raise ValueError("the index holds no images, or all are removed; expected at least one to search")
+        return rows
