@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import Descriptors, SelaVPRpp
-from model.layers.binarize import straight_through_sign
+from model.network import straight_through_sign
 
 
 def plain_forward(model: SelaVPRpp, images: Tensor, branch: str) -> tuple[Tensor, Tensor | None]:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from .aggregators import AGGREGATORS
 from .backbone import IMAGES_AT_ONCE, DinoV2
 from .config import BRANCHES, ModelConfig
-from .layers.binarize import straight_through_sign
 from .layers.gem import GeMHead
 from .layers.recompute import draws, recomputed
 from .published_names import to_own_names
@@ -27,6 +26,21 @@ class Descriptors(NamedTuple):
     relaxed: Tensor | None = None
     binary: Tensor | None = None
     floating: Tensor | None = None
+
+
+class _StraightThroughSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, relaxed: Tensor) -> Tensor:
+        return torch.where(relaxed >= 0, 1.0, -1.0).to(relaxed.dtype)  # -0.0 >= 0: sign(0) = +1
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def straight_through_sign(relaxed: Tensor) -> Tensor:
+    """-1 where negative, else +1 (equation 8); backward passes the gradient as it is (equations 13, 14)."""
+    return _StraightThroughSign.apply(relaxed)
 
 
 class Branch(nn.Module):

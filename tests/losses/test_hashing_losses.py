@@ -19,7 +19,7 @@ from losses import (
     similarity_constrained_loss,
 )
 from model.config import HASHING_METHODS as NAMES
-from model.layers.binarize import straight_through_sign
+from model.network import straight_through_sign
 
 LOSSES = [similarity_constrained_loss, locality_constrained_loss]
 WEIGHT = 0.7  # lambda

@@ -13,7 +13,7 @@ from published import PUBLISHED, filled_weights, model_of, published_shapes
 from model import BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, published_state_dict
 from model.backbone import DinoV2
 from model.config import ViT
-from model.layers.binarize import straight_through_sign
+from model.network import straight_through_sign
 from model.published_names import to_own_names, to_published_names
 from model.side_network import MultiConvAdapter
 

@@ -11,8 +11,8 @@ from benchmarks.measure import saved_bytes
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BRANCHES, ModelConfig, build_model
 from model.layers.batch_norm import BatchNorm
-from model.layers.binarize import straight_through_sign
 from model.layers.block import Block
+from model.network import straight_through_sign
 from model.side_network import MultiConvAdapter, SideNetwork
 
 
