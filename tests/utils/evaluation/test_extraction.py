@@ -372,9 +372,9 @@ def test_rows_of_a_set(data, model, tmp_path):
     assert isinstance(found, Rows) and found.floating is None and found.codes.shape == (13, 64)
 
 
-def test_the_map_in_the_readme_finds_its_own_image(data, rerank_run, tmp_path, monkeypatch, capsys):
+def test_the_map_in_the_docs_finds_its_own_image(data, rerank_run, tmp_path, monkeypatch, capsys):
     images = data / "pitts30k" / "images" / "test" / "database"
-    text = (Path(eval_rerank.__file__).parent / "README.md").read_text()
+    text = (Path(eval_rerank.__file__).parent / "docs" / "index.md").read_text()
     code, = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "TwoStageIndex.open" in block]
     run_folder(eval_rerank.main, "--database_folder", images, "--queries_folder", images, "--no_labels",
                "--resume", rerank_run / "best_model.pth", "--index", "my/index", "--store", "fp16", "--num_workers", 0,
