@@ -1,4 +1,4 @@
-"""docs/walk.md against what runs: the files that an image passes on its way to its recall, the hops of `--rerank_num`."""
+"""docs/walk.md against what runs: files that an image passes on its way to its recall, the hops of `--rerank_num`."""
 
 import inspect
 import re
