@@ -158,7 +158,7 @@ sys.path.insert(0, {root!r})
 sys.dont_write_bytecode = True
 if {module!r} == "model":
     sys.modules["numpy"] = None
-import torch
+import torch.utils.checkpoint
 if {module!r} != "model":
     import faiss, numpy, sklearn.neighbors, torchvision, tqdm, PIL.Image
 def state():

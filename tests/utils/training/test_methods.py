@@ -1,6 +1,7 @@
 """Every method of the paper does what it says: what must move moves, what must not stays, taps and codes are right."""
 
 import dataclasses
+import gc
 import json
 import re
 
@@ -285,6 +286,7 @@ def test_an_image_that_is_too_small_for_salad(data, capsys, monkeypatch, tmp_pat
     monkeypatch.chdir(tmp_path)
     message = error_of(train.main, *training_options(data), *RANDOM, "--aggregation", "salad", capsys=capsys)
     assert message == "SALAD needs more than 64 patches, got 16 (4 x 4); use images larger than 112 x 112"
+    gc.collect()  # torch 2.6 keeps the hooks of a checkpoint inside which an error was raised as long as the error
 
 
 @pytest.mark.parametrize("backbone", ["dinov2-tiny-reg", "dinov2-tiny-giant"])
