@@ -38,6 +38,7 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     moves = True  # whether training moves the running statistics
+    total = staticmethod(sum_over_processes)
     momentum: float
     running_mean: Tensor
     running_var: Tensor
@@ -59,7 +60,7 @@ class BatchNorm(nn.BatchNorm1d):
         variance, mean = torch.var_mean(exact, dim=0, correction=0)
         mean64, variance64 = mean.double(), variance.double()
         count = torch.full_like(mean64[:1], len(rows))
-        total = sum_over_processes(torch.cat([count, count * mean64, count * (variance64 + mean64.square())]))
+        total = self.total(torch.cat([count, count * mean64, count * (variance64 + mean64.square())]))
         count, (sums, squares) = total[0], total[1:].view(2, -1)
         mean64 = sums / count
         variance64 = squares / count - mean64.square()

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model import SelaVPRpp
+from model.layers.batch_norm import BatchNorm
 
 from ..distributed import processes
 
@@ -81,6 +82,9 @@ def step_memory(model: SelaVPRpp, *, images: int, size: tuple[int, int], dtype: 
         empty = {id(b): torch.empty_like(b, device=device) for b in model.buffers()}
         empty |= {id(p): nn.Parameter(torch.empty_like(p, device=device), p.requires_grad) for p in model.parameters()}
         step = copy.deepcopy(model, empty).train()
+        for part in step.modules():
+            if isinstance(part, BatchNorm):
+                part.total = torch.clone  # nothing is there to be sent; torch 2.6 refuses to
         exact = _bytes_of(step.backbone.parameters())
         with step.backbone.rounded(dtype if dtype == torch.bfloat16 else torch.float32):
             frozen, trained = (_bytes_of(p for p in step.parameters() if p.requires_grad == learns)
