@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest
 
 from .files import write_json
 from .run import exit_with
@@ -126,11 +127,7 @@ def recall_difference(k: int, found_a: np.ndarray, found_b: np.ndarray, *, seed:
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p that so uneven discordant counts arise where each side is equally likely (McNemar's test)."""
     n = only_a + only_b
-    tail = term = 1  # binomial coefficients as integers: what underflows no float, and rounds once
-    for i in range(min(only_a, only_b)):
-        term = term * (n - i) // (i + 1)
-        tail += term
-    return min(1.0, 2 * tail / 2**n)
+    return float(binomtest(min(only_a, only_b), n).pvalue) if n else 1.0
 
 
 def bootstrap_interval(only_a: int, only_b: int, n_queries: int, *, seed: int, resamples: int) -> tuple[float, float]:
