@@ -7,8 +7,6 @@ queries; how much another training seed would change is for runs with several se
 import argparse
 import dataclasses
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -152,8 +150,7 @@ def read_predictions(run: Path, stage: str) -> Predictions:
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[name] for name in names if name in file]
             missing = [name for name in names if name not in file]
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile,
-            zlib.error) as error:  # what is wrong with an archive shows in many ways
+    except Exception as error:  # what is wrong with an archive shows in many ways
         raise ValueError(f"{path}: damaged, or not the predictions of a run: {error}") from error
     if missing == ["first_stage_correct"]:
         raise ValueError(f"{path}: no first_stage in it, that search had one stage; choose --stage final")

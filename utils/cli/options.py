@@ -159,7 +159,6 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
     if args.datasets_folder is None and own[0] is None:
         parser.error("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
                      "<dataset_name>/images/<split>/{database,queries}")
-    args.datasets_folder = args.datasets_folder and Path(args.datasets_folder)
     args.recall_values = sorted(set(args.recall_values))
     try:
         args.device = pick_device(args.device)

@@ -61,7 +61,7 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
     device = next(model.parameters()).device
     sides = _sides(model, dataset, folder, branches=branches, precision=precision, store=store)
     cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
-    finished = broadcast([side.finished() for side in sides])
+    finished = broadcast([IndexWriter.finished(side.folder, side.identity) for side in sides])
     unfinished = [side for side, done in zip(sides, finished, strict=True) if not done]
     if unfinished:
         check_disk(folder, sum(side.bytes_to_come() for side in unfinished))
@@ -70,7 +70,8 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
             images = torch.stack([dataset[0][0]] * batch_size).to(device)
             warm_up_compiled(lambda: network(images, branches=branches), device)
         with contextlib.ExitStack() as stack:
-            writers = {side: stack.enter_context(side.writer()) for side in unfinished}
+            writers = {side: stack.enter_context(IndexWriter(side.folder, n=len(side.names), identity=side.identity,
+                                                             **side.row._asdict())) for side in unfinished}
             cost |= _extract(network, dataset, writers, branches=branches, batch_size=batch_size,
                               num_workers=num_workers, device=device)
             if is_first():
@@ -100,12 +101,6 @@ class _Side:
     row: RowShape
     model: ModelIdentity
     identity: dict
-
-    def finished(self) -> bool:
-        return IndexWriter.finished(self.folder, self.identity)
-
-    def writer(self) -> IndexWriter:
-        return IndexWriter(self.folder, n=len(self.names), identity=self.identity, **self.row._asdict())
 
     def bytes_to_come(self) -> int:
         there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*")) if self.folder.is_dir() else 0
