@@ -25,7 +25,6 @@ from .refused_options import refuse_leftovers
 from .variants import chosen_fields, listing
 
 Flags = tuple[str, ...]  # those of the published commands that say what the script says: () or ("hashing"[, "rerank"])
-SCRIPTS = {"hashing": "train_hashing.py or eval_hashing.py", "rerank": "train_rerank.py or eval_rerank.py"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,8 +144,8 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
         parser.exit()
     for flag in ("hashing", "rerank"):
         if getattr(args, flag) and flag not in flags:
-            parser.error(f"--{flag} does not belong to this script; use "
-                         f"{SCRIPTS['rerank' if args.rerank else 'hashing']}")
+            fitting = "rerank" if args.rerank else "hashing"
+            parser.error(f"--{flag} does not belong to this script; use train_{fitting}.py or eval_{fitting}.py")
     own = getattr(args, "database_folder", None), getattr(args, "queries_folder", None)
     if (own[0] is None) != (own[1] is None):
         parser.error("--database_folder and --queries_folder belong together; give both")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sklearn.preprocessing import normalize
 
 from datasets import BenchmarkDataset
 from datasets.transforms import read_image
@@ -28,13 +29,9 @@ def _of_each(describe: Callable[[str | Path], np.ndarray]) -> Describe:
         rows = [describe(path) for path in paths]
         if not rows:
             raise ValueError("no image given; expected at least one path")
-        return _unit(np.stack(rows).astype(np.float32))
+        return normalize(np.stack(rows).astype(np.float32))
 
     return descriptors
-
-
-def _unit(vectors):
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def _thumbnail(path, mode, side):
@@ -77,7 +74,7 @@ def hog_descriptors(path):
     np.add.at(cells, (row, column, low % 9), magnitude * (1 - share))
     np.add.at(cells, (row, column, (low + 1) % 9), magnitude * share)
     blocks = np.concatenate([cells[:-1, :-1], cells[:-1, 1:], cells[1:, :-1], cells[1:, 1:]], axis=2)
-    return _unit(np.minimum(_unit(blocks), 0.2)).ravel()
+    return normalize(np.minimum(normalize(blocks.reshape(49, 36)), 0.2)).ravel()
 
 
 def search_baseline(extract: Describe, dataset: BenchmarkDataset, *, recall_values: Sequence[int]) -> Evaluation:

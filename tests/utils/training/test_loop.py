@@ -501,7 +501,7 @@ def test_a_machine_that_cannot_compile_is_told_so(data, tmp_path, monkeypatch):
 def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
     options = [*training_options(data), *RANDOM, "--epochs_num", 1]
     text = (run_folder(train.main, *options, cwd=tmp_path) / "info.log").read_text()
-    assert re.search(r"memory: a step of \d+ images takes about [\d.]+MB, [\d.]+MB of them kept", text)
+    assert re.search(r"memory: a step of \d+ images takes about [\d.]+[kMG]B, [\d.]+[kMG]B of them kept", text)
     assert re.search(r"memory: [\d.]+GB are free, enough for about --train_batch_size \d+\n", text)
     monkeypatch.setattr("utils.training.memory.free_memory", lambda device: 145 * 10**5)
     folder = run_folder(train.main, *options, cwd=tmp_path)
