@@ -90,17 +90,12 @@ class EvaluatedSet:
 
 
 @functools.cache
-def _say_once(message: str) -> None:
-    log.info(message)
-
-
-def patch_size(size: Sequence[int], flag: str) -> tuple[int, int]:
-    """(H, W) in pixels, each side moved to the nearest multiple of DINOv2's 14-pixel patches, which is said."""
-    asked = tuple(size)
-    fitting = nearest_multiple(asked)
-    if fitting != asked:
-        _say_once(f"{flag} {asked[0]} {asked[1]}: not multiples of the 14-pixel patch, using the nearest: "
-                  f"{fitting[0]} {fitting[1]}")
+def patch_size(height: int, width: int, flag: str) -> tuple[int, int]:
+    """(H, W) in pixels, each side moved to the nearest multiple of DINOv2's 14-pixel patches, which is said once."""
+    fitting = nearest_multiple((height, width))
+    if fitting != (height, width):
+        log.info("%s %d %d: not multiples of the 14-pixel patch, using the nearest: %d %d", flag, height, width,
+                 *fitting)
     return fitting
 
 
@@ -129,7 +124,7 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
     """
     folder, all_cities = training_set(data.training_dataset, data.datasets_folder)
     dataset = PlaceDataset(folder, cities=data.cities or all_cities, images_per_place=data.images_per_place,
-                           seed=data.seed, transform=training_transform(patch_size(data.size, "--train_resize")))
+                           seed=data.seed, transform=training_transform(patch_size(*data.size, "--train_resize")))
     if dataset.missing_cities:
         log.warning("training goes on without %d absent cities: %s", len(dataset.missing_cities),
                     " ".join(dataset.missing_cities))
@@ -165,19 +160,12 @@ def benchmark_set(name: str, images: EvaluationImages, *, split: str | None = No
         listing = as_protocol(listing, name) if name in PROTOCOLS else listing
     else:
         listing = resolve(folder, name, split=split, threshold_m=images.threshold_m)
-        parts = _parts(listing, folder)
+        if listing.protocol == "msls_val_11k":  # both versions are told: their figures are often confused
+            try:
+                parts = [resolve(folder, "msls_val_740")]
+            except (FileNotFoundError, ValueError) as error:
+                log.warning("msls_val_740 is not told beside it: %s", error)
     return as_dataset(listing, size=images.size, test_method=images.test_method, parts=parts)
-
-
-def _parts(listing: Listing, datasets_folder: Path) -> list[Listing]:
-    """Both versions of MSLS-val are told, whichever was asked for in full, as their figures are often confused."""
-    if listing.protocol != "msls_val_11k":
-        return []
-    try:
-        return [resolve(datasets_folder, "msls_val_740")]
-    except (FileNotFoundError, ValueError) as error:
-        log.warning("msls_val_740 is not told beside it: %s", error)
-        return []
 
 
 def validation_and_test_sets(validation: Sequence[str], test: str, images: EvaluationImages) -> tuple[
@@ -199,7 +187,7 @@ def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = Eval
 
     Database images are resized to `size`, queries become what `test_method`, one of TEST_METHODS, makes of them.
     """
-    size = patch_size(size, "--resize")
+    size = patch_size(*size, "--resize")
     found = listing.rule
     if listing.positives is not None:
         found = f"{listing.n_unanswerable} of them without a right answer ({listing.rule})"

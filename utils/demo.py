@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
 
     test_set = BenchmarkDataset(read_folder(folder / "toy_city", "pitts30k", split="test"),
                                 transform=evaluation_transform(IMAGE_SIZE))
-    rows = [baseline(name, test_set) for name in BASELINES]
+    rows = [float_row(f"{name}, L2", search_baseline(extract, test_set, recall_values=RECALLS))
+            for name, extract in BASELINES.items()]
     rows.append(untrained(test_set))
     rows += results_rows(json.loads(trained_float.read_text()), json.loads(reranked.read_text()))
     table = format_table(rows, test_set)
@@ -116,11 +117,6 @@ def run(folder: Path, *command: str) -> Path:
 def best_model(results: Path) -> str:
     """The best weights of the run that wrote this results.json."""
     return str(results.with_name("best_model.pth").resolve())
-
-
-def baseline(name: str, test_set: BenchmarkDataset) -> dict:
-    """A descriptor without learning, searched by flat L2: one row of the table."""
-    return float_row(f"{name}, L2", search_baseline(BASELINES[name], test_set, recall_values=RECALLS))
 
 
 def untrained(test_set: BenchmarkDataset) -> dict:

@@ -134,10 +134,10 @@ def collect(count: int, read: Callable[[int, int], Sequence[np.ndarray]],
 
 def first_on_each_node(function: Callable[[], T]) -> T:
     """The function's value; the first process of a node calls it before its others: they find what it fetched."""
-    if processes() > 1 and local_rank() > 0:
+    if local_rank() > 0:
         total(0)  # waits for all
     value = function()
-    if processes() > 1 and local_rank() == 0:
+    if local_rank() == 0:
         total(0)
     return value
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from .ranks import progress
 from .run import exit_with
-from .search import TwoStageIndex, store_rows
+from .search import STORES, TwoStageIndex, store_rows
 from .search.lancedb_search import (
     ABOUT,
     COMPLETE,
@@ -36,7 +36,6 @@ from .search.lancedb_search import (
 BLOCK_BYTES = 32 * 2**20  # of float32 descriptors in hand at a time
 COMMIT_BLOCKS = 64  # of which a killed export writes those again that were not committed
 _SAMPLED = 64  # rows whose content tells two indexes of one model apart
-_VALUES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
 def export(index: TwoStageIndex, target: str, *, part: tuple[int, int] = (0, 1)) -> int:
@@ -105,7 +104,7 @@ def _schema(index: TwoStageIndex, about: dict) -> Any:
     import pyarrow as pa
 
     fields = [("id", pa.int64()), ("name", pa.string()), ("code", pa.list_(pa.uint8(), index.shape.code_bytes)),
-              ("float", pa.list_(getattr(pa, _VALUES[index.shape.store])(), index.shape.float_dim)),
+              ("float", pa.list_(pa.from_numpy_dtype(STORES[index.shape.store]), index.shape.float_dim)),
               *([("scale", pa.float32())] if index.shape.store == "int8" else []),
               ("utm_east", pa.float64()), ("utm_north", pa.float64())]
     return pa.schema(fields, metadata={ABOUT: json.dumps(about)})

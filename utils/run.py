@@ -1,8 +1,10 @@
 """A run's folder: resolved options, log, metrics, results; and how a script ends."""
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import json
 import logging
 import logging.handlers
@@ -70,14 +72,11 @@ class Run:
 
 
 def _new_folder(parent: Path, stamp: str) -> Path:
-    for attempt in range(1, 1000):
-        folder = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
-        try:
+    for number in itertools.count(1):
+        folder = parent / (stamp if number == 1 else f"{stamp}_{number}")
+        with contextlib.suppress(FileExistsError):  # another run began in this second
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue  # another run began in this second
-        return folder
-    raise FileExistsError(f"no free run folder under {parent} for {stamp}")
+            return folder
 
 
 def start_log() -> None:
@@ -86,34 +85,30 @@ def start_log() -> None:
 
 
 def _log_to(path: Path) -> None:
-    early = [record for handler in log.handlers if isinstance(handler, logging.handlers.MemoryHandler)
-             for record in handler.buffer]
     file = logging.FileHandler(path)
+    for handler in log.handlers:
+        if isinstance(handler, logging.handlers.MemoryHandler):
+            handler.setTarget(file)  # which gets what was said before when that handler is closed
     _set_handlers(file)
-    for record in early:
-        file.handle(record)
 
 
 def _set_handlers(second: logging.Handler) -> None:
     log.setLevel(logging.INFO if is_first() else logging.ERROR)  # the first of several processes speaks for all
     log.propagate = False
     speaker = "" if is_first() else f"process {rank()}: "
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
-    for handler in (logging.StreamHandler(sys.stderr), second):
+    before, log.handlers = log.handlers, [logging.StreamHandler(sys.stderr), second]
+    for handler in log.handlers:
         handler.setFormatter(logging.Formatter(f"%(asctime)s {speaker}%(message)s", "%Y-%m-%d %H:%M:%S"))
-        log.addHandler(handler)
+    for handler in before:
+        handler.close()
 
 
 def versions() -> dict[str, str]:
     names = ("torch", "torchvision", "numpy", "Pillow", "scikit-learn")
     found = {name: importlib.metadata.version(name) for name in names}
     for name in ("faiss-gpu", "faiss-cpu"):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {"python": platform.python_version(), **found}
 
 
@@ -126,12 +121,10 @@ def hardware(device: torch.device) -> dict[str, object]:
 
 
 def _processor_name() -> str:
-    try:
+    with contextlib.suppress(OSError):  # not Linux
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
     return platform.processor() or platform.machine()
 
 

@@ -1,10 +1,11 @@
 """Every option of the scripts; the records that they fill hold the defaults, and are all that the code below sees."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +25,6 @@ from .refused_options import refuse_leftovers
 from .variants import chosen_fields, listing
 
 Flags = tuple[str, ...]  # those of the published commands that say what the script says: () or ("hashing"[, "rerank"])
-SCRIPTS = {"hashing": "train_hashing.py or eval_hashing.py", "rerank": "train_rerank.py or eval_rerank.py"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,8 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
             device=args.device),
         images=_images(args), validation=args.val_datasets, test=args.dataset_name, run=_run("logs", args),
         device=args.device, seed=args.seed, rerank_num=args.rerank_num if "rerank" in flags else 0)
-    _start(args.device)
+    start_log()
+    start(args.device)
     return command
 
 
@@ -117,7 +118,8 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
             resumable=True),
         images=_images(args), run=_run("test", args), device=args.device,
         answers=args.answers if args.database_folder else None, rerank_num=args.rerank_num if "rerank" in flags else 0)
-    _start(args.device)
+    start_log()
+    start(args.device)
     return command
 
 
@@ -137,10 +139,13 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
     """Checks what one option alone cannot tell."""
     refuse_leftovers(sys.argv[1:] if argv is None else argv, parser.error)
     args = parser.parse_args(argv)
+    if getattr(args, "variant", None) == "help":
+        print(listing())
+        parser.exit()
     for flag in ("hashing", "rerank"):
         if getattr(args, flag) and flag not in flags:
-            parser.error(f"--{flag} does not belong to this script; use "
-                         f"{SCRIPTS['rerank' if args.rerank else 'hashing']}")
+            fitting = "rerank" if args.rerank else "hashing"
+            parser.error(f"--{flag} does not belong to this script; use train_{fitting}.py or eval_{fitting}.py")
     own = getattr(args, "database_folder", None), getattr(args, "queries_folder", None)
     if (own[0] is None) != (own[1] is None):
         parser.error("--database_folder and --queries_folder belong together; give both")
@@ -153,7 +158,6 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
     if args.datasets_folder is None and own[0] is None:
         parser.error("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
                      "<dataset_name>/images/<split>/{database,queries}")
-    args.datasets_folder = args.datasets_folder and Path(args.datasets_folder)
     args.recall_values = sorted(set(args.recall_values))
     try:
         args.device = pick_device(args.device)
@@ -161,12 +165,6 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
         parser.error(str(error))
     args.precision = args.precision or best_precision(args.device)
     return args
-
-
-def _start(device: torch.device) -> None:
-    """The log, and under torchrun the work with the other processes."""
-    start_log()
-    start(device)
 
 
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -179,14 +177,6 @@ class _Parser(argparse.ArgumentParser):
         # argparse would print its 20 lines of usage before the one that counts.
         let_the_first_speak()
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
-
-
-class _Variant(argparse.Action):
-    def __call__(self, parser, namespace, value, option_string=None):
-        if value == "help":
-            print(listing())
-            parser.exit()
-        setattr(namespace, self.dest, value)
 
 
 def training_parser(description: str, *, flags: Flags = ()) -> argparse.ArgumentParser:
@@ -217,7 +207,7 @@ def training_parser(description: str, *, flags: Flags = ()) -> argparse.Argument
     training.add_argument("--compile", action="store_true", help="the frozen backbone, by torch.compile")
     training.add_argument("--seed", type=_seed, default=TrainingData.seed, help="of weights, sampling and augmentation")
     method = parser.add_argument_group("method")
-    method.add_argument("--variant", metavar="NAME", action=_Variant,
+    method.add_argument("--variant", metavar="NAME",
                         help="a method or ablation of the paper; 'help' lists them, and the fields of --set")
     method.add_argument("--set", metavar="FIELD=VALUE", nargs="+", default=[],
                         help="fields of the model's configuration; what is not set is as in the paper")
@@ -282,27 +272,18 @@ def _parser(description: str, flags: Flags) -> argparse.ArgumentParser:
     return parser
 
 
-def _number(text: str, kind: type, accept, expected: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not accept(value):
+def _number(kind: type, accept: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """The `type` of an option, whose value is such a number."""
+    def number(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if accept(value := kind(text)):
+                return value
         raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-    return value
+
+    return number
 
 
-def _positive(text: str) -> int:
-    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
-
-
-def _count(text: str) -> int:
-    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
-
-
-def _seed(text: str) -> int:
-    return _number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
-
-
-def _positive_float(text: str) -> float:
-    return _number(text, float, lambda value: 0 < value < float("inf"), "a positive number")
+_positive = _number(int, lambda value: value >= 1, "a whole number of at least 1")
+_count = _number(int, lambda value: value >= 0, "a whole number of at least 0")
+_seed = _number(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
+_positive_float = _number(float, lambda value: 0 < value < float("inf"), "a positive number")

@@ -1,6 +1,7 @@
 """The paper's methods and ablations by name: what --variant and --set may change of a model's configuration."""
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,52 +10,46 @@ from model import ModelConfig
 
 
 class Variant(NamedTuple):
-    """Fields of ModelConfig that differ from the paper's final method, what that is, and where the paper has it."""
+    """Words for --set that tell it from the paper's final method, what that is, and where the paper has it."""
 
-    fields: dict[str, object]
+    words: str
     says: str
     source: str
 
 
-def _placement(value: str, says: str) -> Variant:
-    source = "Table VII, equation 7" if value.startswith("every") else "Table VII"
-    return Variant({"tuning": "side", "placement": value}, says, source)
-
-
 VARIANTS: dict[str, Variant] = {
     # what learns below the head
-    "freezing": Variant({"tuning": "side", "placement": "none"}, "a trained head on the frozen backbone's last block",
+    "freezing": Variant("tuning=side placement=none", "a trained head on the frozen backbone's last block",
                         "Tables IV to VII"),
-    "full": Variant({"tuning": "full"}, "the whole backbone learns", "Tables IV to VI"),
-    "partial": Variant({"tuning": "partial:4"}, "the backbone's last 4 blocks and last norm learn", "Tables IV to VI"),
-    "selavpr-global": Variant({"tuning": "selavpr"}, "two adapters inside every block learn",
+    "full": Variant("tuning=full", "the whole backbone learns", "Tables IV to VI"),
+    "partial": Variant("tuning=partial:4", "the backbone's last 4 blocks and last norm learn", "Tables IV to VI"),
+    "selavpr-global": Variant("tuning=selavpr", "two adapters inside every block learn",
                               "Tables IV to VI, equations 3 and 4"),
-    "side-vanilla": Variant({"tuning": "side", "adapter": "vanilla"},
-                            "side networks of adapters without convolutions", "Tables IV and V, equation 6"),
-    "side-multiconv": Variant({"tuning": "side", "adapter": "multiconv"},
-                              "side networks of MultiConv adapters (default)", "Tables IV to VI, equation 6"),
+    "side-vanilla": Variant("tuning=side adapter=vanilla", "side networks of adapters without convolutions",
+                            "Tables IV and V, equation 6"),
+    "side-multiconv": Variant("tuning=side adapter=multiconv", "side networks of MultiConv adapters (default)",
+                              "Tables IV to VI, equation 6"),
     # where the side networks' adapters sit
-    "all": _placement("all", "an adapter after every block"),
-    "every-2": _placement("every:2", "an adapter after every 2nd block"),
-    "every-3": _placement("every:3", "an adapter after every 3rd block"),
-    "every-6": _placement("every:6", "an adapter after every 6th block"),
-    "last-16": _placement("last:16", "adapters after the last 16 blocks (default of large and giant)"),
-    "last-12": _placement("last:12", "adapters after the last 12 blocks"),
-    "last-8": _placement("last:8", "adapters after the last 8 blocks"),
-    "last-4": _placement("last:4", "adapters after the last 4 blocks"),
+    "all": Variant("tuning=side placement=all", "an adapter after every block", "Table VII"),
+    "every-2": Variant("tuning=side placement=every:2", "an adapter after every 2nd block", "Table VII, equation 7"),
+    "every-3": Variant("tuning=side placement=every:3", "an adapter after every 3rd block", "Table VII, equation 7"),
+    "every-6": Variant("tuning=side placement=every:6", "an adapter after every 6th block", "Table VII, equation 7"),
+    "last-16": Variant("tuning=side placement=last:16",
+                       "adapters after the last 16 blocks (default of large and giant)", "Table VII"),
+    "last-12": Variant("tuning=side placement=last:12", "adapters after the last 12 blocks", "Table VII"),
+    "last-8": Variant("tuning=side placement=last:8", "adapters after the last 8 blocks", "Table VII"),
+    "last-4": Variant("tuning=side placement=last:4", "adapters after the last 4 blocks", "Table VII"),
     # how codes are learnt
-    "direct": Variant({"hashing": "direct"}, "metric loss on relaxed codes, nothing of their sign", "Table XI"),
-    "lc": Variant({"hashing": "lc"}, "direct and the locality-constrained loss, as we read [70]",
-                  "Table XI, equation 12"),
-    "sc": Variant({"hashing": "sc"}, "direct and the similarity-constrained loss", "Table XI, equations 11 and 12"),
-    "ste": Variant({"hashing": "ste"}, "metric loss on codes, straight-through", "Table XI, equation 14"),
-    "sc-ste": Variant({"hashing": "sc+ste"}, "ste and sc, gradient through both (default)", "Table XI, equation 15"),
+    "direct": Variant("hashing=direct", "metric loss on relaxed codes, nothing of their sign", "Table XI"),
+    "lc": Variant("hashing=lc", "direct and the locality-constrained loss, as we read [70]", "Table XI, equation 12"),
+    "sc": Variant("hashing=sc", "direct and the similarity-constrained loss", "Table XI, equations 11 and 12"),
+    "ste": Variant("hashing=ste", "metric loss on codes, straight-through", "Table XI, equation 14"),
+    "sc-ste": Variant("hashing=sc+ste", "ste and sc, gradient through both (default)", "Table XI, equation 15"),
     # which branch comes first (train_rerank.py)
-    "float-binary": Variant({"order": "float-binary"}, "the binary branch beside a trained float branch (default)",
+    "float-binary": Variant("order=float-binary", "the binary branch beside a trained float branch (default)",
                             "section III-C"),
-    "binary-float": Variant({"order": "binary-float"}, "the float branch beside a trained binary branch",
-                            "section III-C"),
-    "joint": Variant({"order": "joint"}, "both branches at once, from a foundation model", "section III-C"),
+    "binary-float": Variant("order=binary-float", "the float branch beside a trained binary branch", "section III-C"),
+    "joint": Variant("order=joint", "both branches at once, from a foundation model", "section III-C"),
 }
 
 # Backbone and aggregation have options of their own, the branches follow from the script.
@@ -70,8 +65,8 @@ def chosen_fields(variant: str | None, assignments: Sequence[str]) -> dict[str, 
     """
     if variant is not None and variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; choose one of {', '.join(VARIANTS)} ('help' explains them)")
-    fields = dict(VARIANTS[variant].fields) if variant else {}
-    for word in assignments:
+    fields: dict[str, object] = {}
+    for word in [*(VARIANTS[variant].words.split() if variant else []), *assignments]:
         name, equals, text = word.partition("=")
         if not equals or name not in SETTABLE:
             raise ValueError(f"--set {word!r}: expected field=value with a field of {', '.join(SETTABLE)}")
@@ -86,32 +81,17 @@ def chosen_fields(variant: str | None, assignments: Sequence[str]) -> dict[str, 
 
 def listing() -> str:
     """What `--variant help` prints: every variant, then every field with its default."""
-    entries = [(name, f"{variant.says} ({variant.source}); " + " ".join(
-        f"{field}={value}" for field, value in variant.fields.items())) for name, variant in VARIANTS.items()]
-    explained = _explained_fields()
+    variants = [(name, f"{variant.says} ({variant.source}); {variant.words}") for name, variant in VARIANTS.items()]
+    # ModelConfig's docstring is the one place that explains its fields: a name, two spaces or more, and text, which
+    # goes on in lines that are indented further.
+    explained = dict(re.findall(r"^    (\w+)  +(.*(?:\n     .*)*)", ModelConfig.__doc__, re.MULTILINE))
     fields = [(field.name, f"{explained[field.name]} (default: {field.default or 'the one that fits'})")
               for field in dataclasses.fields(ModelConfig) if field.name in SETTABLE]
-    width = max(len(name) for name, _ in [*entries, *fields]) + 4
+    width = max(len(name) for name, _ in variants + fields) + 4
 
     def column(rows: list[tuple[str, str]]) -> str:
-        return "\n".join(textwrap.fill(text, 118, initial_indent=f"  {name}".ljust(width),
+        return "\n".join(textwrap.fill(" ".join(text.split()), 118, initial_indent=f"  {name}".ljust(width),
                                        subsequent_indent=" " * width) for name, text in rows)
 
-    return (f"--variant NAME: a method of the paper\n{column(entries)}\n\n"
+    return (f"--variant NAME: a method of the paper\n{column(variants)}\n\n"
             f"--set FIELD=VALUE ...: any field of the configuration; outranks --variant\n{column(fields)}")
-
-
-def _explained_fields() -> dict[str, str]:
-    """What ModelConfig's docstring, the one place that explains them, says of its fields."""
-    explained: dict[str, str] = {}
-    name = None
-    for line in ModelConfig.__doc__.splitlines():
-        word, _, rest = line.strip().partition("  ")
-        if rest and line.startswith("    " + word):
-            name = word
-            explained[name] = rest.strip()
-        elif name and line.strip():
-            explained[name] += " " + line.strip()
-        else:
-            name = None
-    return explained

@@ -69,31 +69,26 @@ def _check(listing: Listing, ids: np.ndarray, distances: np.ndarray, k: int) -> 
 def _queries(listing: Listing, ids: np.ndarray, distances: np.ndarray) -> Iterator[dict]:
     """Each query as in answers.json."""
     query_names, names = listing.names("query"), listing.names("database")
+    query_places, places = (np.full((n, 2), np.nan) if utm is None else utm for n, utm in (
+        (listing.n_queries, listing.query_utm), (listing.n_database, listing.database_utm)))
     for query, found in enumerate(ids):
-        here = _place(listing.query_utm, query)
-        right = None if listing.positives is None else np.isin(found, listing.positives[query]).tolist()
+        positives = None if listing.positives is None else listing.positives[query]
         answers = []
         for rank, image in enumerate(found.tolist()):
-            there = _place(listing.database_utm, image)
-            known = here is not None and there is not None
             answers.append({
                 "rank": rank + 1, "database": names[image],
                 "distance": _plain(distances[query, rank]) if rank < distances.shape[1] else None,
-                **_east_north(there),
-                "metres": round(float(np.hypot(*(there - here))), 2) if known else None,
-                "right": None if right is None else right[rank]})  # fmt: skip
-        yield {"query": query_names[query], **_east_north(here),
-               "positives": None if listing.positives is None else len(listing.positives[query]), "answers": answers}
+                "east": _metres(places[image, 0]), "north": _metres(places[image, 1]),
+                "metres": _metres(np.hypot(*(places[image] - query_places[query]))),
+                "right": None if positives is None else image in positives})
+        yield {"query": query_names[query],
+               "east": _metres(query_places[query, 0]), "north": _metres(query_places[query, 1]),
+               "positives": None if positives is None else len(positives), "answers": answers}
 
 
-def _place(utm: np.ndarray | None, row: int) -> np.ndarray | None:
-    return None if utm is None else utm[row]
-
-
-def _east_north(place: np.ndarray | None) -> dict[str, float | None]:
+def _metres(value: float) -> float | None:
     """To the centimetre, which is more than any GPS knows."""
-    east, north = (None, None) if place is None else (round(float(value), 2) for value in place)
-    return {"east": east, "north": north}
+    return None if np.isnan(value) else round(float(value), 2)
 
 
 def _plain(distance: np.number) -> int | float:

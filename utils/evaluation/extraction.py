@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -13,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets import BenchmarkDataset
@@ -63,7 +61,7 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
     device = next(model.parameters()).device
     sides = _sides(model, dataset, folder, branches=branches, precision=precision, store=store)
     cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
-    finished = broadcast([side.finished() for side in sides])
+    finished = broadcast([IndexWriter.finished(side.folder, side.identity) for side in sides])
     unfinished = [side for side, done in zip(sides, finished, strict=True) if not done]
     if unfinished:
         check_disk(folder, sum(side.bytes_to_come() for side in unfinished))
@@ -72,7 +70,8 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
             images = torch.stack([dataset[0][0]] * batch_size).to(device)
             warm_up_compiled(lambda: network(images, branches=branches), device)
         with contextlib.ExitStack() as stack:
-            writers = {side: stack.enter_context(side.writer()) for side in unfinished}
+            writers = {side: stack.enter_context(IndexWriter(side.folder, n=len(side.names), identity=side.identity,
+                                                             **side.row._asdict())) for side in unfinished}
             cost |= _extract(network, dataset, writers, branches=branches, batch_size=batch_size,
                               num_workers=num_workers, device=device)
             if is_first():
@@ -102,12 +101,6 @@ class _Side:
     row: RowShape
     model: ModelIdentity
     identity: dict
-
-    def finished(self) -> bool:
-        return IndexWriter.finished(self.folder, self.identity)
-
-    def writer(self) -> IndexWriter:
-        return IndexWriter(self.folder, n=len(self.names), identity=self.identity, **self.row._asdict())
 
     def bytes_to_come(self) -> int:
         there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*")) if self.folder.is_dir() else 0
@@ -157,14 +150,18 @@ def _sha256(text: str) -> str:
 
 
 def _extract(network: Network, dataset: BenchmarkDataset, writers: dict[_Side, IndexWriter], *,
-              branches: Sequence[str], batch_size: int, num_workers: int, device: torch.device) -> dict:
+             branches: Sequence[str], batch_size: int, num_workers: int, device: torch.device) -> dict:
     """Extracts what is missing; returns what that cost."""
     to_do = sum(len(writer.missing(own_share(len(side.names)))) for side, writer in writers.items())
     batches = (batch for side, writer in writers.items() for batch in side.batches(writer, batch_size))
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
-    disk = sum(len(side.names) * side.row.row_bytes for side in writers)
-    forecast = Forecast(to_do, disk, device)
-    pending = None
+    forecast = Forecast(to_do, sum(len(side.names) * side.row.row_bytes for side in writers), device)
+    pending, in_flight = [], int(device.type == "cuda")  # a GPU is at the next batch while the last one is written
+
+    def write_oldest() -> None:
+        writer, start, rows = pending.pop(0)
+        writer.write(start, **rows())
+
     with progress([], f"extracting {dataset.listing.label}", total=to_do, unit=" images") as bar:
         asked = time.perf_counter()
         for images, numbers in loader:
@@ -172,16 +169,14 @@ def _extract(network: Network, dataset: BenchmarkDataset, writers: dict[_Side, I
             out = network(images.to(device, non_blocking=True), branches=branches)
             number = int(numbers[0])
             side = max((side for side in writers if side.first <= number), key=lambda side: side.first)
-            write = functools.partial(_write, writers[side], number - side.first, *_fetch(out))
-            if device.type == "cuda":  # which is at the next batch while the last one's rows are written
-                write, pending = pending, write
-            if write is not None:
-                write()
+            pending.append((writers[side], number - side.first, _fetch(out)))
+            if len(pending) > in_flight:
+                write_oldest()
             forecast.add(len(images), waited=waited)
             bar.update(len(images))
             asked = time.perf_counter()
-        if pending is not None:
-            pending()
+        while pending:
+            write_oldest()
     for writer in writers.values():
         writer.flush()
     cost = forecast.end()
@@ -193,28 +188,20 @@ def _extract(network: Network, dataset: BenchmarkDataset, writers: dict[_Side, I
     return cost
 
 
-def _fetch(out: Descriptors) -> tuple[Tensor | None, Tensor | None, torch.cuda.Event | None]:
-    """Codes and descriptors on their way to the processor's memory, and what tells that they are there."""
-    rows = [None if field is None else field.to("cpu", non_blocking=True) for field in (out.binary, out.floating)]
+def _fetch(out: Descriptors) -> Callable[[], dict[str, np.ndarray | None]]:
+    """Sends the rows to the processor's memory; what comes back waits for them, for IndexWriter.write's arguments."""
+    binary, floating = (None if rows is None else rows.to("cpu", non_blocking=True)
+                        for rows in (out.binary, out.floating))
     made = out.binary if out.floating is None else out.floating
-    event = None
-    if made.is_cuda:
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(made.device))
-    return *rows, event
+    sent = torch.cuda.current_stream(made.device).record_event() if made.is_cuda else None
 
+    def rows() -> dict[str, np.ndarray | None]:
+        if sent is not None:
+            sent.synchronize()
+        return {"codes": None if binary is None else pack_codes(binary),
+                "floats": None if floating is None else floating.numpy()}
 
-def _write(writer: IndexWriter, start: int, binary: Tensor | None, floating: Tensor | None,
-           event: torch.cuda.Event | None) -> None:
-    if event is not None:
-        event.synchronize()
-    codes, floats = _rows(binary, floating)
-    writer.write(start, codes=codes, floats=floats)
-
-
-def _rows(binary: Tensor | None, floating: Tensor | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Packed codes and float descriptors."""
-    return None if binary is None else pack_codes(binary), None if floating is None else floating.numpy()
+    return rows
 
 
 def _rounding(model: SelaVPRpp, network: Network, dataset: BenchmarkDataset, *, branches: Sequence[str],
@@ -222,16 +209,14 @@ def _rounding(model: SelaVPRpp, network: Network, dataset: BenchmarkDataset, *, 
     """What `precision` and `store` change, on the first images of the database, extracted exactly beside it."""
     device = next(model.parameters()).device
     images = torch.stack([dataset[number][0] for number in range(min(SAMPLE, dataset.n_database))]).to(device)
-    (code, floating), (exact_code, exact) = (
-        _rows(*(None if rows is None else rows.cpu() for rows in (out.binary, out.floating)))
-        for out in (network(images, branches=branches), fast_inference(model)(images, branches=branches)))
+    rounded, exact = (_fetch(run(images, branches=branches))() for run in (network, fast_inference(model)))
     found = {"images": len(images), "least_cosine": None, "bits_changed_percent": None}
-    if floating is not None:
-        held = store_rows(floating, store).read(slice(None)).astype(np.float64)
-        norms = np.linalg.norm(held, axis=1) * np.linalg.norm(exact, axis=1)
-        found["least_cosine"] = float(((held * exact).sum(axis=1) / norms).min())
-    if code is not None:
-        found["bits_changed_percent"] = 100 * float(np.unpackbits(code ^ exact_code).mean())
+    if rounded["floats"] is not None:
+        held = store_rows(rounded["floats"], store).read(slice(None))
+        pair = (torch.from_numpy(rows).double() for rows in (held, exact["floats"]))
+        found["least_cosine"] = torch.nn.functional.cosine_similarity(*pair).min().item()
+    if rounded["codes"] is not None:
+        found["bits_changed_percent"] = 100 * float(np.unpackbits(rounded["codes"] ^ exact["codes"]).mean())
     log.info("rounding, on %d images: %s", len(images),
              ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in found.items()
                        if name != "images" and value is not None))

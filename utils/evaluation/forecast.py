@@ -9,7 +9,6 @@ import torch
 from tqdm import tqdm
 
 from ..device import peak_memory_mib
-from ..training.memory import shown
 
 log = logging.getLogger("selavprpp")
 SECONDS = 10  # of watching, or until
@@ -22,8 +21,9 @@ def check_disk(folder: Path, needed: int) -> None:
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise ValueError(f"{folder}: the descriptors need {shown(needed)}, its disk has {shown(free)} free; choose "
-                         "another folder with --index, or smaller descriptors with --store")
+        raise ValueError(f"{folder}: the descriptors need {tqdm.format_sizeof(needed, 'B')}, its disk has "
+                         f"{tqdm.format_sizeof(free, 'B')} free; choose another folder with --index, or smaller "
+                         "descriptors with --store")
 
 
 class Forecast:
@@ -59,7 +59,7 @@ class Forecast:
                                    if self.predicted.get(name))
                 log.info("this will take %s in all (%.1f images/s), %s, and %s of disk",
                          tqdm.format_interval(self.predicted["seconds"]), self.images / self.predicted["seconds"],
-                         memory, shown(self.disk_bytes))
+                         memory, tqdm.format_sizeof(self.disk_bytes, "B"))
 
     def _costs(self, seconds: float) -> dict[str, float | None]:
         gpu = {"gpu_memory_mib": peak_memory_mib(self.device)} if self.device.type == "cuda" else {}

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-
-_COLUMNS = 2**16
-_TABLE_BYTES = 2**22  # a block of queries' tables: what a cache holds
+from scipy.sparse import csr_array
 
 
 def correctness(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np.ndarray:
@@ -16,42 +14,19 @@ def correctness(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np.
     an index is negative.
     """
     if predictions.ndim != 2 or predictions.shape[1] == 0 or len(predictions) != len(positives):
-        raise ValueError(
-            f"predictions have shape {predictions.shape} and positives are of {len(positives)} queries; "
-            "expected (queries, k >= 1) and one list per query"
-        )
+        raise ValueError(f"predictions have shape {predictions.shape} and positives are of {len(positives)} queries; "
+                         "expected (queries, k >= 1) and one list per query")
     if predictions.min(initial=0) < 0:
         raise ValueError(f"predictions hold {predictions.min()}; expected database indices, 0 or more")
     counts = [len(ids) for ids in positives]
     right = np.concatenate([np.empty(0, np.int64), *positives]).astype(np.int64)
-    predictions = predictions.astype(np.int64)
     width = 1 + max(predictions.max(initial=0), right.max(initial=0))
-    queries = np.repeat(np.arange(len(predictions)), counts)
-    ends = np.cumsum([0, *counts])
-    # A table of each query's positives answers quickest. Database rows beyond its width share its columns.
-    columns = min(width, _COLUMNS)
-    correct = np.empty(predictions.shape, bool)
-    step = max(1, _TABLE_BYTES // columns)
-    for start in range(0, len(predictions), step):
-        block = slice(start, start + step)
-        mine = slice(ends[start], ends[min(start + step, len(predictions))])
-        table = np.zeros((len(predictions[block]), columns), bool)
-        table[queries[mine] - start, right[mine] % columns] = True
-        correct[block] = np.take_along_axis(table, predictions[block] % columns, axis=1)
-    if columns < width:
-        # What the table takes for right is compared exactly: one number for each (query, database index).
-        rows, ranks = np.nonzero(correct)
-        correct[rows, ranks] = np.isin(rows * width + predictions[rows, ranks], queries * width + right)
-    return correct
+    table = csr_array((np.ones(len(right), bool), right, np.cumsum([0, *counts])), shape=(len(positives), width))
+    return table[np.arange(len(positives))[:, None], predictions].toarray()
 
 
-def recall_at_k(
-    predictions: np.ndarray,
-    positives: Sequence[np.ndarray],
-    recall_values: Sequence[int],
-    *,
-    answerable_only: bool = False,
-) -> dict[int, float] | None:
+def recall_at_k(predictions: np.ndarray, positives: Sequence[np.ndarray], recall_values: Sequence[int], *,
+                answerable_only: bool = False) -> dict[int, float] | None:
     """Percentage of queries with a right image among their first N predictions, for N in recall_values.
 
     As the field does, all queries count, those without positives as missed; `answerable_only` leaves these

@@ -5,6 +5,7 @@ on faiss's internals. The caller's memory is searched where it lies, a memory ma
 `device`: None or a processor for faiss; CUDA for the same searches in torch (tensors.py).
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeGuard, TypeVar
@@ -51,10 +52,7 @@ def search_hamming(database_codes: np.ndarray, query_codes: np.ndarray, k: int, 
     Returns Hamming distances in bits (m, k') int32, ascending, and database rows (m, k') int64,
     k' = min(k, n). Raises ValueError for shapes or dtypes that do not fit.
     """
-    for name, rows in (("database", database_codes), ("queries", query_codes)):
-        if rows.ndim != 2 or rows.dtype != np.uint8:
-            raise ValueError(f"{name} is {rows.dtype} {rows.shape}; expected uint8 (rows, width)")
-    _check_fit(database_codes, query_codes, k, "k")
+    _check(database_codes, query_codes, k, dtype="uint8")
     k = min(k, len(database_codes))
     if _on_gpu(device):
         return tensors.search_hamming(database_codes, query_codes, k, device)
@@ -71,10 +69,8 @@ def search_hamming(database_codes: np.ndarray, query_codes: np.ndarray, k: int, 
     if m <= min(batch, FEW):
         size = max(SLICE_CODES, -(-n // faiss.omp_get_max_threads()))
         return _merged(_in_threads(lambda start: search(slice(m), slice(start, start + size)), range(0, n, size)), k)
-    distances, ids = np.empty((m, k), np.int32), np.empty((m, k), np.int64)
-    parts = [slice(start, start + batch) for start in range(0, m, batch)]
-    for some, found in zip(parts, _in_threads(lambda some: search(some, slice(0, n)), parts), strict=True):
-        distances[some], ids[some] = found
+    found = _in_threads(lambda start: search(slice(start, start + batch), slice(0, n)), range(0, m, batch))
+    distances, ids = map(np.concatenate, zip(*found, strict=True))
     return distances, ids
 
 
@@ -89,7 +85,8 @@ def search_l2(database: np.ndarray | StoredRows, queries: np.ndarray, k: int, *,
     Returns squared L2 distances (m, k') float32, ascending, and database rows (m, k') int64, k' the smaller of k and
     what is searched. Raises ValueError for shapes or dtypes that do not fit, and for NaN or infinity.
     """
-    stored = _checked_floats(database, queries, k, "k")
+    _check(database, queries, k)
+    stored = database if isinstance(database, StoredRows) else StoredRows(database)
     queries = np.ascontiguousarray(queries)
     _check_finite(queries)
 
@@ -122,7 +119,8 @@ def rerank_l2(database: np.ndarray | StoredRows, queries: np.ndarray, candidates
     ascending; equal distances keep the order of the candidates. Raises ValueError for NaN or infinity among what is
     read, and for shapes, dtypes, depths or rows that do not fit: a -1, faiss's "none", would stand for the last row.
     """
-    stored = _checked_floats(database, queries, depth, "depth")
+    _check(database, queries, depth, name_of_k="depth")
+    stored = database if isinstance(database, StoredRows) else StoredRows(database)
     if candidates.ndim != 2 or len(candidates) != len(queries) or candidates.dtype.kind not in "iu":
         raise ValueError(f"candidates are {candidates.dtype} {candidates.shape}; expected integers "
                          f"({len(queries)}, k), one row per query")
@@ -155,10 +153,7 @@ def merge_ranked(parts: Sequence[Ranked], k: int) -> Ranked:
 
 
 def _merged(parts: Iterator[Ranked], k: int) -> Ranked:
-    best = next(parts)
-    for found in parts:
-        best = merge_ranked([best, found], k)
-    return best
+    return functools.reduce(lambda best, found: merge_ranked([best, found], k), parts)
 
 
 def _in_threads(work: Callable[[T], Ranked], items: Sequence[T]) -> Iterator[Ranked]:
@@ -220,18 +215,14 @@ def _check_finite(rows: np.ndarray) -> None:
         raise ValueError(NOT_FINITE)
 
 
-def _checked_floats(database: np.ndarray | StoredRows, queries: np.ndarray, k: int, name_of_k: str) -> StoredRows:
+def _check(database: np.ndarray | StoredRows, queries: np.ndarray, k: int, *, dtype: str = "float32",
+           name_of_k: str = "k") -> None:
     for name, rows in (("database", database), ("queries", queries)):
-        if isinstance(rows, np.ndarray) and (rows.ndim != 2 or rows.dtype != np.float32):
-            raise ValueError(f"{name} is {rows.dtype} {rows.shape}; expected float32 (rows, width)")
-    stored = database if isinstance(database, StoredRows) else StoredRows(database)
-    _check_fit(stored.values, queries, k, name_of_k)
-    return stored
-
-
-def _check_fit(database: np.ndarray, queries: np.ndarray, k: int, name_of_k: str) -> None:
-    if database.shape[1] != queries.shape[1]:
-        raise ValueError(f"database rows have width {database.shape[1]}, queries {queries.shape[1]}; "
+        if isinstance(rows, np.ndarray) and (rows.ndim != 2 or rows.dtype != dtype):
+            raise ValueError(f"{name} is {rows.dtype} {rows.shape}; expected {dtype} (rows, width)")
+    width = database.dim if isinstance(database, StoredRows) else database.shape[1]
+    if width != queries.shape[1]:
+        raise ValueError(f"database rows have width {width}, queries {queries.shape[1]}; "
                          "expected descriptors of one model")
     if len(database) == 0:
         raise ValueError("database holds no rows; expected at least one to search")

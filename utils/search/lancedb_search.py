@@ -10,9 +10,10 @@ that. The table `images` holds a row for each image, in order of id:
     utm_east, utm_north metres, null where unknown
 """
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,13 +90,14 @@ class Exported:
 
         Arguments as for `search`.
         """
-        if codes.dtype != np.uint8 or codes.shape != (len(floats), self._code_bytes):
-            raise ValueError(f"codes are {codes.dtype} {codes.shape}; "
-                             f"expected uint8 ({len(floats)}, {self._code_bytes})")
-        if depth < 1:
-            raise ValueError(f"depth is {depth}; expected at least 1")
-        return [_stacked([_candidates(table, code, query, depth, where)
-                          for code, query in zip(codes, floats, strict=True)]) for table in self._tables]
+        if codes.dtype != np.uint8 or codes.shape != (len(floats), self._code_bytes) or not len(codes) or depth < 1:
+            raise ValueError(f"codes are {codes.dtype} {codes.shape}, depth is {depth}; expected uint8 "
+                             f"({len(floats)}, {self._code_bytes}), at least one query, and a depth of at least 1")
+        parts = []
+        for table in self._tables:
+            queries = [_candidates(table, *query, depth, where) for query in zip(codes, floats, strict=True)]
+            parts.append(Candidates(*map(np.stack, zip(*queries, strict=True))))
+        return parts
 
 
 def merged(parts: Sequence[Candidates], *, k: int = 10, depth: int = 100) -> FoundImages:
@@ -120,28 +122,17 @@ def _candidates(table: Any, code: np.ndarray, query: np.ndarray, depth: int, whe
     nearest = table.search(code, vector_column_name="code").distance_type("hamming").limit(depth)
     if where is not None:
         nearest = nearest.where(where, prefilter=True)
-    first = nearest.select(["id", "_distance"]).with_row_id(True).to_arrow()
-    ids, bits = first["id"].to_numpy(), first["_distance"].to_numpy().astype(np.int32)
-    order = np.lexsort((ids, bits))
-    ids, bits = ids[order], bits[order]
-    if not len(ids):
-        return Candidates(ids, bits, np.zeros(0, np.float32), np.zeros(0, object), np.zeros((0, 2)))
     columns = [name for name in table.schema.names if name != "code"]
-    rows = table.take_row_ids(first["_rowid"].to_pylist()).select(columns).to_arrow().combine_chunks()
-    place = np.argsort(rows["id"].to_numpy())[np.argsort(np.argsort(ids))]  # they come in an order of their own
-    values = rows["float"].chunk(0).flatten().to_numpy().reshape(len(ids), -1)
-    scales = rows["scale"].to_numpy() if "scale" in columns else None
-    ranked, distances = rerank_l2(StoredRows(values, scales), query[None], place[None], depth)
-    by_place = np.empty(len(ids), np.float32)
-    by_place[ranked[0]] = distances[0]
+    rows = nearest.select([*columns, "_distance"]).to_arrow().sort_by([("_distance", "ascending"), ("id", "ascending")])
+    ids, bits, names = rows["id"].to_numpy(), rows["_distance"].to_numpy().astype(np.int32), rows["name"].to_pylist()
     metres = np.stack([rows[name].to_numpy() for name in ("utm_east", "utm_north")], axis=1)
-    return Candidates(ids, bits, by_place[place], np.array(rows["name"].to_pylist(), object)[place], metres[place])
-
-
-def _stacked(queries: list[Candidates]) -> Candidates:
-    if not queries:
-        raise ValueError("no queries given; expected at least one")
-    return Candidates(*map(np.stack, zip(*queries, strict=True)))
+    distances = np.empty(len(ids), np.float32)
+    if len(ids):
+        values = rows["float"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1)
+        stored = StoredRows(values, rows["scale"].to_numpy() if "scale" in columns else None)
+        places, ranked = rerank_l2(stored, query[None], np.arange(len(ids))[None], depth)
+        distances[places[0]] = ranked[0]
+    return Candidates(ids, bits, distances, np.array(names, object), metres)
 
 
 def _open(target: str) -> Any:
@@ -182,18 +173,15 @@ def name_of(about: dict) -> str:
             f"generation {about['generation']}")
 
 
-class reaching:
+@contextlib.contextmanager
+def reaching(target: str) -> Iterator[None]:
     """Turns what LanceDB says of a store that it cannot read or write into one line."""
-
-    def __init__(self, target: str):
-        self.target = target
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, _) -> None:
-        if kind is not None and issubclass(kind, (RuntimeError, OSError)) and not issubclass(kind, FileNotFoundError):
-            raise ValueError(f"cannot use {self.target}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"cannot use {target}: {str(error).splitlines()[0]}") from error
 
 
 def load_lancedb(*, writing: bool = False) -> Any:

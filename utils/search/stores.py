@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STORES = ("fp32", "fp16", "int8")
-_DTYPES: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "int8": np.dtype(np.int8)}
+STORES: dict[str, np.dtype] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "int8": np.dtype(np.int8)}
 BLOCK_BYTES = 32 * 2**20  # of float32 rows stored at a time
 NOT_FINITE = "descriptors hold NaN or infinity, which have no rank; check the model that made them"
 
@@ -24,7 +23,7 @@ class StoredRows:
 
     def __post_init__(self) -> None:
         values, scales = self.values, self.scales
-        if values.ndim != 2 or values.dtype not in _DTYPES.values():
+        if values.ndim != 2 or values.dtype not in STORES.values():
             raise ValueError(f"stored rows are {values.dtype} {values.shape}; "
                              "expected float32, float16 or int8 (rows, width)")
         if (scales is not None) != (self.kind == "int8"):
@@ -46,7 +45,7 @@ class StoredRows:
 
     @property
     def kind(self) -> str:
-        return next(kind for kind, dtype in _DTYPES.items() if dtype == self.values.dtype)
+        return next(kind for kind, dtype in STORES.items() if dtype == self.values.dtype)
 
     @property
     def bytes_per_row(self) -> int:
@@ -70,7 +69,7 @@ def store_rows(rows: np.ndarray, kind: str) -> StoredRows:
         raise ValueError(f"store is {kind!r}; expected one of {', '.join(STORES)}")
     if rows.ndim != 2 or rows.dtype != np.float32:
         raise ValueError(f"rows are {rows.dtype} {rows.shape}; expected float32 (rows, width)")
-    values = rows if kind == "fp32" else np.empty(rows.shape, _DTYPES[kind])
+    values = rows if kind == "fp32" else np.empty(rows.shape, STORES[kind])
     scales = np.empty(len(rows), np.float32)
     step = max(1, BLOCK_BYTES // max(1, 4 * rows.shape[1]))
     for start in range(0, len(rows), step):

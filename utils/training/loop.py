@@ -52,9 +52,8 @@ class TrainingOptions:
 class Training:
     """Optimiser, schedule, precision and record of one training; the loop itself stands in the script.
 
-    Adam over the trainable parameters, the learning rate halved every `lr_halving` epochs. After every epoch
-    last_model.pth is written, with all that is needed to go on, and copied to best_model.pth when the score is the best
-    so far.
+    After every epoch last_model.pth is written, with all that is needed to go on, and copied to best_model.pth when the
+    score is the best so far.
 
     network  what a training step calls instead of the model: of several processes, each has a share of a batch's
              images, and all take the same step

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
 
 from model import SelaVPRpp
 from model.layers.batch_norm import BatchNorm
@@ -112,7 +113,7 @@ def report_step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.
     images = images_per_place * math.ceil(places_per_batch / processes())
     memory, free = step_memory(model, images=images, size=size, dtype=dtype, device=device), free_memory(device)
     log.info("memory: a step of %d images takes about %s, %s of them kept for the gradient", images,
-             shown(memory.peak), shown(memory.kept))
+             tqdm.format_sizeof(memory.peak, "B"), tqdm.format_sizeof(memory.kept, "B"))
     if free is None:
         return
     if device.type == "cpu":
@@ -120,14 +121,9 @@ def report_step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.
     largest = memory.largest_batch(free) // images_per_place * processes()
     if memory.peak > free:
         log.warning("memory: only %s are free; the largest batch that would fit is about --train_batch_size %d",
-                    shown(free), largest)
+                    tqdm.format_sizeof(free, "B"), largest)
     else:
-        log.info("memory: %s are free, enough for about --train_batch_size %d", shown(free), largest)
-
-
-def shown(size: int) -> str:
-    """Bytes for people: 1.50 GB, 23 MB."""
-    return f"{size / 1e9:.2f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"
+        log.info("memory: %s are free, enough for about --train_batch_size %d", tqdm.format_sizeof(free, "B"), largest)
 
 
 def free_memory(device: torch.device) -> int | None:

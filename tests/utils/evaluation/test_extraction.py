@@ -203,7 +203,7 @@ def test_disk_is_as_predicted(data, model, tmp_path):
 
 def test_a_full_disk_is_told_before_the_work(data, model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=13 * (64 + 4 * 512) - 1))
-    with pytest.raises(ValueError, match="the descriptors need 0 MB, its disk has 0 MB free; choose another folder"):
+    with pytest.raises(ValueError, match="descriptors need 27.5kB, its disk has 27.5kB free; choose another folder"):
         extract(model, Watched(data, limit=0), tmp_path / "new", branches=BRANCHES, batch_size=1, num_workers=0)
     check_disk(tmp_path / "new" / "deeper", 13 * (64 + 4 * 512) - 1)
 

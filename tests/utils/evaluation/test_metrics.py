@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from paths import DATA
 
-from utils.evaluation import metrics
 from utils.evaluation.metrics import correctness, recall_at_k
 
 
@@ -20,14 +19,12 @@ def test_golden_recalls(kind, stage):
     assert list(recalls.values()) == expected["recalls"][kind]
 
 
-@pytest.mark.parametrize("columns", [2**16, 7])  # of the table of positives: more than rows, and shared by several
+@pytest.mark.parametrize("scale", [1, 2**18, 2**31])  # a database of 40 rows, ten million, more than int32 holds
 @pytest.mark.parametrize("seed", range(5))
-def test_recall_matches_a_naive_loop(seed, columns, monkeypatch):
-    monkeypatch.setattr(metrics, "_COLUMNS", columns)
-    monkeypatch.setattr(metrics, "_TABLE_BYTES", 10 * columns)
+def test_recall_matches_a_naive_loop(seed, scale):
     rng = np.random.default_rng(seed)
-    predictions = np.stack([rng.permutation(40)[:12] for _ in range(37)])
-    positives = [rng.permutation(60)[: rng.integers(0, 4)] for _ in range(37)]  # some absent from predictions
+    predictions = np.stack([scale * rng.permutation(40)[:12] for _ in range(37)])
+    positives = [scale * rng.permutation(60)[: rng.integers(0, 4)] for _ in range(37)]  # some absent from predictions
     assert any(len(p) == 0 for p in positives)
     right = correctness(predictions, positives)
     assert right.dtype == bool
@@ -54,6 +51,7 @@ def test_recall_without_any_positive():
     predictions = np.arange(6).reshape(3, 2)
     assert recall_at_k(predictions, nothing, [1, 5]) == {1: 0.0, 5: 0.0}
     assert recall_at_k(predictions, nothing, [1, 5], answerable_only=True) is None
+
 
 def test_errors_name_what_was_given_and_expected():
     some = np.zeros((4, 3), np.int64)

@@ -501,11 +501,11 @@ def test_a_machine_that_cannot_compile_is_told_so(data, tmp_path, monkeypatch):
 def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
     options = [*training_options(data), *RANDOM, "--epochs_num", 1]
     text = (run_folder(train.main, *options, cwd=tmp_path) / "info.log").read_text()
-    assert re.search(r"memory: a step of \d+ images takes about \d+ MB, \d+ MB of them kept", text)
-    assert re.search(r"memory: [\d.]+ GB are free, enough for about --train_batch_size \d+\n", text)
+    assert re.search(r"memory: a step of \d+ images takes about [\d.]+[kMG]B, [\d.]+[kMG]B of them kept", text)
+    assert re.search(r"memory: [\d.]+GB are free, enough for about --train_batch_size \d+\n", text)
     monkeypatch.setattr("utils.training.memory.free_memory", lambda device: 145 * 10**5)
     folder = run_folder(train.main, *options, cwd=tmp_path)
-    largest = int(re.search(r"memory: only 14 MB are free; the largest batch that would fit is about "
+    largest = int(re.search(r"memory: only 14.5MB are free; the largest batch that would fit is about "
                             r"--train_batch_size (\d+)\n", (folder / "info.log").read_text())[1])
     assert largest < saved(folder / "last_model.pth")["training"]["options"]["train_batch_size"]
     assert len(metrics(folder)) == 1  # told, not acted upon

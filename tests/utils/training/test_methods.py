@@ -112,7 +112,7 @@ def learning_parameters(config: ModelConfig) -> int:
 def millions():
     """(variant, backbone) -> parameters that learn in train.py."""
     return {(name, size): learning_parameters(
-        ModelConfig(backbone=f"dinov2-{size}", branches=FLOAT, **VARIANTS[name].fields))
+        ModelConfig(backbone=f"dinov2-{size}", branches=FLOAT, **chosen_fields(name, [])))
         for name in ("freezing", "full", "partial", "selavpr-global", "side-vanilla", "side-multiconv")
         for size in ("base", "large")}
 
@@ -159,7 +159,7 @@ TUNED = {
 
 @pytest.mark.parametrize("variant", TUNED)
 def test_what_moves_and_what_does_not(variant, data, tmp_path):
-    fields = dict(VARIANTS[variant].fields)
+    fields = chosen_fields(variant, [])
     options = [*training_options(data), *RANDOM, "--variant", variant]
     if variant == "partial":  # of a model of 4 blocks
         fields["tuning"] = "partial:2"
@@ -316,7 +316,8 @@ def test_every_hashing_method_learns_otherwise(hashing_runs):
     heads = {name: weights(folder)["binary_branch.head.expand.weight"] for name, folder in hashing_runs.items()}
     for name, head in heads.items():
         assert not [other for other in heads if other != name and torch.equal(head, heads[other])]
-        assert read_checkpoint(hashing_runs[name] / "best_model.pth").config.hashing == VARIANTS[name].fields["hashing"]
+        config = read_checkpoint(hashing_runs[name] / "best_model.pth").config
+        assert {"hashing": config.hashing} == chosen_fields(name, [])
     for name, folder in hashing_runs.items():
         record, = metrics(folder)
         assert (record["quantization"] == 0) == (name in ("direct", "ste"))
@@ -429,10 +430,11 @@ def test_help_lists_every_variant_and_field(capsys):
 
 
 def test_every_variant_fits_a_backbone_and_every_field_can_be_set():
-    for variant in VARIANTS.values():
-        branches = FLOAT if "tuning" in variant.fields else BRANCHES
-        config = ModelConfig(backbone=NARROW, branches=branches, **variant.fields)
-        assert {name: getattr(config, name) for name in variant.fields} == variant.fields
+    for variant in VARIANTS:
+        fields = chosen_fields(variant, [])
+        assert fields
+        config = ModelConfig(backbone=NARROW, branches=FLOAT if "tuning" in fields else BRANCHES, **fields)
+        assert {name: getattr(config, name) for name in fields} == fields
     assert set(SETTABLE) == {field.name for field in dataclasses.fields(ModelConfig)} - {
         "backbone", "branches", "aggregation"}
     words = ["tuning=side", "placement=last:2", "adapter=vanilla", "float_dim=96", "code_bits=64", "hashing=ste",

@@ -77,7 +77,7 @@ class RowShape(NamedTuple):
         if self.code_bytes:
             types["codes"] = np.dtype(("u1", (self.code_bytes,)))
         if self.float_dim:
-            types["floats"] = np.dtype(({"fp32": "<f4", "fp16": "<f2", "int8": "<i1"}[self.store], (self.float_dim,)))
+            types["floats"] = np.dtype((STORES[self.store].newbyteorder("<"), (self.float_dim,)))
             types.update({"scales": np.dtype("<f4")} if self.store == "int8" else {})
         return types
 
