@@ -25,7 +25,6 @@ from ..files import temporary_path
 from ..listing import TOY_MANIFEST
 from ..readers.image_names import ImageName
 from ..training.tables import COLUMNS, place_and_path
-from .facades import Scene
 from .places import Place, draw_place
 from .street import CONDITIONS, HEIGHT, WIDTH, View, render
 
@@ -141,7 +140,7 @@ def _write_place(task: tuple[str, int, int], *, folder: Path, parameters: Parame
     """Draw and write the images of one place: -> its lines of the training table (none for a benchmark)."""
     split, stream, number = task
     place, images = draw_set_place(parameters, split, stream, number)
-    scene, rows = Scene(place), []
+    rows = []
     for index, image in enumerate(images):
         if split == "train":
             city = TRAINING_CITIES[number % len(TRAINING_CITIES)]
@@ -152,7 +151,7 @@ def _write_place(task: tuple[str, int, int], *, folder: Path, parameters: Parame
             part = "database" if index < parameters.database_images else "queries"
             path = folder / name / "images" / split / part / image.benchmark_name()
         with path.open("xb") as file:  # never over another image
-            file.write(render(scene, image.view))
+            file.write(render(place, image.view))
     return rows
 
 
