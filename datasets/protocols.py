@@ -10,7 +10,8 @@ from pathlib import Path
 
 from .listing import Listing, display_name, is_toy
 from .msls.listings import COUNTS, detect_msls_version, msls_test, msls_val
-from .readers.folders import LAYOUT, NAME, read_by_frames, read_by_metres, read_folder, subfolders
+from .readers.folders import LAYOUT, NAME, read_by_frames, read_by_metres, read_folder
+from .readers.image_files import folders_near
 
 DOWNLOADER = "gmberton/VPR-datasets-downloader"
 NETVLAD = f"the author of NetVLAD by mail, then {DOWNLOADER}"
@@ -220,7 +221,6 @@ def _sides(protocol: Protocol, datasets_folder: Path) -> tuple[tuple[Path, Path]
         return tuple(datasets_folder / side for side in whole[0]), whole[1:]
     half = [f"{side} is there, {other} is not" for pair in protocol.sides for side, other in (pair, pair[::-1])
             if (datasets_folder / side).is_dir()]
-    present = next(path for path in (datasets_folder, *datasets_folder.parents) if path.is_dir())
     raise FileNotFoundError(
         f"{protocol.name}: no such folders in {datasets_folder}; expected {protocol.where}; "
-        f"{'; '.join(half) or f'sub-folders of {present}: {subfolders(present)}'}; to be had from {protocol.obtain}")
+        f"{'; '.join(half) or folders_near(datasets_folder / '_')}; to be had from {protocol.obtain}")

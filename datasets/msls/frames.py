@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..positives import within_metres, within_metres_and_degrees
+from ..positives import within_metres
 
 THRESHOLD_M = 25.0
 
@@ -52,14 +52,10 @@ def joined(parts: Sequence[Frames]) -> Frames:
                   tuple(remark for part in parts for remark in part.remarks))
 
 
-def right_answers(queries: Frames, database: Frames, *, degrees: float | None = None) -> list[np.ndarray]:
-    """For each query the ascending int64 ids of the right answers: in its group, within 25 m and so many degrees."""
-    groups = {f"{side}_groups": np.array([frame.group for frame in frames.frames])
-              for side, frames in (("database", database), ("query", queries))}
-    if degrees is None:
-        return within_metres(database.utm, queries.utm, THRESHOLD_M, **groups)
-    headings = (np.array([frame.heading for frame in frames.frames]) for frames in (database, queries))
-    return within_metres_and_degrees(database.utm, queries.utm, THRESHOLD_M, *headings, degrees, **groups)
+def right_answers(queries: Frames, database: Frames) -> list[np.ndarray]:
+    """For each query the ascending int64 ids of the right answers: in its group, within 25 m."""
+    groups = tuple(np.array([frame.group for frame in side.frames]) for side in (database, queries))
+    return within_metres(database.utm, queries.utm, THRESHOLD_M, groups=groups)
 
 
 def with_answer(queries: Frames, near: list[np.ndarray]) -> tuple[Frames, list[np.ndarray]]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..listing import Listing
+from ..positives import within_degrees
 from .frames import THRESHOLD_M, Frames, joined, right_answers, said_left_out, with_answer
 from .sources import SIDES, from_names, from_tables, images_by_key, read_city, read_keys
 
@@ -75,7 +76,8 @@ def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
     if by_rule and cities:
         queries, near = with_answer(queries, near)
     if strict:
-        near = right_answers(queries, database, degrees=THRESHOLD_DEGREES)
+        headings = (np.array([frame.heading for frame in side.frames]) for side in (database, queries))
+        near = within_degrees(near, *headings, THRESHOLD_DEGREES)
     warnings += said_left_out(queries, database) + _counted(version, queries, database)
     return _listing(f"msls_val_{version}", "val", home, queries, database, near, warnings,
                     rule="within 25 m and 40 degrees" if strict else "within 25 m")

@@ -14,11 +14,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..listing import Listing
 from ..msls.tables import Table
+from ..readers.coordinates import Degrees, checked
 from ..readers.image_names import number, parse_name
 from ..readers.tables import read_rows
 from ..readers.utm_zones import SOUTH, to_utm
 from ..training.tables import EXPECTED
-from .images import some_images
 
 RADII = (25.0, 100.0, 1000.0)  # metres
 
@@ -83,11 +83,6 @@ def named_points(names: Iterable[str | bytes], where: str, city: str = "") -> Po
     return points
 
 
-def query_points(folder: Path) -> Points:
-    """Points of the queries in the folder of a benchmark's split.  Raises FileNotFoundError or ValueError."""
-    return named_points(some_images(folder, "the queries of a benchmark"), str(folder))
-
-
 def listing_points(listing: Listing) -> Points:
     """Points of a protocol's queries: of their names, or of raw.csv beside them in Mapillary's tree of keys."""
     if all(path.name.startswith("@") for path in listing.query_paths):
@@ -107,11 +102,8 @@ def listing_points(listing: Listing) -> Points:
 
 def training_points(folder: Path) -> Points:
     """Points of all images in the tables of a training set, which have degrees alone; "Tokyo3" is called Tokyo."""
-    def parse(row: dict[str, str]) -> tuple[float, float]:
-        lat, lon = float(row["lat"]), float(row["lon"])
-        if not (-80 <= lat <= 84 and -180 <= lon <= 180):
-            raise ValueError("degrees out of range")
-        return lat, lon
+    def parse(row: dict[str, str]) -> Degrees:
+        return checked(float(row["lat"]), float(row["lon"]))
 
     degrees, cities = [], []
     for table in sorted((folder / "Dataframes").glob("[!.]*.csv")):

@@ -5,9 +5,10 @@ import dataclasses
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..commands import progress
 from ..files import temporary_path
 from ..readers.image_names import FORM
 from ..training.tables import COLUMNS, place_and_path
@@ -44,9 +45,9 @@ class Plan:
             yield make_city(name, self.images, images, places)
 
 
-def plan(images: Images, rule: Rule, *, numbered: bool, progress: Callable[[Iterable], Iterable] = iter) -> Plan:
-    """Divide the images of a city.  `progress` wraps the rows while their names are read."""
-    *columns, zone_notes = positions(images, progress=progress)
+def plan(images: Images, rule: Rule, *, numbered: bool) -> Plan:
+    """Divide the images of a city."""
+    *columns, zone_notes = positions(images)
     division = divide(class_ids(*columns, rule), rule)
     numbered = numbered or rule.groups != 1  # several groups need several names
     return Plan(images=images, division=division, notes=(*images.notes, *zone_notes), city_names=[
@@ -92,7 +93,7 @@ def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tup
                          f"expected {FORM}") from None
 
 
-def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iterable], Iterable] = iter) -> int:
+def build_city(city: City, folder: Path, *, copy: bool) -> int:
     """Puts the city's images and table into `folder`, what is there already excepted: number of images put there.
 
     The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else.
@@ -107,7 +108,7 @@ def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iter
     lacking = [(source, target) for source, target in zip(city.sources, city.targets, strict=True)
                if target not in present]
     put = copy_image if copy else link_image
-    for source, target in progress(lacking):
+    for source, target in progress(lacking, city.name):
         put(source, images / target)
     if not table.exists():
         with temporary_path(table) as temporary:

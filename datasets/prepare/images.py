@@ -4,13 +4,13 @@ import array
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..commands import progress
 from ..listing import and_more
-from ..readers.image_files import list_images
 from ..readers.image_names import FORM, ImageName, number, parse_name
 
 
@@ -32,26 +32,14 @@ class Images:
         return os.fsdecode(os.path.join(os.fsencode(self.folder), self.paths[index]))  # noqa: PTH118 - bytes
 
 
-def some_images(folder: Path, layout: str) -> list[bytes]:
-    """As `list_images`.  Raises FileNotFoundError, which tells the `layout`, where there is none."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; expected {layout}; or use --source")
-    paths = list_images(folder)
-    if not paths:
-        raise FileNotFoundError(f"{folder}: no image in it; expected {layout}")
-    return paths
-
-
-def positions(
-    images: Images, *, progress: Callable[[Iterable], Iterable] = iter
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def positions(images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """East, north (metres) and heading (degrees), float64, of all images, and what must be said about their zones.
 
     Raises ValueError with the first name that lacks one of them, or for images of more than one UTM zone.
     """
     values, first_in = array.array("d"), {}
     counts: collections.Counter[str] = collections.Counter()
-    for row in progress(range(len(images.paths))):
+    for row in progress(range(len(images.paths)), f"{images.name}: names"):
         fields = images.fields(row)
         values.extend((number(fields.east), number(fields.north), number(fields.heading)))
         counts[fields.zone] += 1

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..msls.tables import Table
-from ..readers.image_files import list_images
+from ..readers.image_files import list_images, some_images
 from ..readers.image_names import FORM, ImageName, number, parse_name
 from ..readers.utm_zones import SOUTH, to_utm, zone_letters
-from .images import Images, some_images
+from .images import Images
 from .mapillary_cities import CITIES, POINTS, VALIDATION_CITIES, nearest_cities
 
 LAYOUT = ("<folder>/<city>/{database,query}/{raw.csv,images/<key>.jpg} as downloaded (train_val), or files named "
@@ -89,9 +89,9 @@ def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> 
     columns = zip(names, east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
     whole = [str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode()
              for name, e, n, zone, letter in columns]
-    order = sorted(range(len(whole)), key=whole.__getitem__)
-    return Images(name=CITIES[city][0], folder=folder, paths=[paths[i] for i in order],
-                  names=[whole[i] for i in order], neighbouring_zones=True, notes=notes)
+    named = sorted(zip(whole, paths, strict=True))
+    return Images(name=CITIES[city][0], folder=folder, paths=[path for _, path in named],
+                  names=[name for name, _ in named], neighbouring_zones=True, notes=notes)
 
 
 def _name(table: Table, key: str) -> ImageName:
@@ -124,7 +124,7 @@ def _located(folder: Path, paths: list[bytes], names: list[ImageName], found: se
 
 def _read_renamed(folder: Path) -> dict[str, list[bytes]]:
     """Sorted paths of each city: the one that a folder on the path is called by, or the one the coordinates lie in."""
-    paths, points = some_images(folder, LAYOUT), []
+    paths, points = some_images(folder, f"{LAYOUT}; or use --source"), []
     for path in paths:
         fields = parse_name(path)
         if fields.key and not fields.heading:

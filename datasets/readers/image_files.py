@@ -37,3 +37,27 @@ def list_images(folder: Path | str) -> list[bytes]:
                     found.append(below + name)
     found.sort()
     return found
+
+
+def some_images(folder: Path, expected: str) -> list[bytes]:
+    """As `list_images`; what was `expected` is in errors.
+
+    Raises FileNotFoundError, which tells what is there instead, for a missing or empty folder, ValueError for one that
+    cannot be listed.
+    """
+    try:
+        names = list_images(folder) if folder.is_dir() else None
+    except PermissionError as error:
+        raise ValueError(f"{os.fsdecode(error.filename)}: this folder cannot be listed ({error.strerror}); make it "
+                         "readable") from error
+    if not names:
+        raise FileNotFoundError(f"{folder}: {'no such folder' if names is None else 'no image in it'}; expected "
+                                f"{expected}; {folders_near(folder)}")
+    return names
+
+
+def folders_near(folder: Path) -> str:
+    """The sub-folders of the nearest folder above that there is, in words, for errors."""
+    present = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    names = sorted(path.name for path in present.iterdir() if path.is_dir()) or ["none"]
+    return f"sub-folders of {present}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"

@@ -12,15 +12,14 @@ import multiprocessing
 import os
 import signal
 import string
-import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import utm
-from tqdm import tqdm
 
+from ..commands import progress
 from ..files import temporary_path
 from ..listing import TOY_MANIFEST
 from ..readers.image_names import ImageName
@@ -171,8 +170,7 @@ def _write_city(folder: Path, parameters: Parameters, workers: int) -> None:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(
                 workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)))
             drawn = pool.imap(write, tasks, chunksize=8)
-        drawn = tqdm(drawn, "drawing places", len(tasks), leave=False, disable=not sys.stderr.isatty())
-        rows = [row for of_place in drawn for row in of_place]
+        rows = [row for of_place in progress(drawn, "drawing places", len(tasks)) for row in of_place]
     tables = folder / "gsv_cities" / "Dataframes"
     tables.mkdir()
     for city in TRAINING_CITIES:
