@@ -1,20 +1,20 @@
 """Mapillary Street-Level Sequences: validation set in its two versions, and test set (Warburg et al., CVPR 2020)."""
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..listing import Listing
-from ..positives import within_degrees
-from .frames import THRESHOLD_M, Frames, joined, right_answers, said_left_out, with_answer
-from .sources import SIDES, from_names, from_tables, images_by_key, read_city, read_keys
+from ..positives import within_degrees, within_metres
+from .frames import SIDES, Frames, from_names, from_tables, images_by_key, joined, read_city
 
 VAL_CITIES = ("cph", "sf")
 TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
 ROOTS = ("msls", "mapillary_sls", ".")  # of the raw tree, in a datasets folder
-THRESHOLD_DEGREES = 40.0
+THRESHOLD_M, THRESHOLD_DEGREES = 25.0, 40.0
 KEYS_FILE = "val_740_keys.txt"
 
 VERSIONS = ("740", "740_40deg", "11k")
@@ -72,13 +72,13 @@ def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
         queries, database = (from_names(renamed, side, headings=strict) for side in SIDES)
         if by_rule:
             queries = _the_740(queries, folder, warnings)
-    near = right_answers(queries, database)
+    near = _right_answers(queries, database)
     if by_rule and cities:
-        queries, near = with_answer(queries, near)
+        queries, near = _with_answer(queries, near)
     if strict:
         headings = (np.array([frame.heading for frame in side.frames]) for side in (database, queries))
         near = within_degrees(near, *headings, THRESHOLD_DEGREES)
-    warnings += said_left_out(queries, database) + _counted(version, queries, database)
+    warnings += _said_left_out(queries, database) + _counted(version, queries, database)
     return _listing(f"msls_val_{version}", "val", home, queries, database, near, warnings,
                     rule="within 25 m and 40 degrees" if strict else "within 25 m")
 
@@ -108,9 +108,9 @@ def msls_test(datasets_folder: Path | str) -> Listing:
         near = None
         warnings.append(f"no ground truth: postprocessed.csv missing for {', '.join(unlabelled)}")
     else:
-        queries, near = with_answer(queries, right_answers(queries, database))
+        queries, near = _with_answer(queries, _right_answers(queries, database))
         warnings.append(f"ground truth: postprocessed.csv of {', '.join(city.name for city in cities)}")
-    warnings += said_left_out(queries, database)
+    warnings += _said_left_out(queries, database)
     return _listing("msls_test", "test", cities[0].parent, queries, database, near, warnings, rule="within 25 m")
 
 
@@ -164,9 +164,49 @@ def _the_740(queries: Frames, folder: Path, warnings: list[str]) -> Frames:
         raise FileNotFoundError(
             f"{keys_file}: no such file, and {n} queries do not tell the official 740; expected one key a line (they "
             f"are published at github.com/Lu-Feng/MSLS-val), or the tables of the Mapillary download in {ROOTS[1]}")
-    listed = read_keys(keys_file, {frame.key for frame in queries.frames})
+    listed = _read_keys(keys_file, {frame.key for frame in queries.frames})
     kept = [frame for frame in queries.frames if frame.key in listed]
     return Frames(kept, Counter({f"not in {KEYS_FILE}": n - len(kept)}))
+
+
+def _read_keys(path: Path, known: Collection[str]) -> Collection[str]:
+    """Keys of a text file, one a line.  Raises ValueError with the line for one that is not known or came before."""
+    lines: dict[str, int] = {}
+    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        key = text.strip()
+        if not key:
+            continue
+        if key in lines or key not in known:
+            problem = f"again, first in line {lines[key]}" if key in lines else "of no image"
+            raise ValueError(f"{path}, line {line}: key {key!r} {problem}; expected one key a line, each once")
+        lines[key] = line
+    if not lines:
+        raise ValueError(f"{path}: no key in it; expected one a line")
+    return lines.keys()
+
+
+def _right_answers(queries: Frames, database: Frames) -> list[np.ndarray]:
+    """For each query the ascending int64 ids of the right answers: in its group, within 25 m."""
+    groups = tuple(np.array([frame.group for frame in side.frames]) for side in (database, queries))
+    return within_metres(database.utm, queries.utm, THRESHOLD_M, groups=groups)
+
+
+def _with_answer(queries: Frames, near: list[np.ndarray]) -> tuple[Frames, list[np.ndarray]]:
+    """Queries with a right answer alone, and their answers; the others are counted."""
+    kept = [(frame, ids) for frame, ids in zip(queries.frames, near, strict=True) if len(ids)]
+    left_out = queries.left_out + Counter({"without a database image within 25 m": len(near) - len(kept)})
+    return Frames([frame for frame, _ in kept], left_out, queries.remarks), [ids for _, ids in kept]
+
+
+def _said_left_out(queries: Frames, database: Frames) -> list[str]:
+    """What was left out and what else the frames' readers remarked, a line each."""
+    said = []
+    for side, frames in (("queries", queries), ("database images", database)):
+        reasons = [f"{count} {reason}" for reason, count in frames.left_out.items() if count]
+        if reasons:
+            said.append(f"left out by the rule, of {side}: {', '.join(reasons)}")
+        said += frames.remarks
+    return said
 
 
 def _counted(version: str, queries: Frames, database: Frames) -> list[str]:
@@ -191,7 +231,6 @@ def _listing(name: str, split: str, folder: Path, queries: Frames, database: Fra
         warnings = [*warnings, f"{missed} of {len(queries)} queries have no right answer and count as missed"]
     return Listing(
         name=name, split=split, folder=folder, rule=rule, threshold_m=THRESHOLD_M, positives=near,
-        query_paths=[frame.path for frame in queries.frames],
-        database_paths=[frame.path for frame in database.frames], warnings=tuple(warnings),
+        query_paths=queries.paths, database_paths=database.paths, warnings=tuple(warnings),
         query_utm=queries.utm if near is not None else None,
         database_utm=database.utm if near is not None else None)

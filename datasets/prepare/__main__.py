@@ -19,7 +19,7 @@ import numpy as np
 from ..commands import exit_with
 from ..protocols import PROTOCOLS, open_protocol
 from ..readers.image_files import some_images
-from ..training.cities import GSV_CITIES
+from ..training.tables import GSV_CITIES
 from .audit import Points, count_nearby, listing_points, named_points, training_points
 from .build import City, Plan, build_city, check_city, plan
 from .categories import Rule

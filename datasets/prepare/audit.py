@@ -13,7 +13,7 @@ import utm
 from sklearn.neighbors import NearestNeighbors
 
 from ..listing import Listing
-from ..msls.tables import Table
+from ..msls.frames import Table
 from ..readers.coordinates import Degrees, checked
 from ..readers.image_names import number, parse_name
 from ..readers.tables import read_rows

@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 from ..readers.image_files import some_images
 from ..readers.image_names import FORM, parse_name
-from ..training.cities import GSV_CITIES, UNIFIED_CITIES
-from ..training.tables import read_city
+from ..training.tables import GSV_CITIES, UNIFIED_CITIES, read_city
 from . import mapillary
 from .build import City
 from .categories import Rule
 from .images import Images
-from .mapillary_cities import CITIES
 
 PITTS30K_LAYOUT = "<folder>/{database,queries}/@...@.jpg, as gmberton/VPR-datasets-downloader writes images/train"
 GSV_LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/, as GSV-Cities comes"
@@ -82,7 +80,7 @@ _COARSE = Rule(M=15, alpha=60, N=3, L=2)
 
 SOURCES = {
     "pitts30k": Source(_COARSE, _pitts30k, ("Pitts30k",)),
-    "msls": Source(_COARSE, mapillary.read, tuple(name for name, *_ in CITIES.values())),
+    "msls": Source(_COARSE, mapillary.read, tuple(name for name, *_ in mapillary.CITIES.values())),
     "sf_xl": Source(Rule(M=10, alpha=60, N=5, L=2, groups=1), _sf_xl, ("SFXL",), numbered=False),
 }
 
