@@ -36,7 +36,6 @@ class Frames:
 
     frames: Sequence[Frame]
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)  # in words, and how often
-    remarks: tuple[str, ...] = ()  # what else a reader of the figures must hear
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -101,15 +100,14 @@ def joined(parts: Sequence[Frames]) -> Frames:
         if key in places:
             raise ValueError(f"key {key!r} in the tables of {places[key]} and of {group}; expected each key once")
         places[key] = group
-    return Frames(frames, sum((part.left_out for part in parts), Counter()),
-                  tuple(remark for part in parts for remark in part.remarks))
+    return Frames(frames, sum((part.left_out for part in parts), Counter()))
 
 
 def from_tables(cities: list[Path], side: str, renamed: Path | None, warnings: list[str], *, subtask: bool,
                 headings: bool) -> Frames:
     """One side as the tables describe it; images from the folder `renamed` or, without one, beside the tables."""
     images = images_by_key(renamed / SIDES[side]) if renamed else None
-    frames = joined([read_city(city, side, positions=True, panoramas=True, subtask=subtask, headings=headings,
+    frames = joined([read_city(city, side, warnings, positions=True, panoramas=True, subtask=subtask, headings=headings,
                                images=images) for city in cities])
     if images is not None:
         listed = {key for city in cities for key in Table(city / side / "postprocessed.csv", ("key",))}
@@ -119,14 +117,15 @@ def from_tables(cities: list[Path], side: str, renamed: Path | None, warnings: l
     return frames
 
 
-def read_city(city: Path, side: str, *, positions: bool, panoramas: bool, subtask: bool, headings: bool = False,
-              images: Mapping[str, Path] | None = None) -> Frames:
+def read_city(city: Path, side: str, warnings: list[str], *, positions: bool, panoramas: bool, subtask: bool,
+              headings: bool = False, images: Mapping[str, Path] | None = None) -> Frames:
     """Frames of <city>/<side>, side "query" or "database", from those of its tables that are asked for.
 
     positions   postprocessed.csv: east and north
     panoramas   raw.csv: panoramas are left out; with `headings` their column `ca` too
     subtask     subtask_index.csv: only frames flagged `all` are kept
     images      key -> file; without it <city>/<side>/images/<key>.jpg
+    warnings    what a reader of the figures must hear is added to them
 
     The tables' rows are matched by key.  seq_info.csv matters for sequences alone and is not read.
     Raises FileNotFoundError for a table or a kept frame's image that is absent, ValueError for a bad table.
@@ -151,18 +150,17 @@ def read_city(city: Path, side: str, *, positions: bool, panoramas: bool, subtas
     if absent:
         raise FileNotFoundError(f"{first.at(absent[0])}: no image of {absent[0]!r}{and_more(len(absent))}; expected "
                                 f"{folder / 'images' / absent[0]}.jpg, or one renamed with this key")
-    remarks = ()
     if positions and panoramas and all("lon" in raw[key] for key in keys):
         # The published tables do not say in which zone their metres count.
         zones = sorted({math.floor(raw.number(key, "lon") / 6 + 31) for key in keys})
         if len(zones) > 1:
-            remarks = (f"{folder}: frames in UTM zones {' and '.join(map(str, zones))}: metres do not compare "
-                       "across their border, so that pairs there count as wrong, as in the official code",)
+            warnings.append(f"{folder}: frames in UTM zones {' and '.join(map(str, zones))}: metres do not compare "
+                            "across their border, so that pairs there count as wrong, as in the official code")
     unknown = math.nan, math.nan
     return Frames([
         Frame(key, images[key], city.name,
               (metres.number(key, "easting"), metres.number(key, "northing")) if positions else unknown,
-              raw.number(key, "ca") if headings else math.nan) for key in keys], left_out, remarks)
+              raw.number(key, "ca") if headings else math.nan) for key in keys], left_out)
 
 
 def from_names(renamed: Path, side: str, *, headings: bool) -> Frames:

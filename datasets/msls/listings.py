@@ -1,7 +1,6 @@
 """Mapillary Street-Level Sequences: validation set in its two versions, and test set (Warburg et al., CVPR 2020)."""
 
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,8 +100,8 @@ def msls_test(datasets_folder: Path | str) -> Listing:
     unlabelled = [city.name for city in cities
                   if not all((city / side / "postprocessed.csv").is_file() for side in SIDES)]
     queries, database = (joined([
-        read_city(city, side, positions=not unlabelled, panoramas=(city / side / "raw.csv").is_file(), subtask=True)
-        for city in cities]) for side in SIDES)
+        read_city(city, side, warnings, positions=not unlabelled, panoramas=(city / side / "raw.csv").is_file(),
+                  subtask=True) for city in cities]) for side in SIDES)
     warnings += _counted("test", queries, database)
     if unlabelled:
         near = None
@@ -164,25 +163,16 @@ def _the_740(queries: Frames, folder: Path, warnings: list[str]) -> Frames:
         raise FileNotFoundError(
             f"{keys_file}: no such file, and {n} queries do not tell the official 740; expected one key a line (they "
             f"are published at github.com/Lu-Feng/MSLS-val), or the tables of the Mapillary download in {ROOTS[1]}")
-    listed = _read_keys(keys_file, {frame.key for frame in queries.frames})
-    kept = [frame for frame in queries.frames if frame.key in listed]
-    return Frames(kept, Counter({f"not in {KEYS_FILE}": n - len(kept)}))
-
-
-def _read_keys(path: Path, known: Collection[str]) -> Collection[str]:
-    """Keys of a text file, one a line.  Raises ValueError with the line for one that is not known or came before."""
-    lines: dict[str, int] = {}
-    for line, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        key = text.strip()
-        if not key:
-            continue
-        if key in lines or key not in known:
+    known, lines = {frame.key for frame in queries.frames}, {}
+    for line, key in enumerate(map(str.strip, keys_file.read_text(encoding="utf-8-sig").splitlines()), 1):
+        if key and (key in lines or key not in known):
             problem = f"again, first in line {lines[key]}" if key in lines else "of no image"
-            raise ValueError(f"{path}, line {line}: key {key!r} {problem}; expected one key a line, each once")
+            raise ValueError(f"{keys_file}, line {line}: key {key!r} {problem}; expected one key a line, each once")
         lines[key] = line
-    if not lines:
-        raise ValueError(f"{path}: no key in it; expected one a line")
-    return lines.keys()
+    kept = [frame for frame in queries.frames if frame.key in lines]
+    if not kept:
+        raise ValueError(f"{keys_file}: no key in it; expected one a line")
+    return Frames(kept, Counter({f"not in {KEYS_FILE}": n - len(kept)}))
 
 
 def _right_answers(queries: Frames, database: Frames) -> list[np.ndarray]:
@@ -195,17 +185,16 @@ def _with_answer(queries: Frames, near: list[np.ndarray]) -> tuple[Frames, list[
     """Queries with a right answer alone, and their answers; the others are counted."""
     kept = [(frame, ids) for frame, ids in zip(queries.frames, near, strict=True) if len(ids)]
     left_out = queries.left_out + Counter({"without a database image within 25 m": len(near) - len(kept)})
-    return Frames([frame for frame, _ in kept], left_out, queries.remarks), [ids for _, ids in kept]
+    return Frames([frame for frame, _ in kept], left_out), [ids for _, ids in kept]
 
 
 def _said_left_out(queries: Frames, database: Frames) -> list[str]:
-    """What was left out and what else the frames' readers remarked, a line each."""
+    """What was left out of each side, a line each."""
     said = []
     for side, frames in (("queries", queries), ("database images", database)):
         reasons = [f"{count} {reason}" for reason, count in frames.left_out.items() if count]
         if reasons:
             said.append(f"left out by the rule, of {side}: {', '.join(reasons)}")
-        said += frames.remarks
     return said
 
 

@@ -14,10 +14,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..listing import Listing
 from ..msls.frames import Table
-from ..readers.coordinates import Degrees, checked
+from ..readers.coordinates import SOUTH, Degrees, checked, to_utm
 from ..readers.image_names import number, parse_name
 from ..readers.tables import read_rows
-from ..readers.utm_zones import SOUTH, to_utm
 from ..training.tables import EXPECTED
 
 RADII = (25.0, 100.0, 1000.0)  # metres

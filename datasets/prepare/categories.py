@@ -1,6 +1,7 @@
 """Categories of equation 17: square cells and sectors of heading, in groups of cells that do not touch."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +31,7 @@ class Rule:
             raise ValueError(f"groups {self.groups}: expected at least 1, or 0 for all")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Division:
+class Division(NamedTuple):
     """The kept images, ordered by group, place and then as they came, in three arrays (k,) int64; what was left out."""
 
     image: np.ndarray  # index of the image

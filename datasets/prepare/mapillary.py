@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..msls.frames import Table
+from ..readers.coordinates import SOUTH, to_utm, unit_vectors, zone_letters
 from ..readers.image_files import list_images, some_images
 from ..readers.image_names import FORM, ImageName, number, parse_name
-from ..readers.utm_zones import SOUTH, to_utm, unit_vectors, zone_letters
-from .images import Images
+from .build import Images
 
 LAYOUT = ("<folder>/<city>/{database,query}/{raw.csv,images/<key>.jpg} as downloaded (train_val), or files named "
           f"{FORM}")
@@ -50,33 +50,27 @@ def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | N
         raise ValueError(f"city {unknown[0]!r}: not a training city of MSLS; expected some of {', '.join(CITIES)}")
     renamed = datasets_folder / "msls" / "images" / "train"
     places = [folder] if folder else [datasets_folder / "msls", datasets_folder / "mapillary_sls"]
-    tree = next((tree for place in places for tree in (place / "train_val", place) if _with_tables(tree)), None)
+    trees = ((tree, [city for city in CITIES if any((tree / city / side / "raw.csv").is_file() for side in SIDES)])
+             for place in places for tree in (place / "train_val", place))
+    tree, found = next((pair for pair in trees if pair[1]), (None, []))  # whose tables are there
     if tree is None:
         by_city = _read_renamed(folder or renamed)
-        found = list(by_city)
+        found = [city for city in by_city if city in CITIES]
+        others = [city for city in by_city if city not in CITIES]
     else:
-        found = _with_tables(tree)
-        found += sorted(child.name for child in tree.iterdir()
+        others = sorted(child.name for child in tree.iterdir()
                         if child.is_dir() and child.name not in CITIES and not child.name.startswith("."))
     absent = [city for city in cities or () if city not in found]
     if absent:
         raise FileNotFoundError(f"{tree or folder or renamed}: nothing of {absent[0]}; expected {LAYOUT}")
-    others = [city for city in found if city not in CITIES]
     notes = (f"{', '.join(others)} left out: no training cities",) if others else ()
-    for city in found:
-        if city in others or cities is not None and city not in cities:
-            continue
+    for city in found if cities is None else [city for city in found if city in cities]:
         if tree is None:
             yield Images(name=CITIES[city][0], folder=folder or renamed, paths=by_city[city], notes=notes,
                          neighbouring_zones=True)
         else:
             yield _read_city(tree, city, renamed, notes)
         notes = ()  # said once
-
-
-def _with_tables(tree: Path) -> list[str]:
-    """The training cities whose tables are there."""
-    return [city for city in CITIES if any((tree / city / side / "raw.csv").is_file() for side in SIDES)]
 
 
 def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> Images:

@@ -10,9 +10,8 @@ from ..readers.image_files import some_images
 from ..readers.image_names import FORM, parse_name
 from ..training.tables import GSV_CITIES, UNIFIED_CITIES, read_city
 from . import mapillary
-from .build import City
+from .build import City, Images
 from .categories import Rule
-from .images import Images
 
 PITTS30K_LAYOUT = "<folder>/{database,queries}/@...@.jpg, as gmberton/VPR-datasets-downloader writes images/train"
 GSV_LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/, as GSV-Cities comes"

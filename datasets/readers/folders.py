@@ -10,9 +10,9 @@ import utm
 
 from ..listing import Listing, and_more, display_name
 from ..positives import within_frames, within_metres
+from .coordinates import unit_vectors
 from .image_files import some_images
 from .image_names import parse_name, zone_name
-from .utm_zones import unit_vectors
 
 NAME = "@<utm_east>@<utm_north>@*.{jpg,jpeg,png}"
 LAYOUT = f"<datasets_folder>/<name>/images/<split>/{{database,queries}}/**/{NAME}"

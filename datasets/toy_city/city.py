@@ -15,6 +15,7 @@ import string
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import utm
@@ -70,8 +71,7 @@ class Parameters:
         return counts
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """One image to draw: the camera's view, its coordinates (UTM metres) and what its name tells."""
 
     view: View

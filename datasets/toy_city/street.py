@@ -4,8 +4,8 @@ World axes, in metres: X along the street, Y up, Z across it with the facades at
 and glow (lit windows, signs, lamps) are drawn apart, so that one drawing serves day, dusk, night and snow.
 """
 
-from dataclasses import dataclass
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -20,8 +20,7 @@ _SUPER = 2  # drawn larger by this factor, then averaged down
 _EYE = 1.7  # camera height in metres
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """Camera (metres, degrees) and condition of one image; `seed` draws light, traffic and sensor noise."""
 
     along: float

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import astuple
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -134,7 +133,7 @@ def test_no_facade_of_training_occurs_in_val_or_test():
             for facade in place.facades:
                 assert split_of(facade.key) == split
                 keys.setdefault(split, set()).add(facade.key)
-                values[astuple(facade)] += 1
+                values[facade] += 1
     assert len(keys["train"]) > 500
     assert not keys["train"] & keys["test"] and not keys["train"] & keys["val"] and not keys["val"] & keys["test"]
     assert max(values.values()) == 1
