@@ -86,15 +86,13 @@ def listing_points(listing: Listing) -> Points:
     """Points of a protocol's queries: of their names, or of raw.csv beside them in Mapillary's tree of keys."""
     if all(path.name.startswith("@") for path in listing.query_paths):
         return named_points((path.name for path in listing.query_paths), str(listing.folder))
-    tables: dict[Path, Table] = {}
+    tables = {folder: Table(folder / "raw.csv", ("key", "lon", "lat"))
+              for folder in dict.fromkeys(path.parents[1] for path in listing.query_paths)}
     degrees = []
     for path in listing.query_paths:
-        raw = path.parents[1] / "raw.csv"
-        if raw not in tables:
-            tables[raw] = Table(raw, ("key", "lon", "lat"))
-        table = tables[raw]
+        table = tables[path.parents[1]]
         if path.stem not in table:
-            raise ValueError(f"{path}: no row of that key in {raw}, which should tell where it was taken")
+            raise ValueError(f"{path}: no row of that key in {table.path}, which should tell where it was taken")
         degrees.append((table.number(path.stem, "lat"), table.number(path.stem, "lon")))
     return Points(*to_utm(*np.array(degrees).T), np.full(len(degrees), "", object))
 

@@ -77,7 +77,8 @@ def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> 
     """Database and queries of one city without its panoramas, in the order of the names that they are given."""
     folder = tree / city
     listed: dict[str, Table] = {}  # key -> its table
-    every, paths, names = set(), [], []  # paths of all frames; paths and names of those without panoramas
+    named: dict[bytes, ImageName] = {}  # path -> name, of frames that are no panoramas
+    panoramas: set[bytes] = set()
     for side in SIDES:
         table = Table(folder / side / "raw.csv", COLUMNS)
         for key in table:
@@ -85,26 +86,33 @@ def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> 
                 raise ValueError(f"{table.at(key)}: key {key!r} again, after {listed[key].at(key)}; expected every key "
                                  "of a city once: remove one of the lines")
             listed[key], path = table, f"{side}/images/{key}.jpg".encode()
-            every.add(path)
-            if not table.flag(key, "pano"):
-                paths.append(path)
-                names.append(_name(table, key))
-    if not names:
+            if table.flag(key, "pano"):
+                panoramas.add(path)
+            else:
+                named[path] = _name(table, key)
+    if not named:
         raise ValueError(f"{folder}: no image but panoramas in its raw.csv; expected {LAYOUT}")
     found = {f"{side}/images/".encode() + path for side in SIDES if (folder / side / "images").is_dir()
              for path in list_images(folder / side / "images")}
-    left_out = {"panoramas": len(every) - len(paths), "images that raw.csv does not list": len(found - every)}
+    left_out = {"panoramas": len(panoramas), "images that raw.csv does not list": len(found - named.keys() - panoramas)}
     notes = (*notes, *(f"{count} {what} left out" for what, count in left_out.items() if count))
-    paths = _located(folder, paths, names, found, renamed)
+    moved = {}  # key -> whole path of an image moved to the renamed layout
+    if renamed.is_dir() and not found.issuperset(named):
+        below = os.fsencode(renamed.absolute()) + b"/"
+        moved = {parse_name(path).key: below + path for path in list_images(renamed)}
+    absent = [path for path, name in named.items() if path not in found and name.key not in moved]
+    if absent:
+        raise FileNotFoundError(f"{folder / os.fsdecode(absent[0])}: no such file; {len(absent)} of the {len(named)} "
+                                "images in raw.csv are missing: fetch them, or choose --cities")
     # Metres have two decimals, as the published code writes them.
-    lat, lon = (np.array([float(getattr(name, axis)) for name in names]) for axis in ("lat", "lon"))
+    lat, lon = (np.array([float(getattr(name, axis)) for name in named.values()]) for axis in ("lat", "lon"))
     east, north, zones = to_utm(lat, lon)
-    columns = zip(names, east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
-    whole = [str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode()
-             for name, e, n, zone, letter in columns]
-    named = sorted(zip(whole, paths, strict=True))
-    return Images(name=CITIES[city][0], folder=folder, paths=[path for _, path in named],
-                  names=[name for name, _ in named], neighbouring_zones=True, notes=notes)
+    columns = zip(named.items(), east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
+    whole = sorted(
+        (str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode(),
+         path if path in found else moved[name.key]) for (path, name), e, n, zone, letter in columns)
+    return Images(name=CITIES[city][0], folder=folder, paths=[path for _, path in whole],
+                  names=[name for name, _ in whole], neighbouring_zones=True, notes=notes)
 
 
 def _name(table: Table, key: str) -> ImageName:
@@ -119,20 +127,6 @@ def _name(table: Table, key: str) -> ImageName:
         raise ValueError(f"{table.at(key)}: captured_at {row['captured_at']!r}, expected yyyy-mm-dd")
     return ImageName(lat=row["lat"], lon=row["lon"], key=key, heading=str(int(table.number(key, "ca"))),
                      date=date[1] + date[2])
-
-
-def _located(folder: Path, paths: list[bytes], names: list[ImageName], found: set[bytes], renamed: Path) -> list[bytes]:
-    """Where each image lies below `folder`, or whole paths of those moved to the renamed layout, found by key."""
-    lacking = [i for i, path in enumerate(paths) if path not in found]
-    moved = {}
-    if lacking and renamed.is_dir():
-        below = os.fsencode(renamed.absolute()) + b"/"
-        moved = {parse_name(path).key: below + path for path in list_images(renamed)}
-    absent = [i for i in lacking if names[i].key not in moved]
-    if absent:
-        raise FileNotFoundError(f"{folder / os.fsdecode(paths[absent[0]])}: no such file; {len(absent)} of the "
-                                f"{len(paths)} images in raw.csv are missing: fetch them, or choose --cities")
-    return [path if path in found else moved[name.key] for path, name in zip(paths, names, strict=True)]
 
 
 def _read_renamed(folder: Path) -> dict[str, list[bytes]]:
