@@ -135,10 +135,9 @@ def detect_msls_version(listing: Listing) -> str:
 
     Both have 18,871 database images, and each of the 740 queries has a right answer.
     """
-    answered = listing.positives is None or all(len(ids) for ids in listing.positives)
     if listing.n_database != COUNTS["11k"][1]:
         return "other"
-    if listing.n_queries == COUNTS["740"][0] and answered:
+    if listing.n_queries == COUNTS["740"][0] and not listing.n_unanswerable:
         return "740"
     return "11k" if 11000 <= listing.n_queries <= 11200 else "other"
 
