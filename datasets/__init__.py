@@ -5,34 +5,23 @@ A name is imported when it is first asked for: who draws a toy city or divides a
 
 import importlib
 
-_MODULES = {
-    "GSV_CITIES": "training.cities",
-    "PROTOCOLS": "protocols",
-    "TEST_METHODS": "transforms",
-    "TRAINING_SETS": "training.cities",
-    "UNIFIED_CITIES": "training.cities",
-    "VARYING_SIZES": "transforms",
-    "BenchmarkDataset": "benchmark",
-    "CityBatchSampler": "training.places",
-    "Listing": "listing",
-    "PlaceDataset": "training.places",
-    "as_protocol": "protocols",
-    "check_predictions": "msls.predictions",
-    "collate_places": "training.places",
-    "evaluation_transform": "transforms",
-    "image_key": "msls.sources",
-    "nearest_multiple": "transforms",
-    "normalise": "transforms",
-    "own_images": "readers.own_images",
-    "query_transform": "transforms",
-    "read_file_lists": "readers.file_lists",
-    "read_folder": "readers.folders",
-    "resolve": "protocols",
-    "subset_of": "msls.listings",
-    "training_transform": "transforms",
-    "write_predictions": "msls.predictions",
+_EXPORTS = {
+    "benchmark": ("BenchmarkDataset",),
+    "listing": ("Listing",),
+    "msls.frames": ("image_key",),
+    "msls.listings": ("subset_of",),
+    "msls.predictions": ("check_predictions", "write_predictions"),
+    "protocols": ("PROTOCOLS", "as_protocol", "resolve"),
+    "readers.file_lists": ("read_file_lists",),
+    "readers.folders": ("read_folder",),
+    "readers.own_images": ("own_images",),
+    "training.places": ("CityBatchSampler", "PlaceDataset", "collate_places"),
+    "training.tables": ("GSV_CITIES", "TRAINING_SETS", "UNIFIED_CITIES"),
+    "transforms": ("TEST_METHODS", "VARYING_SIZES", "evaluation_transform", "nearest_multiple", "normalise",
+                   "query_transform", "training_transform"),
 }
-__all__ = list(_MODULES)
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> object:

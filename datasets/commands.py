@@ -1,8 +1,13 @@
-"""How the commands `python -m datasets.<name>` end."""
+"""What the commands `python -m datasets.<name>` share: how they end, and how they show that they are at work."""
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
 
 
 def exit_with(main: Callable[[], int | None], *, interrupted: str) -> None:
@@ -18,3 +23,8 @@ def exit_with(main: Callable[[], int | None], *, interrupted: str) -> None:
         print(f"interrupted; {interrupted}", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def progress(things: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """`things`, with a bar where somebody watches."""
+    return tqdm(things, description, total, leave=False, disable=not sys.stderr.isatty(), unit_scale=True)

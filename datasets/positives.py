@@ -11,15 +11,13 @@ from sklearn.neighbors import NearestNeighbors
 from .listing import and_more
 
 
-def within_metres(
-    database_utm: np.ndarray, query_utm: np.ndarray, m: float, *,
-    database_groups: np.ndarray | None = None, query_groups: np.ndarray | None = None,
-) -> list[np.ndarray]:
+def within_metres(database_utm: np.ndarray, query_utm: np.ndarray, m: float, *,
+                  groups: tuple[np.ndarray, np.ndarray] | None = None) -> list[np.ndarray]:
     """At most `m` metres apart.
 
     database_utm (n, d), query_utm (q, d)   float64, metres: east and north, or any other axes
-    database_groups (n,), query_groups (q,) what metres compare inside of, a UTM zone or a city: images of different
-                                            groups are never right answers; both or neither
+    groups (n,), (q,)   what metres compare inside of, a UTM zone or a city: images of different groups are never right
+                        answers
     """
     if not 0 <= m < math.inf:
         raise ValueError(f"positives threshold {m} m: expected a finite distance of at least 0")
@@ -28,25 +26,20 @@ def within_metres(
         if len(bad):
             raise ValueError(f"{side} image {bad[0]}: coordinates {utm[bad[0]].tolist()}{and_more(len(bad))}; "
                              "expected finite metres east and north of every image")
-    if (database_groups is None) != (query_groups is None):
-        raise ValueError("groups of one side alone; expected groups of database and queries, or of neither")
     if not len(database_utm) or not len(query_utm):
         return [np.zeros(0, dtype=np.int64)] * len(query_utm)
     # The tree computes distances from coordinate differences.  scikit-learn's brute force, its own choice for
     # small sets, expands the square, whose rounding loses pairs at exactly the threshold.
     tree = NearestNeighbors(radius=m, algorithm="kd_tree").fit(database_utm)
     near = [np.sort(ids).astype(np.int64) for ids in tree.radius_neighbors(query_utm, return_distance=False)]
-    if query_groups is None:
+    if groups is None:
         return near
-    return [ids[database_groups[ids] == group] for ids, group in zip(near, query_groups, strict=True)]
+    return [ids[groups[0][ids] == group] for ids, group in zip(near, groups[1], strict=True)]
 
 
-def within_metres_and_degrees(
-    database_utm: np.ndarray, query_utm: np.ndarray, m: float,
-    database_headings: np.ndarray, query_headings: np.ndarray, degrees: float, *,
-    database_groups: np.ndarray | None = None, query_groups: np.ndarray | None = None,
-) -> list[np.ndarray]:
-    """At most `m` metres apart, and facing directions at most `degrees` apart; else as `within_metres`.
+def within_degrees(near: list[np.ndarray], database_headings: np.ndarray, query_headings: np.ndarray,
+                   degrees: float) -> list[np.ndarray]:
+    """Of the ids `near` each query those that face directions at most `degrees` apart.
 
     Headings (n,) and (q,) are in degrees, in any range: 350 and 30 are 40 apart, and so are -10 and 390.
     A heading that is not finite is an error, though its image could be called no right answer: it would turn right
@@ -54,14 +47,11 @@ def within_metres_and_degrees(
     """
     if not 0 <= degrees < math.inf:
         raise ValueError(f"positives threshold {degrees} degrees: expected a finite angle of at least 0")
-    for side, headings, utm in (("database", database_headings, database_utm), ("query", query_headings, query_utm)):
-        if len(headings) != len(utm):
-            raise ValueError(f"{len(headings)} {side} headings for {len(utm)} images; expected one for each")
+    for side, headings in (("database", database_headings), ("query", query_headings)):
         bad = np.flatnonzero(~np.isfinite(headings))
         if len(bad):
             raise ValueError(f"{side} image {bad[0]}: heading {headings[bad[0]]}{and_more(len(bad))}; "
                              "expected degrees for every image, or the rule without headings")
-    near = within_metres(database_utm, query_utm, m, database_groups=database_groups, query_groups=query_groups)
     turned = (np.abs(database_headings[ids] - heading) % 360 for ids, heading in zip(near, query_headings, strict=True))
     return [ids[np.minimum(angle, 360 - angle) <= degrees] for ids, angle in zip(near, turned, strict=True)]
 

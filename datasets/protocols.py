@@ -1,6 +1,7 @@
 """The benchmarks by name: what is searched for what, what counts as right, and how many images there should be.
 
-A protocol's figures compare with published ones; those of a folder that is merely called alike may not.
+A protocol's figures compare with published ones; those of a folder that is merely called alike may not.  What a reader
+of each protocol's figures should know is in datasets/README.md.
 """
 
 import dataclasses
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from .listing import Listing, display_name, is_toy
 from .msls.listings import COUNTS, detect_msls_version, msls_test, msls_val
-from .readers.folders import LAYOUT, NAME, read_by_frames, read_by_metres, read_folder, subfolders
+from .readers.folders import LAYOUT, NAME, read_by_frames, read_by_metres, read_folder
+from .readers.image_files import folders_near
 
 DOWNLOADER = "gmberton/VPR-datasets-downloader"
 NETVLAD = f"the author of NetVLAD by mail, then {DOWNLOADER}"
@@ -38,7 +40,6 @@ class Protocol:
     n_queries: int | None = None
     source: str | None = None  # of the counts; None: there are none
     obtain: str = DOWNLOADER  # whom or what to ask for the images
-    notes: str = ""  # what a reader of the figures should know
     reader: Callable[[Path], Listing] | None = None  # of images that are not drawn; it compares the counts, too
     tree: str | None = None  # where the reader looks for them
 
@@ -92,28 +93,23 @@ def _sf_xl(version: str) -> Protocol:
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     _metres("pitts30k", n_database=10_000, n_queries=6_816, source=TABLE_I, obtain=NETVLAD),
     _metres("pitts250k", obtain=NETVLAD),
-    _metres("tokyo247", n_database=75_984, n_queries=315, source=TABLE_I, obtain=NETVLAD,
-            notes="database as .png or .jpg"),
-    _msls("740", source=f"{TABLE_I}; the lists of GSV-Cities",
-          notes="the official validation set, by metres alone as in its own code"),
-    _msls("740_40deg", degrees=40.0, source=TABLE_I, notes="the rule in the paper's text"),
-    _msls("11k", source="the downloader's issue 18",
-          notes="all frames but panoramas; of queries some sources say 11,084, others 11,120 before filtering"),
-    _msls("test", source="the list of SALAD", reader=msls_test, tree="msls/test",
-          notes="frames that are scored; Table I counts all: 38,770 and 27,092"),
+    _metres("tokyo247", n_database=75_984, n_queries=315, source=TABLE_I, obtain=NETVLAD),
+    _msls("740", source=f"{TABLE_I}; the lists of GSV-Cities"),
+    _msls("740_40deg", degrees=40.0, source=TABLE_I),
+    _msls("11k", source="the downloader's issue 18"),
+    _msls("test", source="the list of SALAD", reader=msls_test, tree="msls/test"),
     _metres("nordland_27592_w2s_10f", _pair("nordland/images/test"), _pair("nordland", "summer", "winter"), frames=10,
-            n_database=27_592, n_queries=27_592, source=TABLE_I, obtain=RSYNC, notes="winter queries, summer database"),
+            n_database=27_592, n_queries=27_592, source=TABLE_I, obtain=RSYNC),
     Protocol(name="nordland_2760_s2w_1f", frames=1, n_database=27_592, n_queries=2_760, sides=(),
-             source="the lists of GSV-Cities", obtain="amaralibey/gsv-cities (lists)",
-             notes="summer queries, winter database; lists alone tell which frame a query shows"),
+             source="the lists of GSV-Cities", obtain="amaralibey/gsv-cities (lists)"),
     Protocol(name="nordland_3450_2f", frames=2, n_database=3_450, n_queries=3_450,
              sides=(_pair("nordland_3450/images/test"),), source="SelaVPR's paper",
              obtain="not stated; see Lu-Feng/SelaVPR, issue 6"),
-    _metres("sped", notes="places are 1000 m apart: exactly one is right"),
+    _metres("sped"),
     _metres("eynsham", obtain=RSYNC),
     *(_svox(condition) for condition in ("night", "rain", "overcast", "snow", "sun")),
     _metres("st_lucia", obtain=RSYNC),
-    _metres("amstertime", notes="places are at least 100 m apart"),
+    _metres("amstertime"),
     _sf_xl("v1"),
     _sf_xl("v2"),
 )}
@@ -220,7 +216,6 @@ def _sides(protocol: Protocol, datasets_folder: Path) -> tuple[tuple[Path, Path]
         return tuple(datasets_folder / side for side in whole[0]), whole[1:]
     half = [f"{side} is there, {other} is not" for pair in protocol.sides for side, other in (pair, pair[::-1])
             if (datasets_folder / side).is_dir()]
-    present = next(path for path in (datasets_folder, *datasets_folder.parents) if path.is_dir())
     raise FileNotFoundError(
         f"{protocol.name}: no such folders in {datasets_folder}; expected {protocol.where}; "
-        f"{'; '.join(half) or f'sub-folders of {present}: {subfolders(present)}'}; to be had from {protocol.obtain}")
+        f"{'; '.join(half) or folders_near(datasets_folder / '_')}; to be had from {protocol.obtain}")

@@ -108,11 +108,8 @@ def evaluation_transform(size: tuple[int, int]) -> Transform:
 def query_transform(method: str, size: tuple[int, int]) -> Transform:
     """PIL image -> (3,H,W) float32 as one of TEST_METHODS asks: to tensor, ImageNet-normalised, then brought to size.
 
-    hard_resize   `evaluation_transform`
-    central_crop  (H, W) is `size`; the ratio is kept, see `central_crop`
-    single_query  the ratio is kept as far as multiples of 14 allow, see `aspect_size`; bilinear, antialiased
-
-    `size` is (H, W) in pixels.  Raises ValueError for another method.
+    `size` is (H, W) in pixels; single_query's sides are multiples of 14, see `aspect_size`, its resize is bilinear,
+    antialiased.  Raises ValueError for another method.
     """
     if method == "hard_resize":
         return evaluation_transform(size)

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..listing import Listing
-from .frames import THRESHOLD_M, Frames, joined, right_answers, said_left_out, with_answer
-from .sources import SIDES, from_names, from_tables, images_by_key, read_city, read_keys
+from ..positives import within_degrees, within_metres
+from .frames import SIDES, Frames, from_names, from_tables, images_by_key, joined, read_city
 
 VAL_CITIES = ("cph", "sf")
 TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
 ROOTS = ("msls", "mapillary_sls", ".")  # of the raw tree, in a datasets folder
-THRESHOLD_DEGREES = 40.0
+THRESHOLD_M, THRESHOLD_DEGREES = 25.0, 40.0
 KEYS_FILE = "val_740_keys.txt"
 
 VERSIONS = ("740", "740_40deg", "11k")
@@ -71,12 +71,13 @@ def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
         queries, database = (from_names(renamed, side, headings=strict) for side in SIDES)
         if by_rule:
             queries = _the_740(queries, folder, warnings)
-    near = right_answers(queries, database)
+    near = _right_answers(queries, database)
     if by_rule and cities:
-        queries, near = with_answer(queries, near)
+        queries, near = _with_answer(queries, near)
     if strict:
-        near = right_answers(queries, database, degrees=THRESHOLD_DEGREES)
-    warnings += said_left_out(queries, database) + _counted(version, queries, database)
+        headings = (np.array([frame.heading for frame in side.frames]) for side in (database, queries))
+        near = within_degrees(near, *headings, THRESHOLD_DEGREES)
+    warnings += _said_left_out(queries, database) + _counted(version, queries, database)
     return _listing(f"msls_val_{version}", "val", home, queries, database, near, warnings,
                     rule="within 25 m and 40 degrees" if strict else "within 25 m")
 
@@ -99,16 +100,16 @@ def msls_test(datasets_folder: Path | str) -> Listing:
     unlabelled = [city.name for city in cities
                   if not all((city / side / "postprocessed.csv").is_file() for side in SIDES)]
     queries, database = (joined([
-        read_city(city, side, positions=not unlabelled, panoramas=(city / side / "raw.csv").is_file(), subtask=True)
-        for city in cities]) for side in SIDES)
+        read_city(city, side, warnings, positions=not unlabelled, panoramas=(city / side / "raw.csv").is_file(),
+                  subtask=True) for city in cities]) for side in SIDES)
     warnings += _counted("test", queries, database)
     if unlabelled:
         near = None
         warnings.append(f"no ground truth: postprocessed.csv missing for {', '.join(unlabelled)}")
     else:
-        queries, near = with_answer(queries, right_answers(queries, database))
+        queries, near = _with_answer(queries, _right_answers(queries, database))
         warnings.append(f"ground truth: postprocessed.csv of {', '.join(city.name for city in cities)}")
-    warnings += said_left_out(queries, database)
+    warnings += _said_left_out(queries, database)
     return _listing("msls_test", "test", cities[0].parent, queries, database, near, warnings, rule="within 25 m")
 
 
@@ -134,10 +135,9 @@ def detect_msls_version(listing: Listing) -> str:
 
     Both have 18,871 database images, and each of the 740 queries has a right answer.
     """
-    answered = listing.positives is None or all(len(ids) for ids in listing.positives)
     if listing.n_database != COUNTS["11k"][1]:
         return "other"
-    if listing.n_queries == COUNTS["740"][0] and answered:
+    if listing.n_queries == COUNTS["740"][0] and not listing.n_unanswerable:
         return "740"
     return "11k" if 11000 <= listing.n_queries <= 11200 else "other"
 
@@ -162,9 +162,39 @@ def _the_740(queries: Frames, folder: Path, warnings: list[str]) -> Frames:
         raise FileNotFoundError(
             f"{keys_file}: no such file, and {n} queries do not tell the official 740; expected one key a line (they "
             f"are published at github.com/Lu-Feng/MSLS-val), or the tables of the Mapillary download in {ROOTS[1]}")
-    listed = read_keys(keys_file, {frame.key for frame in queries.frames})
-    kept = [frame for frame in queries.frames if frame.key in listed]
+    known, lines = {frame.key for frame in queries.frames}, {}
+    for line, key in enumerate(map(str.strip, keys_file.read_text(encoding="utf-8-sig").splitlines()), 1):
+        if key and (key in lines or key not in known):
+            problem = f"again, first in line {lines[key]}" if key in lines else "of no image"
+            raise ValueError(f"{keys_file}, line {line}: key {key!r} {problem}; expected one key a line, each once")
+        lines[key] = line
+    kept = [frame for frame in queries.frames if frame.key in lines]
+    if not kept:
+        raise ValueError(f"{keys_file}: no key in it; expected one a line")
     return Frames(kept, Counter({f"not in {KEYS_FILE}": n - len(kept)}))
+
+
+def _right_answers(queries: Frames, database: Frames) -> list[np.ndarray]:
+    """For each query the ascending int64 ids of the right answers: in its group, within 25 m."""
+    groups = tuple(np.array([frame.group for frame in side.frames]) for side in (database, queries))
+    return within_metres(database.utm, queries.utm, THRESHOLD_M, groups=groups)
+
+
+def _with_answer(queries: Frames, near: list[np.ndarray]) -> tuple[Frames, list[np.ndarray]]:
+    """Queries with a right answer alone, and their answers; the others are counted."""
+    kept = [(frame, ids) for frame, ids in zip(queries.frames, near, strict=True) if len(ids)]
+    left_out = queries.left_out + Counter({"without a database image within 25 m": len(near) - len(kept)})
+    return Frames([frame for frame, _ in kept], left_out), [ids for _, ids in kept]
+
+
+def _said_left_out(queries: Frames, database: Frames) -> list[str]:
+    """What was left out of each side, a line each."""
+    said = []
+    for side, frames in (("queries", queries), ("database images", database)):
+        reasons = [f"{count} {reason}" for reason, count in frames.left_out.items() if count]
+        if reasons:
+            said.append(f"left out by the rule, of {side}: {', '.join(reasons)}")
+    return said
 
 
 def _counted(version: str, queries: Frames, database: Frames) -> list[str]:
@@ -189,7 +219,6 @@ def _listing(name: str, split: str, folder: Path, queries: Frames, database: Fra
         warnings = [*warnings, f"{missed} of {len(queries)} queries have no right answer and count as missed"]
     return Listing(
         name=name, split=split, folder=folder, rule=rule, threshold_m=THRESHOLD_M, positives=near,
-        query_paths=[frame.path for frame in queries.frames],
-        database_paths=[frame.path for frame in database.frames], warnings=tuple(warnings),
+        query_paths=queries.paths, database_paths=database.paths, warnings=tuple(warnings),
         query_utm=queries.utm if near is not None else None,
         database_utm=database.utm if near is not None else None)

@@ -11,17 +11,16 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..commands import exit_with
 from ..protocols import PROTOCOLS, open_protocol
-from ..training.cities import GSV_CITIES
-from .audit import Points, count_nearby, listing_points, named_points, query_points, training_points
+from ..readers.image_files import some_images
+from ..training.tables import GSV_CITIES
+from .audit import Points, count_nearby, listing_points, named_points, training_points
 from .build import City, Plan, build_city, check_city, plan
 from .categories import Rule
 from .sources import SOURCES, Source, groups_in_the_paper, gsv_cities
@@ -32,16 +31,12 @@ Part = tuple[str, Collection[str], Iterable[City]]  # a source's city: its name,
 RULE_OPTIONS = {field.name: field.metadata["means"] for field in dataclasses.fields(Rule) if field.type is int}
 
 
-def _progress(description: str) -> Callable[[Iterable], Iterable]:
-    return partial(tqdm, desc=description, leave=False, disable=not sys.stderr.isatty(), unit_scale=True)
-
-
 def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | None,
            cities: Collection[str] | None) -> Iterator[Plan]:
     """The division of one city after the other, each said in a line."""
     totals, seen = np.zeros(4, np.int64), set()
     for images in source.read(datasets_folder, folder, cities):
-        planned = plan(images, rule, numbered=source.numbered, progress=_progress(f"{images.name}: names"))
+        planned = plan(images, rule, numbered=source.numbered)
         for note in planned.notes:
             print(f"{images.name}: {note}", file=sys.stderr)
         division = planned.division
@@ -75,7 +70,7 @@ def _build(parts: Iterable[Part], folder: Path, *, copy: bool) -> None:
     built = finished = 0
     for _, _, cities in parts:
         for city in cities:
-            put = build_city(city, folder, copy=copy, progress=_progress(city.name))
+            put = build_city(city, folder, copy=copy)
             built += put > 0
             finished += put == 0
     print(f"{folder}: {built} cities {'copied' if copy else 'linked'}, {finished} were complete")
@@ -138,7 +133,7 @@ def _queries(datasets_folder: Path, name: str) -> tuple[str, Points]:
               for below in ("images/test", "")]
     found = next((place for place in places if place.is_dir()), None)
     if found is not None:
-        return str(found), query_points(found)
+        return str(found), named_points(some_images(found, "the queries of a benchmark"), str(found))
     if name in PROTOCOLS:
         return name, listing_points(open_protocol(datasets_folder, name))
     raise FileNotFoundError(f"{datasets_folder / name}: no queries there; expected <name>/images/test/queries, or the "

@@ -13,12 +13,11 @@ import utm
 from sklearn.neighbors import NearestNeighbors
 
 from ..listing import Listing
-from ..msls.tables import Table
+from ..msls.frames import Table
+from ..readers.coordinates import SOUTH, Degrees, checked, to_utm
 from ..readers.image_names import number, parse_name
 from ..readers.tables import read_rows
-from ..readers.utm_zones import SOUTH, to_utm
 from ..training.tables import EXPECTED
-from .images import some_images
 
 RADII = (25.0, 100.0, 1000.0)  # metres
 
@@ -83,35 +82,25 @@ def named_points(names: Iterable[str | bytes], where: str, city: str = "") -> Po
     return points
 
 
-def query_points(folder: Path) -> Points:
-    """Points of the queries in the folder of a benchmark's split.  Raises FileNotFoundError or ValueError."""
-    return named_points(some_images(folder, "the queries of a benchmark"), str(folder))
-
-
 def listing_points(listing: Listing) -> Points:
     """Points of a protocol's queries: of their names, or of raw.csv beside them in Mapillary's tree of keys."""
     if all(path.name.startswith("@") for path in listing.query_paths):
         return named_points((path.name for path in listing.query_paths), str(listing.folder))
-    tables: dict[Path, Table] = {}
+    tables = {folder: Table(folder / "raw.csv", ("key", "lon", "lat"))
+              for folder in dict.fromkeys(path.parents[1] for path in listing.query_paths)}
     degrees = []
     for path in listing.query_paths:
-        raw = path.parents[1] / "raw.csv"
-        if raw not in tables:
-            tables[raw] = Table(raw, ("key", "lon", "lat"))
-        table = tables[raw]
+        table = tables[path.parents[1]]
         if path.stem not in table:
-            raise ValueError(f"{path}: no row of that key in {raw}, which should tell where it was taken")
+            raise ValueError(f"{path}: no row of that key in {table.path}, which should tell where it was taken")
         degrees.append((table.number(path.stem, "lat"), table.number(path.stem, "lon")))
     return Points(*to_utm(*np.array(degrees).T), np.full(len(degrees), "", object))
 
 
 def training_points(folder: Path) -> Points:
     """Points of all images in the tables of a training set, which have degrees alone; "Tokyo3" is called Tokyo."""
-    def parse(row: dict[str, str]) -> tuple[float, float]:
-        lat, lon = float(row["lat"]), float(row["lon"])
-        if not (-80 <= lat <= 84 and -180 <= lon <= 180):
-            raise ValueError("degrees out of range")
-        return lat, lon
+    def parse(row: dict[str, str]) -> Degrees:
+        return checked(float(row["lat"]), float(row["lon"]))
 
     degrees, cities = [], []
     for table in sorted((folder / "Dataframes").glob("[!.]*.csv")):

@@ -1,24 +1,45 @@
 """Cities in the GSV-Cities layout: made of divided images, written, or compared with what is there."""
 
+import array
+import collections
 import csv
-import dataclasses
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from ..commands import progress
 from ..files import temporary_path
-from ..readers.image_names import FORM
+from ..listing import and_more
+from ..readers.image_names import FORM, ImageName, number, parse_name
 from ..training.tables import COLUMNS, place_and_path
 from .categories import Division, Rule, class_ids, divide
-from .images import Images, positions
 
 NORTHDEG = "10"  # in every row and name, as in the published code: the heading is in the category
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class City:
+class Images(NamedTuple):
+    """Images to divide, whose names tell where they were taken, in the order that numbers groups and places."""
+
+    name: str  # the set's or city's, to which the number of a group is added
+    folder: Path  # what `paths` are relative to
+    paths: Sequence[bytes]
+    names: Sequence[bytes] | None = None  # in FORM, of images that are called otherwise; None: the paths tell
+    notes: tuple[str, ...] = ()  # what was left out, and why
+    neighbouring_zones: bool = False  # whether the images may lie on both sides of one line between UTM zones
+
+    def fields(self, index: int) -> ImageName:
+        return parse_name((self.names or self.paths)[index])
+
+    def path(self, index: int) -> str:
+        return os.fsdecode(os.path.join(os.fsencode(self.folder), self.paths[index]))  # noqa: PTH118 - bytes
+
+
+class City(NamedTuple):
     """One group as a city of the GSV-Cities layout: its table, and for each row the image and its new name."""
 
     name: str
@@ -28,8 +49,7 @@ class City:
     n_places: int
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class Plan(NamedTuple):
     """What the images of one city become; `cities()` makes them one at a time."""
 
     images: Images
@@ -44,9 +64,37 @@ class Plan:
             yield make_city(name, self.images, images, places)
 
 
-def plan(images: Images, rule: Rule, *, numbered: bool, progress: Callable[[Iterable], Iterable] = iter) -> Plan:
-    """Divide the images of a city.  `progress` wraps the rows while their names are read."""
-    *columns, zone_notes = positions(images, progress=progress)
+def positions(images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """East, north (metres) and heading (degrees), float64, of all images, and what must be said about their zones.
+
+    Raises ValueError with the first name that lacks one of them, or for images of more than one UTM zone.
+    """
+    values, first_in = array.array("d"), {}
+    counts: collections.Counter[str] = collections.Counter()
+    for row in progress(range(len(images.paths)), f"{images.name}: names"):
+        fields = images.fields(row)
+        values.extend((number(fields.east), number(fields.north), number(fields.heading)))
+        counts[fields.zone] += 1
+        first_in.setdefault(fields.zone, row)
+    values = np.asarray(values).reshape(-1, 3)
+    bad = np.flatnonzero(~(np.abs(values) < 1e9).all(axis=1))  # NaN, too; beyond, cells are no whole metres
+    if len(bad):
+        raise ValueError(f"{images.path(bad[0])}: no UTM coordinates and heading in the name{and_more(len(bad))}; "
+                         f"expected {FORM}")
+    if len(counts) < 2:
+        return *values.T, []
+    (first, n_first), (second, n_second) = counts.most_common(2)
+    said = f"{n_first} images in UTM zone {first}, {n_second} in {second}"
+    both = first.isdigit() and second.isdigit() and (int(first) - int(second)) % 60 in (1, 59)
+    if not (images.neighbouring_zones and both and len(counts) == 2):
+        raise ValueError(f"{images.name}: {said}, whose metres cannot be compared ({images.path(first_in[first])}, "
+                         f"{images.path(first_in[second])}); expected one zone: take out what does not belong there")
+    return *values.T, [f"{said}: each has the metres of its own zone, as in the published code"]
+
+
+def plan(images: Images, rule: Rule, *, numbered: bool) -> Plan:
+    """Divide the images of a city."""
+    *columns, zone_notes = positions(images)
     division = divide(class_ids(*columns, rule), rule)
     numbered = numbered or rule.groups != 1  # several groups need several names
     return Plan(images=images, division=division, notes=(*images.notes, *zone_notes), city_names=[
@@ -92,7 +140,7 @@ def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tup
                          f"expected {FORM}") from None
 
 
-def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iterable], Iterable] = iter) -> int:
+def build_city(city: City, folder: Path, *, copy: bool) -> int:
     """Puts the city's images and table into `folder`, what is there already excepted: number of images put there.
 
     The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else.
@@ -107,7 +155,7 @@ def build_city(city: City, folder: Path, *, copy: bool, progress: Callable[[Iter
     lacking = [(source, target) for source, target in zip(city.sources, city.targets, strict=True)
                if target not in present]
     put = copy_image if copy else link_image
-    for source, target in progress(lacking):
+    for source, target in progress(lacking, city.name):
         put(source, images / target)
     if not table.exists():
         with temporary_path(table) as temporary:

@@ -1,6 +1,7 @@
 """Categories of equation 17: square cells and sectors of heading, in groups of cells that do not touch."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +31,7 @@ class Rule:
             raise ValueError(f"groups {self.groups}: expected at least 1, or 0 for all")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Division:
+class Division(NamedTuple):
     """The kept images, ordered by group, place and then as they came, in three arrays (k,) int64; what was left out."""
 
     image: np.ndarray  # index of the image
@@ -70,34 +70,32 @@ def divide(classes: np.ndarray, rule: Rule) -> Division:
     so are the classes of a group: there the published code follows the order of a Python set, which depends on the
     interpreter.  Groups and classes are the same sets of images; the numbers of the places differ.
     """
-    n = len(classes)
-    order = np.lexsort(classes.T[::-1])  # stable: the images of a class stay in their order
-    in_order = classes[order]
-    starts = np.flatnonzero(np.r_[True, (in_order[1:] != in_order[:-1]).any(axis=1)]) if n else np.zeros(0, np.int64)
-    counts = np.diff(np.r_[starts, n])
-    large = counts >= rule.min_images
-    by_appearance = np.argsort(order[starts[large]])
-    starts, kept_counts = starts[large][by_appearance], counts[large][by_appearance]
-    groups, number = _numbered(group_ids(in_order[starts], rule))
-    used = len(groups) if not rule.groups else min(rule.groups, len(groups))
-    unused = number >= used
-    starts, used_counts, number = starts[~unused], kept_counts[~unused], number[~unused]
+    distinct, class_of = _numbered(classes)
+    counts = np.bincount(class_of, minlength=len(distinct))
+    large = np.flatnonzero(counts >= rule.min_images)
+    groups, number = _numbered(group_ids(distinct[large], rule))
+    used = min(rule.groups or len(groups), len(groups))
     by_group = np.argsort(number, kind="stable")
-    starts, used_counts, number = starts[by_group], used_counts[by_group], number[by_group]
-    place = np.arange(len(number)) - np.searchsorted(number, number)
-    first_row = np.cumsum(used_counts) - used_counts
-    rows = np.arange(used_counts.sum()) + np.repeat(starts - first_row, used_counts)
+    by_group = by_group[number[by_group] < used]
+    kept, number = large[by_group], number[by_group]
+    place = np.arange(len(kept)) - np.searchsorted(number, number)
+    rank = np.full(len(distinct), -1)  # of a class among the kept ones
+    rank[kept] = np.arange(len(kept))
+    ranks = rank[class_of]
+    image = np.argsort(ranks, kind="stable")[np.count_nonzero(ranks < 0):]
+    in_large = int(counts[large].sum())
     return Division(
-        image=order[rows], group=np.repeat(number, used_counts), place=np.repeat(place, used_counts),
-        groups=groups[:used], images=n, classes=len(counts), used_classes=len(number),
-        small_classes=int((~large).sum()), small_class_images=int(counts[~large].sum()),
-        unused_groups=len(groups) - used, unused_group_images=int(kept_counts[unused].sum()))
+        image=image, group=number[ranks[image]], place=place[ranks[image]], groups=groups[:used], images=len(classes),
+        classes=len(distinct), used_classes=len(kept), small_classes=len(distinct) - len(large),
+        small_class_images=len(classes) - in_large, unused_groups=len(groups) - used,
+        unused_group_images=in_large - len(image))
 
 
 def _numbered(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct rows of (n, 3) in the order of their first appearance, and which of them each row is."""
-    distinct, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    by_appearance = np.argsort(first)
-    number = np.empty(len(distinct), np.int64)
-    number[by_appearance] = np.arange(len(distinct))
-    return distinct[by_appearance], number[which.reshape(-1)]
+    order = np.lexsort(keys.T)  # stable: the first of equal rows stays the first.  np.unique is slower by far
+    begins = np.r_[True, (np.diff(keys[order], axis=0) != 0).any(axis=1)][:len(keys)]
+    first = order[begins]
+    number = np.empty(len(keys), np.int64)
+    number[order] = np.argsort(np.argsort(first))[np.cumsum(begins) - 1]
+    return keys[np.sort(first)], number

@@ -1,23 +1,42 @@
 """Training images of Mapillary Street-Level Sequences: the tree as downloaded, or files named by coordinates."""
 
+import math
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..msls.tables import Table
-from ..readers.image_files import list_images
+from ..msls.frames import Table
+from ..readers.coordinates import SOUTH, to_utm, unit_vectors, zone_letters
+from ..readers.image_files import list_images, some_images
 from ..readers.image_names import FORM, ImageName, number, parse_name
-from ..readers.utm_zones import SOUTH, to_utm, zone_letters
-from .images import Images, some_images
-from .mapillary_cities import CITIES, POINTS, VALIDATION_CITIES, nearest_cities
+from .build import Images
 
 LAYOUT = ("<folder>/<city>/{database,query}/{raw.csv,images/<key>.jpg} as downloaded (train_val), or files named "
           f"{FORM}")
 COLUMNS = ("key", "lon", "lat", "ca", "captured_at", "pano")
 SIDES = ("database", "query")
+
+# Folder of each training city -> its name in the unified data set, and a point in it (degrees).  Names that GSV-Cities
+# has too stay lower-case.
+CITIES = {
+    "trondheim": ("Trondheim", 63.43, 10.40), "amsterdam": ("Amsterdam", 52.37, 4.90),
+    "helsinki": ("Helsinki", 60.17, 24.94), "tokyo": ("Tokyo", 35.68, 139.76),
+    "toronto": ("Toronto", 43.65, -79.38), "saopaulo": ("Saopaulo", -23.55, -46.63),
+    "moscow": ("Moscow", 55.75, 37.62), "zurich": ("Zurich", 47.37, 8.54),
+    "paris": ("Paris", 48.86, 2.35), "budapest": ("Budapest", 47.50, 19.04),
+    "austin": ("Austin", 30.27, -97.74), "berlin": ("Berlin", 52.52, 13.40),
+    "ottawa": ("Ottawa", 45.42, -75.70), "goa": ("Goa", 15.30, 74.08),
+    "amman": ("Amman", 31.95, 35.93), "nairobi": ("Nairobi", -1.29, 36.82),
+    "manila": ("Manila", 14.60, 120.98), "bangkok": ("bangkok", 13.75, 100.50),
+    "boston": ("boston", 42.36, -71.06), "london": ("london", 51.51, -0.13),
+    "melbourne": ("melbourne", -37.81, 144.96), "phoenix": ("phoenix", 33.45, -112.07),
+}
+VALIDATION_CITIES = {"cph": (55.68, 12.57), "sf": (37.77, -122.42)}  # they never enter
+POINTS = {**{city: point for city, (_, *point) in CITIES.items()}, **VALIDATION_CITIES}
+_REACH = 100_000.0  # metres around the point of a city
 
 
 def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
@@ -31,22 +50,21 @@ def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | N
         raise ValueError(f"city {unknown[0]!r}: not a training city of MSLS; expected some of {', '.join(CITIES)}")
     renamed = datasets_folder / "msls" / "images" / "train"
     places = [folder] if folder else [datasets_folder / "msls", datasets_folder / "mapillary_sls"]
-    tree = next((tree for place in places for tree in (place / "train_val", place) if _with_tables(tree)), None)
+    trees = ((tree, [city for city in CITIES if any((tree / city / side / "raw.csv").is_file() for side in SIDES)])
+             for place in places for tree in (place / "train_val", place))
+    tree, found = next((pair for pair in trees if pair[1]), (None, []))  # whose tables are there
     if tree is None:
         by_city = _read_renamed(folder or renamed)
-        found = list(by_city)
+        found = [city for city in by_city if city in CITIES]
+        others = [city for city in by_city if city not in CITIES]
     else:
-        found = _with_tables(tree)
-        found += sorted(child.name for child in tree.iterdir()
+        others = sorted(child.name for child in tree.iterdir()
                         if child.is_dir() and child.name not in CITIES and not child.name.startswith("."))
     absent = [city for city in cities or () if city not in found]
     if absent:
         raise FileNotFoundError(f"{tree or folder or renamed}: nothing of {absent[0]}; expected {LAYOUT}")
-    others = [city for city in found if city not in CITIES]
     notes = (f"{', '.join(others)} left out: no training cities",) if others else ()
-    for city in found:
-        if city in others or cities is not None and city not in cities:
-            continue
+    for city in found if cities is None else [city for city in found if city in cities]:
         if tree is None:
             yield Images(name=CITIES[city][0], folder=folder or renamed, paths=by_city[city], notes=notes,
                          neighbouring_zones=True)
@@ -55,16 +73,12 @@ def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | N
         notes = ()  # said once
 
 
-def _with_tables(tree: Path) -> list[str]:
-    """The training cities whose tables are there."""
-    return [city for city in CITIES if any((tree / city / side / "raw.csv").is_file() for side in SIDES)]
-
-
 def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> Images:
     """Database and queries of one city without its panoramas, in the order of the names that they are given."""
     folder = tree / city
     listed: dict[str, Table] = {}  # key -> its table
-    every, paths, names = set(), [], []  # paths of all frames; paths and names of those without panoramas
+    named: dict[bytes, ImageName] = {}  # path -> name, of frames that are no panoramas
+    panoramas: set[bytes] = set()
     for side in SIDES:
         table = Table(folder / side / "raw.csv", COLUMNS)
         for key in table:
@@ -72,26 +86,33 @@ def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> 
                 raise ValueError(f"{table.at(key)}: key {key!r} again, after {listed[key].at(key)}; expected every key "
                                  "of a city once: remove one of the lines")
             listed[key], path = table, f"{side}/images/{key}.jpg".encode()
-            every.add(path)
-            if not table.flag(key, "pano"):
-                paths.append(path)
-                names.append(_name(table, key))
-    if not names:
+            if table.flag(key, "pano"):
+                panoramas.add(path)
+            else:
+                named[path] = _name(table, key)
+    if not named:
         raise ValueError(f"{folder}: no image but panoramas in its raw.csv; expected {LAYOUT}")
     found = {f"{side}/images/".encode() + path for side in SIDES if (folder / side / "images").is_dir()
              for path in list_images(folder / side / "images")}
-    left_out = {"panoramas": len(every) - len(paths), "images that raw.csv does not list": len(found - every)}
+    left_out = {"panoramas": len(panoramas), "images that raw.csv does not list": len(found - named.keys() - panoramas)}
     notes = (*notes, *(f"{count} {what} left out" for what, count in left_out.items() if count))
-    paths = _located(folder, paths, names, found, renamed)
+    moved = {}  # key -> whole path of an image moved to the renamed layout
+    if renamed.is_dir() and not found.issuperset(named):
+        below = os.fsencode(renamed.absolute()) + b"/"
+        moved = {parse_name(path).key: below + path for path in list_images(renamed)}
+    absent = [path for path, name in named.items() if path not in found and name.key not in moved]
+    if absent:
+        raise FileNotFoundError(f"{folder / os.fsdecode(absent[0])}: no such file; {len(absent)} of the {len(named)} "
+                                "images in raw.csv are missing: fetch them, or choose --cities")
     # Metres have two decimals, as the published code writes them.
-    lat, lon = (np.array([float(getattr(name, axis)) for name in names]) for axis in ("lat", "lon"))
+    lat, lon = (np.array([float(getattr(name, axis)) for name in named.values()]) for axis in ("lat", "lon"))
     east, north, zones = to_utm(lat, lon)
-    columns = zip(names, east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
-    whole = [str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode()
-             for name, e, n, zone, letter in columns]
-    order = sorted(range(len(whole)), key=whole.__getitem__)
-    return Images(name=CITIES[city][0], folder=folder, paths=[paths[i] for i in order],
-                  names=[whole[i] for i in order], neighbouring_zones=True, notes=notes)
+    columns = zip(named.items(), east, north + SOUTH * (lat < 0), zones, zone_letters(lat), strict=True)
+    whole = sorted(
+        (str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode(),
+         path if path in found else moved[name.key]) for (path, name), e, n, zone, letter in columns)
+    return Images(name=CITIES[city][0], folder=folder, paths=[path for _, path in whole],
+                  names=[name for name, _ in whole], neighbouring_zones=True, notes=notes)
 
 
 def _name(table: Table, key: str) -> ImageName:
@@ -108,23 +129,9 @@ def _name(table: Table, key: str) -> ImageName:
                      date=date[1] + date[2])
 
 
-def _located(folder: Path, paths: list[bytes], names: list[ImageName], found: set[bytes], renamed: Path) -> list[bytes]:
-    """Where each image lies below `folder`, or whole paths of those moved to the renamed layout, found by key."""
-    lacking = [i for i, path in enumerate(paths) if path not in found]
-    moved = {}
-    if lacking and renamed.is_dir():
-        below = os.fsencode(renamed.absolute()) + b"/"
-        moved = {parse_name(path).key: below + path for path in list_images(renamed)}
-    absent = [i for i in lacking if names[i].key not in moved]
-    if absent:
-        raise FileNotFoundError(f"{folder / os.fsdecode(paths[absent[0]])}: no such file; {len(absent)} of the "
-                                f"{len(paths)} images in raw.csv are missing: fetch them, or choose --cities")
-    return [path if path in found else moved[name.key] for path, name in zip(paths, names, strict=True)]
-
-
 def _read_renamed(folder: Path) -> dict[str, list[bytes]]:
     """Sorted paths of each city: the one that a folder on the path is called by, or the one the coordinates lie in."""
-    paths, points = some_images(folder, LAYOUT), []
+    paths, points = some_images(folder, f"{LAYOUT}; or use --source"), []
     for path in paths:
         fields = parse_name(path)
         if fields.key and not fields.heading:
@@ -139,3 +146,11 @@ def _read_renamed(folder: Path) -> dict[str, list[bytes]]:
                              f"longitude in a city of MSLS; expected {LAYOUT}")
         by_city[city].append(path)
     return {city: paths for city, paths in by_city.items() if paths}
+
+
+def nearest_cities(points: Sequence[tuple[float, float]]) -> list[str | None]:
+    """The folder name of the city of training or validation around each point (degrees), None where there is none."""
+    cosines = unit_vectors(*np.array(points).reshape(-1, 2).T) @ unit_vectors(*np.array(list(POINTS.values())).T).T
+    inside = cosines.max(axis=1) >= math.cos(_REACH / 6_371_000)  # False for NaN
+    cities = list(POINTS)
+    return [cities[i] if near else None for i, near in zip(cosines.argmax(axis=1), inside, strict=True)]

@@ -6,14 +6,12 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..readers.image_files import some_images
 from ..readers.image_names import FORM, parse_name
-from ..training.cities import GSV_CITIES, UNIFIED_CITIES
-from ..training.tables import read_city
+from ..training.tables import GSV_CITIES, UNIFIED_CITIES, read_city
 from . import mapillary
-from .build import City
+from .build import City, Images
 from .categories import Rule
-from .images import Images, some_images
-from .mapillary_cities import CITIES
 
 PITTS30K_LAYOUT = "<folder>/{database,queries}/@...@.jpg, as gmberton/VPR-datasets-downloader writes images/train"
 GSV_LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/, as GSV-Cities comes"
@@ -33,9 +31,9 @@ class Source(NamedTuple):
 def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
     """Database and queries of the training split, named anew as the published code does, but for its random letters."""
     folder = folder or datasets_folder / "pitts30k" / "images" / "train"
-    paths, names = [], []
+    named = []
     for side in ("database", "queries"):
-        for path in some_images(folder / side, PITTS30K_LAYOUT):
+        for path in some_images(folder / side, f"{PITTS30K_LAYOUT}; or use --source"):
             fields = parse_name(path)
             if not (fields.key and fields.tile.isascii() and fields.tile.isdigit()):
                 raise ValueError(f"{folder / side / os.fsdecode(path)}: no panorama and tile number (fields 7 and 8 "
@@ -45,16 +43,15 @@ def _pitts30k(datasets_folder: Path, folder: Path | None, cities: Collection[str
             tile = int(fields.tile)
             name = fields._replace(key=f"{side[0]}{fields.key}-{tile:02d}", tile="", heading=str(tile % 12 * 30),
                                    pitch="", roll="", height="", date=_PITTS30K_DATE, note="")
-            names.append(os.fsencode(str(name)))
-            paths.append(side.encode() + b"/" + path)
-    order = sorted(range(len(names)), key=names.__getitem__)
-    yield Images(name="Pitts30k", folder=folder, paths=[paths[i] for i in order], names=[names[i] for i in order])
+            named.append((os.fsencode(str(name)), side.encode() + b"/" + path))
+    named.sort()
+    yield Images(name="Pitts30k", folder=folder, paths=[path for _, path in named], names=[name for name, _ in named])
 
 
 def _sf_xl(datasets_folder: Path, folder: Path | None, cities: Collection[str] | None) -> Iterator[Images]:
     """The training images of SF-XL's processed release, which are named in FORM."""
     folder = folder or datasets_folder / "sf_xl" / "processed" / "train"
-    yield Images(name="SFXL", folder=folder, paths=some_images(folder, f"<folder>/**/{FORM}"))
+    yield Images(name="SFXL", folder=folder, paths=some_images(folder, f"<folder>/**/{FORM}; or use --source"))
 
 
 def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
@@ -82,7 +79,7 @@ _COARSE = Rule(M=15, alpha=60, N=3, L=2)
 
 SOURCES = {
     "pitts30k": Source(_COARSE, _pitts30k, ("Pitts30k",)),
-    "msls": Source(_COARSE, mapillary.read, tuple(name for name, *_ in CITIES.values())),
+    "msls": Source(_COARSE, mapillary.read, tuple(name for name, *_ in mapillary.CITIES.values())),
     "sf_xl": Source(Rule(M=10, alpha=60, N=5, L=2, groups=1), _sf_xl, ("SFXL",), numbered=False),
 }
 

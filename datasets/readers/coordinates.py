@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import utm
 from PIL import Image
 
 from .image_names import number, parse_name
 from .tables import read_rows
-from .utm_zones import SOUTH, to_utm, zone_numbers
 
 DEGREES, METRES = ("lat", "lon"), ("utm_east", "utm_north")
 HEADER = "path,lat,lon[,heading] or path,utm_east,utm_north[,heading]"
 NAME = "@<utm_east>@<utm_north>@[<zone>@<letter>@...]"
+SOUTH = 10_000_000  # metres that UTM adds to a north below the equator
+
+zone_numbers = np.vectorize(utm.latlon_to_zone_number, otypes=[np.int64])  # (lat, lon) -> zones, each (n,)
+zone_letters = np.vectorize(utm.latitude_to_zone_letter, otypes=[str])  # lat -> letters of the bands, each (n,)
 _GPS = 0x8825  # EXIF: where the block of GPS tags is found; in it 1, 3: N/S, E/W; 2, 4: latitude, longitude
 # Degrees from a zone's central meridian, 3 beyond its edge: there a metre is drawn up to 0.5 % too long.  Around
 # Svalbard, where zones are wider and the meridians closer, less.
@@ -185,3 +189,24 @@ def _refuse_several_zones(named: Sequence[tuple[Metres, str]]) -> None:
         return
     first, second = list((zones if len(zones) > 1 else halves).values())[:2]
     raise ValueError(f"UTM zones {first} and {second}: their metres do not compare; make it two sets of one zone each")
+
+
+def to_utm(lat: np.ndarray, lon: np.ndarray,
+           zones: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n,) degrees -> east, north in metres and zone, the point's own or the one asked for.
+
+    North is counted from the equator, negative in the south.
+    """
+    zones = zone_numbers(lat, lon) if zones is None else zones
+    east, north = np.empty(len(lat)), np.empty(len(lat))
+    for zone in np.unique(zones):
+        rows = zones == zone
+        east[rows], north[rows], *_ = utm.from_latlon(lat[rows], lon[rows], force_zone_number=int(zone),
+                                                      force_northern=True)
+    return east, north, zones
+
+
+def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """(n,) degrees -> (n, 3) directions from the centre of a globe."""
+    lat, lon = np.radians([lat, lon])
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)

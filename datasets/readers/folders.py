@@ -10,9 +10,9 @@ import utm
 
 from ..listing import Listing, and_more, display_name
 from ..positives import within_frames, within_metres
-from .image_files import list_images
+from .coordinates import unit_vectors
+from .image_files import some_images
 from .image_names import parse_name, zone_name
-from .utm_zones import unit_vectors
 
 NAME = "@<utm_east>@<utm_north>@*.{jpg,jpeg,png}"
 LAYOUT = f"<datasets_folder>/<name>/images/<split>/{{database,queries}}/**/{NAME}"
@@ -46,14 +46,14 @@ def read_by_metres(database_folder: Path, query_folder: Path, *, name: str, spli
         if len(bad):
             raise ValueError(f"{paths[bad[0]]}: no UTM coordinates in the file name{and_more(len(bad))}; expected "
                              f"{NAME} in metres, e.g. @0548546.00@4180340.00@.jpg")
-    groups = {}
+    groups = None
     if len({*database_zones, *query_zones} - {0}) > 1:
         _refuse_neighbours(database, queries, database_utm, query_utm, database_zones, query_zones, threshold_m)
-        groups = {"database_groups": database_zones, "query_groups": query_zones}
+        groups = database_zones, query_zones
     return Listing(
         name=name, split=split, folder=common_folder(database_folder, query_folder), database_paths=database,
         query_paths=queries, database_utm=database_utm, query_utm=query_utm, rule=f"within {threshold_m:g} m",
-        threshold_m=threshold_m, positives=within_metres(database_utm, query_utm, threshold_m, **groups))
+        threshold_m=threshold_m, positives=within_metres(database_utm, query_utm, threshold_m, groups=groups))
 
 
 def read_by_frames(database_folder: Path, query_folder: Path, *, name: str, split: str, frames: int,
@@ -91,26 +91,7 @@ def read_by_frames(database_folder: Path, query_folder: Path, *, name: str, spli
 
 def find_images(folder: Path, *, layout: str = LAYOUT) -> list[Path]:
     """Images at any depth, sorted by the path inside `folder`.  Links are followed: large sets are often linked."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; {_what_is_there(folder, layout)}")
-    try:
-        names = list_images(folder)
-    except PermissionError as error:
-        raise ValueError(f"{os.fsdecode(error.filename)}: this folder cannot be listed ({error.strerror}); make it "
-                         "readable") from error
-    if not names:
-        raise FileNotFoundError(f"{folder}: no image in it; {_what_is_there(folder, layout)}")
-    return [folder / os.fsdecode(name) for name in names]
-
-
-def _what_is_there(folder: Path, layout: str) -> str:
-    present = next(parent for parent in folder.parents if parent.is_dir())
-    return f"expected {layout}; sub-folders of {present}: {subfolders(present)}"
-
-
-def subfolders(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") or "none"
+    return [folder / os.fsdecode(name) for name in some_images(folder, layout)]
 
 
 def common_folder(first: Path, second: Path) -> Path:

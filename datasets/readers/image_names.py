@@ -2,30 +2,19 @@
 
 import math
 import os
-from typing import NamedTuple
+from collections import namedtuple
 
 FORM = ("@<utm_east>@<utm_north>@<zone>@<letter>@<lat>@<lon>@<key>@<tile>@<heading>@<pitch>@<roll>@<height>@<yyyymm>"
         "@<note>@.jpg")
 BANDS = "CDEFGHJKLMNPQRSTUVWX"  # letters of latitude, from N on north of the equator
+FIELDS = ("east", "north", "zone", "letter", "lat", "lon", "key", "tile", "heading", "pitch", "roll", "height", "date",
+          "note")
 
 
-class ImageName(NamedTuple):
+class ImageName(namedtuple("ImageName", FIELDS, defaults=[""] * len(FIELDS))):
     """What stands between the "@" of a name, as text; "" for what it lacks.  `str` composes the name."""
 
-    east: str = ""
-    north: str = ""
-    zone: str = ""
-    letter: str = ""
-    lat: str = ""
-    lon: str = ""
-    key: str = ""
-    tile: str = ""
-    heading: str = ""
-    pitch: str = ""
-    roll: str = ""
-    height: str = ""
-    date: str = ""
-    note: str = ""
+    __slots__ = ()
 
     def __str__(self) -> str:
         return f"@{'@'.join(map(str, self))}@.jpg"
@@ -54,7 +43,7 @@ class ImageName(NamedTuple):
 def parse_name(path: str | bytes) -> ImageName:
     """The fields of a file's name; folders may have "@" too."""
     name = os.fsdecode(path).rpartition("/")[2]
-    return ImageName(*(name.rpartition(".")[0] or name).split("@")[1:15])
+    return ImageName(*(name.rpartition(".")[0] or name).split("@")[1:len(FIELDS) + 1])
 
 
 def number(text: str) -> float:

@@ -1,7 +1,6 @@
 """Images of one's own: any two folders, any names, with coordinates from wherever there are some, or with none."""
 
 import os
-import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -9,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
-from tqdm import tqdm
 
+from ..commands import progress
 from ..listing import Listing, display_name
 from ..positives import within_metres
 from .coordinates import HEADER, NAME, Metres, Point, from_exif, from_name, in_one_plane, read_table
@@ -143,7 +142,7 @@ def _from_images(sides: Sequence[_Side], *, opened: bool) -> list[str]:
         return []
     unnamed = [(side, i) for side in sides for i, point in enumerate(side.points) if point is None]
     n_named = sum(len(side.points) for side in sides) - len(unnamed)
-    for side, i in tqdm(unnamed, "reading EXIF GPS", leave=False, disable=not sys.stderr.isatty()):
+    for side, i in progress(unnamed, "reading EXIF GPS"):
         side.points[i] = from_exif(side.paths[i])
     n_exif = sum(side.points[i] is not None for side, i in unnamed)
     if not (n_named and n_exif):

@@ -12,20 +12,19 @@ import multiprocessing
 import os
 import signal
 import string
-import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import utm
-from tqdm import tqdm
 
+from ..commands import progress
 from ..files import temporary_path
 from ..listing import TOY_MANIFEST
 from ..readers.image_names import ImageName
 from ..training.tables import COLUMNS, place_and_path
-from .facades import Scene
 from .places import Place, draw_place
 from .street import CONDITIONS, HEIGHT, WIDTH, View, render
 
@@ -72,8 +71,7 @@ class Parameters:
         return counts
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """One image to draw: the camera's view, its coordinates (UTM metres) and what its name tells."""
 
     view: View
@@ -141,7 +139,7 @@ def _write_place(task: tuple[str, int, int], *, folder: Path, parameters: Parame
     """Draw and write the images of one place: -> its lines of the training table (none for a benchmark)."""
     split, stream, number = task
     place, images = draw_set_place(parameters, split, stream, number)
-    scene, rows = Scene(place), []
+    rows = []
     for index, image in enumerate(images):
         if split == "train":
             city = TRAINING_CITIES[number % len(TRAINING_CITIES)]
@@ -152,7 +150,7 @@ def _write_place(task: tuple[str, int, int], *, folder: Path, parameters: Parame
             part = "database" if index < parameters.database_images else "queries"
             path = folder / name / "images" / split / part / image.benchmark_name()
         with path.open("xb") as file:  # never over another image
-            file.write(render(scene, image.view))
+            file.write(render(place, image.view))
     return rows
 
 
@@ -172,8 +170,7 @@ def _write_city(folder: Path, parameters: Parameters, workers: int) -> None:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(
                 workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)))
             drawn = pool.imap(write, tasks, chunksize=8)
-        drawn = tqdm(drawn, "drawing places", len(tasks), leave=False, disable=not sys.stderr.isatty())
-        rows = [row for of_place in drawn for row in of_place]
+        rows = [row for of_place in progress(drawn, "drawing places", len(tasks)) for row in of_place]
     tables = folder / "gsv_cities" / "Dataframes"
     tables.mkdir()
     for city in TRAINING_CITIES:

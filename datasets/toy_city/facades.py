@@ -1,5 +1,7 @@
 """Facades of the toy city: a place's parameters painted as flat textures, once for all its images."""
 
+import functools
+
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
@@ -171,34 +173,30 @@ def _paint_facade(pen, facade, x, snow, openings, signs):
     w, h, bay = facade.width, facade.height, facade.bay_width
     glass = shade(wall, 0.62) if facade.window == "curtain" else GLASS  # tinted panes
     pen.box(x, 0, w, h, wall)
-    if style.texture == "brick":
-        for y in np.arange(0.3, h, 0.3):
-            pen.box(x, y, w, 0.07, shade(wall, 0.86))
-    elif style.texture == "boards":
-        for y in np.arange(0.25, h, 0.42):
-            pen.box(x, y, w, 0.08, shade(wall, 0.78))
-    elif style.texture == "panels":
-        for y in np.arange(3.6, h, facade.floor_height):
-            pen.box(x, y, w, 0.14, shade(wall, 0.7))
+    joints = {  # height of the first, distance between two, their own height, and how dark they are
+        "brick": (0.3, 0.3, 0.07, 0.86), "boards": (0.25, 0.42, 0.08, 0.78),
+        "panels": (3.6, facade.floor_height, 0.14, 0.7)}
+    if style.texture in joints:
+        first, distance, height, darkness = joints[style.texture]
+        for y in np.arange(first, h, distance):
+            pen.box(x, y, w, height, shade(wall, darkness))
     _roof(pen, facade, x, h, trim, snow, openings)
     _ground_floor(pen, facade, x, trim, snow, openings, signs)
+    band = {"ribbon": 0.5, "curtain": 0.74}.get(facade.window)  # of glass along a floor: its share of the height
     for floor in range(facade.floors):
         y = 3.6 + floor * facade.floor_height
-        if facade.window in ("ribbon", "curtain"):
-            share = 0.5 if facade.window == "ribbon" else 0.74
-            _window(pen, "plain", x + 0.3, y + 0.5 * (1 - share) * facade.floor_height, w - 0.6,
-                    share * facade.floor_height, trim, accent, False, [], glass)
+        if band:
+            _window(pen, "plain", x + 0.3, y + 0.5 * (1 - band) * facade.floor_height, w - 0.6,
+                    band * facade.floor_height, trim, accent, False, [], glass)
         for b in range(facade.bays):
             left = x + 0.3 + b * bay
-            share_w, share_h = facade.window_share
-            if facade.blanks >> b & 1:
+            share_w, share_h = (0.92, band) if band else facade.window_share
+            if not band and facade.blanks >> b & 1:
                 share_w *= 0.5
-            if facade.window in ("ribbon", "curtain"):
-                share_w, share_h = 0.92, 0.5 if facade.window == "ribbon" else 0.74
             ww, wh = share_w * bay, share_h * facade.floor_height
             _window(pen, facade.window, left + (bay - ww) / 2, y + (facade.floor_height - wh) / 2, ww, wh, trim, accent,
                     snow, openings, glass)
-            if facade.balconies >> floor & 1 and facade.window not in ("ribbon", "curtain"):
+            if facade.balconies >> floor & 1 and not band:
                 pen.box(left + 0.15, y + 0.12, bay - 0.3, 0.2, SNOW if snow else shade(trim, 0.7))
                 for rail in np.arange(left + 0.2, left + bay - 0.2, 0.28):
                     pen.box(rail, y + 0.3, 0.07, 0.75, DARK)
@@ -208,41 +206,34 @@ def _paint_facade(pen, facade, x, snow, openings, signs):
     pen.box(x - 0.04, 0, 0.09, h, shade(wall, 0.55))
 
 
-class Scene:
-    """The textures of a place, painted once for all its views (with and without snow)."""
+@functools.lru_cache(maxsize=2)  # painted once for all views of a place, with snow and without
+def textures(place: Place, snow: bool):
+    """-> (facades RGBA, ground RGB, openings, signs); openings and signs are boxes in metres."""
+    size = (round(2 * REACH * SCALE), round(TOP * SCALE))
+    facades, openings, signs = Image.new("RGBA", size), [], []
+    pen = Pen(ImageDraw.Draw(facades), None, (REACH * SCALE, size[1]), SCALE)
+    x = place.left
+    for facade in place.facades:
+        _paint_facade(pen, facade, x, snow, openings, signs)
+        x += facade.width
+    return _weather(facades, place.seed), _ground(place, snow), openings, signs
 
-    def __init__(self, place: Place):
-        self.place = place
-        self._textures = {}
 
-    def textures(self, snow: bool):
-        """-> (facades RGBA, ground RGB, openings, signs); openings and signs are boxes in metres."""
-        if snow not in self._textures:
-            size = (round(2 * REACH * SCALE), round(TOP * SCALE))
-            facades, openings, signs = Image.new("RGBA", size), [], []
-            pen = Pen(ImageDraw.Draw(facades), None, (REACH * SCALE, size[1]), SCALE)
-            x = self.place.left
-            for facade in self.place.facades:
-                _paint_facade(pen, facade, x, snow, openings, signs)
-                x += facade.width
-            self._textures[snow] = (_weather(facades, self.place.seed), self._ground(snow), openings, signs)
-        return self._textures[snow]
-
-    def _ground(self, snow):
-        """Pavement, kerb and road; rows run from the facades (Z = 0) towards the camera."""
-        size = (round(2 * REACH * SCALE), round(DEPTH * SCALE))
-        paving, road = (SNOW, (176, 180, 188)) if snow else (self.place.paving, (92, 92, 96))
-        ground = Image.new("RGBA", size, (*paving, 255))
-        pen = Pen(ImageDraw.Draw(ground), None, (REACH * SCALE, 0), SCALE)
-        for x in np.arange(-REACH, REACH, 1.0):
-            pen.box(x, -3.2, 0.07, 3.2, shade(paving, 0.86))
-        for z in (-1.0, -2.0):
-            pen.box(-REACH, z, 2 * REACH, 0.07, shade(paving, 0.86))
-        pen.box(-REACH, -3.5, 2 * REACH, 0.3, shade(paving, 1.12))
-        pen.box(-REACH, -DEPTH, 2 * REACH, DEPTH - 3.5, road)
-        for x in np.arange(-REACH, REACH, 4.0):
-            pen.box(x, -8.2, 2.0, 0.16, shade(road, 0.9) if snow else (214, 212, 204))
-        return _weather(ground, self.place.seed + 1)
+def _ground(place, snow):
+    """Pavement, kerb and road; rows run from the facades (Z = 0) towards the camera."""
+    size = (round(2 * REACH * SCALE), round(DEPTH * SCALE))
+    paving, road = (SNOW, (176, 180, 188)) if snow else (place.paving, (92, 92, 96))
+    ground = Image.new("RGBA", size, (*paving, 255))
+    pen = Pen(ImageDraw.Draw(ground), None, (REACH * SCALE, 0), SCALE)
+    for x in np.arange(-REACH, REACH, 1.0):
+        pen.box(x, -3.2, 0.07, 3.2, shade(paving, 0.86))
+    for z in (-1.0, -2.0):
+        pen.box(-REACH, z, 2 * REACH, 0.07, shade(paving, 0.86))
+    pen.box(-REACH, -3.5, 2 * REACH, 0.3, shade(paving, 1.12))
+    pen.box(-REACH, -DEPTH, 2 * REACH, DEPTH - 3.5, road)
+    for x in np.arange(-REACH, REACH, 4.0):
+        pen.box(x, -8.2, 2.0, 0.16, shade(road, 0.9) if snow else (214, 212, 204))
+    return _weather(ground, place.seed + 1)
 
 
 def _weather(image, seed):

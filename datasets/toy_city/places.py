@@ -1,15 +1,14 @@
 """Places of the toy city by their parameters: facades in style families, trees, lamps, skyline.  Lengths in metres."""
 
 import zlib
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 REACH = 28.0  # metres of street on either side of a place's centre
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """One building style: the choices from which its facades are drawn (colours are RGB 0..255)."""
 
     walls: tuple[tuple[int, int, int], ...]
@@ -50,8 +49,7 @@ ACCENTS = ((190, 44, 40), (30, 110, 66), (36, 72, 150), (222, 170, 40), (110, 48
 ROOFS = ((92, 84, 84), (128, 70, 54), (74, 82, 92))
 
 
-@dataclass(frozen=True)
-class Facade:
+class Facade(NamedTuple):
     """Parameters of one facade; `key` holds the discrete ones, which no two splits share."""
 
     family: str
@@ -75,7 +73,7 @@ class Facade:
 
     @property
     def key(self) -> tuple:
-        return astuple(self)[:13]
+        return self[:13]
 
     @property
     def width(self) -> float:
@@ -87,8 +85,7 @@ class Facade:
         return 3.6 + self.floors * self.floor_height
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A stretch of street: facades from left to right, and what stands before and behind them (metres)."""
 
     facades: tuple[Facade, ...]

@@ -4,14 +4,14 @@ World axes, in metres: X along the street, Y up, Z across it with the facades at
 and glow (lit windows, signs, lamps) are drawn apart, so that one drawing serves day, dusk, night and snow.
 """
 
-from dataclasses import dataclass
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .facades import BLACK, SCALE, SNOW, TOP, Pen, Scene, shade
-from .places import ACCENTS, DARK, REACH, WHITE
+from .facades import BLACK, SCALE, SNOW, TOP, Pen, shade, textures
+from .places import ACCENTS, DARK, REACH, WHITE, Place
 
 WIDTH, HEIGHT = 168, 126  # pixels of a finished image
 CONDITIONS = ("day", "dusk", "night", "snow")
@@ -20,8 +20,7 @@ _SUPER = 2  # drawn larger by this factor, then averaged down
 _EYE = 1.7  # camera height in metres
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """Camera (metres, degrees) and condition of one image; `seed` draws light, traffic and sensor noise."""
 
     along: float
@@ -84,25 +83,19 @@ def _tree(pen, height, seed, snow):
 
 
 def _furniture(pen, kind, accent, snow):
-    if kind == "bench":
-        pen.box(-0.9, 0.4, 1.8, 0.1, SNOW if snow else (120, 84, 54))
-        pen.box(-0.9, 0.6, 1.8, 0.25, (110, 76, 50))
-        pen.box(-0.8, 0, 0.1, 0.4, DARK)
-        pen.box(0.7, 0, 0.1, 0.4, DARK)
-    elif kind == "box":
-        pen.box(-0.3, 0.3, 0.6, 1.0, accent)
-        pen.box(-0.07, 0, 0.14, 0.3, DARK)
-    elif kind == "bollards":
-        for x in (-1.2, 0.0, 1.2):
-            pen.box(x - 0.08, 0, 0.16, 0.9, DARK)
-    elif kind == "sign":
-        pen.box(-0.05, 0, 0.1, 2.2, (130, 132, 136))
+    boxes = {
+        "bench": [(-0.9, 0.4, 1.8, 0.1, SNOW if snow else (120, 84, 54)), (-0.9, 0.6, 1.8, 0.25, (110, 76, 50)),
+                  (-0.8, 0, 0.1, 0.4, DARK), (0.7, 0, 0.1, 0.4, DARK)],
+        "box": [(-0.3, 0.3, 0.6, 1.0, accent), (-0.07, 0, 0.14, 0.3, DARK)],
+        "bollards": [(x - 0.08, 0, 0.16, 0.9, DARK) for x in (-1.2, 0.0, 1.2)],
+        "sign": [(-0.05, 0, 0.1, 2.2, (130, 132, 136))],
+        "kiosk": [(-0.9, 0, 1.8, 2.3, accent), (-0.7, 0.9, 1.4, 0.9, (70, 80, 88)),
+                  (-1.1, 2.3, 2.2, 0.2, SNOW if snow else shade(accent, 0.7))]}
+    for box in boxes[kind]:
+        pen.box(*box)
+    if kind == "sign":
         pen.oval(0, 2.4, 0.36, 0.36, (196, 50, 44))
         pen.oval(0, 2.4, 0.24, 0.24, WHITE)
-    else:
-        pen.box(-0.9, 0, 1.8, 2.3, accent)
-        pen.box(-0.7, 0.9, 1.4, 0.9, (70, 80, 88))
-        pen.box(-1.1, 2.3, 2.2, 0.2, SNOW if snow else shade(accent, 0.7))
 
 
 def _car(pen, rng, lights, van):
@@ -219,11 +212,11 @@ def _lamp_light(camera, place):
     return light[..., None] * np.array([1.0, 0.86, 0.68], dtype=np.float32)
 
 
-def render(scene: Scene, view: View) -> bytes:
+def render(place: Place, view: View) -> bytes:
     """Draw one image of the place: JPEG bytes, WIDTH x HEIGHT pixels, the same bytes for the same arguments."""
-    rng, place, camera, condition = np.random.default_rng(view.seed), scene.place, _Camera(view), view.condition
-    snow, dark = condition == "snow", condition in ("dusk", "night")
-    facades, ground, openings, signs = scene.textures(snow)
+    rng, camera, condition = np.random.default_rng(view.seed), _Camera(view), view.condition
+    dark = condition in ("dusk", "night")
+    facades, ground, openings, signs = textures(place, condition == "snow")
 
     # Albedo: transparent where the sky is seen.
     canvas = Image.new("RGBA", camera.size)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from datasets.positives import within_frames, within_metres, within_metres_and_degrees
+from datasets.positives import within_degrees, within_frames, within_metres
 
 # Differences of these are exact in float64 and squares are not: a search that expands the square loses pairs at 25 m.
 EAST, NORTH = 548273 + 778 / 1024, 4180999 + 401 / 1024
@@ -42,7 +42,7 @@ def test_metres_compare_inside_a_group_alone():
     database, queries = points(200, seed=3), points(30, seed=4)
     rng = np.random.default_rng(5)
     zones, query_zones = rng.integers(31, 34, 200), rng.integers(31, 35, 30)  # no image of zone 34
-    found = within_metres(database, queries, 25.0, database_groups=zones, query_groups=query_zones)
+    found = within_metres(database, queries, 25.0, groups=(zones, query_zones))
     check(found, [[i for i, place in enumerate(database) if zones[i] == zone and math.dist(place, query) <= 25]
                   for query, zone in zip(queries, query_zones, strict=True)])
     assert sum(map(len, found)) < sum(map(len, within_metres(database, queries, 25.0)))
@@ -61,8 +61,8 @@ def test_metres_and_degrees_are_those_of_naive_loops(degrees):
     rng = np.random.default_rng(8)
     headings, query_headings = rng.integers(-400, 800, 300), rng.integers(-400, 800, 60)
     headings[:8], query_headings[:8] = np.arange(8) * 45, np.arange(8) * 45 + 40
-    found = within_metres_and_degrees(database, queries, 25.0, headings.astype(float), query_headings.astype(float),
-                                      degrees)
+    near = within_metres(database, queries, 25.0)
+    found = within_degrees(near, headings.astype(float), query_headings.astype(float), degrees)
     check(found, [[i for i, place in enumerate(database)
                    if math.dist(place, query) <= 25 and apart(headings[i], heading) <= degrees]
                   for query, heading in zip(queries, query_headings, strict=True)])
@@ -73,17 +73,14 @@ def test_metres_and_degrees_are_those_of_naive_loops(degrees):
     (30.5, [2]), (29.5, [0, 1, 3]), (390.0, [0, 1, 2, 3]), (-330.0, [0, 1, 2, 3]), (250.0, []), (171.0, [4]),
 ])
 def test_headings_are_wrapped_and_the_angle_belongs(heading, right):
-    here = np.full((5, 2), [EAST, NORTH])
-    found = within_metres_and_degrees(here, here[:1], 25.0, np.array([350.0, -10.0, 70.0, 710.0, 180.0]),
-                                      np.array([heading]), 40.0)
+    found = within_degrees([np.arange(5)], np.array([350.0, -10.0, 70.0, 710.0, 180.0]), np.array([heading]), 40.0)
     assert found[0].tolist() == right
 
 
 def test_degrees_keep_the_groups():
     here, facing = np.full((2, 2), [EAST, NORTH]), np.zeros(2)
-    found = within_metres_and_degrees(here, here, 25.0, facing, facing, 40.0, database_groups=np.array(["sf", "cph"]),
-                                      query_groups=np.array(["cph", "cph"]))
-    assert [ids.tolist() for ids in found] == [[1], [1]]
+    near = within_metres(here, here, 25.0, groups=(np.array(["sf", "cph"]), np.array(["cph", "cph"])))
+    assert [ids.tolist() for ids in within_degrees(near, facing, facing, 40.0)] == [[1], [1]]
 
 
 @pytest.mark.parametrize(("n_database", "n_queries", "frames"), [
@@ -107,7 +104,7 @@ def test_the_largest_benchmark_has_all_its_right_answers():
     assert found[27591].tolist() == list(range(27581, 27592))
 
 
-PLACE = np.array([[EAST, NORTH]])
+PLACE, NEAR = np.array([[EAST, NORTH]]), [np.arange(1)]
 
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -117,13 +114,11 @@ PLACE = np.array([[EAST, NORTH]])
     (lambda: within_metres(PLACE, np.array([[0, 0], [1, math.nan]]), 25.0),
      r"^query image 1: coordinates \[1.0, nan\];"),
     (lambda: within_metres(np.full((3, 2), math.inf), PLACE, 25.0), r"^database image 0.*\(and 2 more like it\)"),
-    (lambda: within_metres(PLACE, PLACE, 25.0, database_groups=np.array([1])), "groups of one side alone"),
-    (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(1), np.zeros(1), math.nan), "threshold nan deg"),
-    (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(1), np.zeros(1), -40), "threshold -40 degrees"),
-    (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.array([math.nan]), np.zeros(1), 40),
+    (lambda: within_degrees(NEAR, np.zeros(1), np.zeros(1), math.nan), "threshold nan deg"),
+    (lambda: within_degrees(NEAR, np.zeros(1), np.zeros(1), -40), "threshold -40 degrees"),
+    (lambda: within_degrees(NEAR, np.array([math.nan]), np.zeros(1), 40),
      "^database image 0: heading nan; expected degrees for every image"),
-    (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(1), np.array([math.inf]), 40), "query image 0"),
-    (lambda: within_metres_and_degrees(PLACE, PLACE, 25.0, np.zeros(2), np.zeros(1), 40), "2 database headings for 1"),
+    (lambda: within_degrees(NEAR, np.zeros(1), np.array([math.inf]), 40), "query image 0"),
     (lambda: within_frames(3, 3, -1), "-1 frames"),
 ])
 def test_senseless_input_is_one_line(call, message):

@@ -425,6 +425,6 @@ def test_the_page_has_the_protocols():
     assert list(table) == list(PROTOCOLS)
     for name, protocol in PROTOCOLS.items():
         where = ", ".join(f"`{part}`" for part in protocol.where.split(" or ")) if protocol.sides else protocol.where
-        assert table[name] == [
+        assert table[name][:-1] == [  # the last cell are notes, which the page alone has
             count(protocol.n_database), count(protocol.n_queries), protocol.rule, where, protocol.source or "none",
-            protocol.obtain, protocol.notes], name
+            protocol.obtain], name

@@ -21,8 +21,8 @@ from msls_tree import (
 
 from datasets.listing import Listing
 from datasets.msls import listings as msls
+from datasets.msls.frames import image_key
 from datasets.msls.listings import detect_msls_version, msls_test, msls_val, subset_of
-from datasets.msls.sources import image_key
 
 # By hand, from the offsets in msls_tree.py.  B-25m and sB-25m lie at exactly 25 m of q350 and s100 (25, 0 and 15, 20),
 # C and sC a quarter of a metre beyond.  Of the angles, q350 is 20 from A and 110 from B; q-1 is 0 from -W (359), 40

@@ -97,7 +97,7 @@ def test_audit_agrees_with_loops():
 
 @pytest.mark.parametrize("content, said", [
     (f"{HEADER}\n0,2018,1,10,X,a,1,p\n", "line 2: could not convert"), ("place_id\n0\n", "line 1: "),
-    (f"{HEADER}\n0,2018,1,10,X,95,1,p\n", "degrees out of range")])
+    (f"{HEADER}\n0,2018,1,10,X,95,1,p\n", "line 2: latitude 95, longitude 1 out of range")])
 def test_audit_of_an_unreadable_table(content, said, tmp_path, capsys):
     touch(tmp_path / "unified_dataset" / "Dataframes" / "X.csv", content.encode())
     touch(tmp_path / "bench/queries" / sfxl_name(1, 2, "a", 3))

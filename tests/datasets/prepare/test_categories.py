@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from paths import DATA
 
-from datasets.prepare.build import plan
+from datasets.prepare.build import Images, plan
 from datasets.prepare.categories import Rule, class_ids, divide, group_ids
-from datasets.prepare.images import Images
 from datasets.prepare.sources import SOURCES
 
 GOLDEN = json.loads((DATA / "golden_places.json").read_text())["summary"]

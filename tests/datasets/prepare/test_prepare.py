@@ -18,7 +18,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from datasets import UNIFIED_CITIES, PlaceDataset
 from datasets.prepare import build
 from datasets.prepare.__main__ import main
-from datasets.prepare.mapillary_cities import CITIES, nearest_cities
+from datasets.prepare.mapillary import CITIES, nearest_cities
 from datasets.prepare.sources import SOURCES, groups_in_the_paper
 from datasets.training.tables import read_city
 

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import astuple
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +24,6 @@ from datasets.commands import exit_with
 from datasets.toy_city import city as toy_city
 from datasets.toy_city.__main__ import main
 from datasets.toy_city.city import BENCHMARKS, Parameters, build_toy_city, draw_set_place
-from datasets.toy_city.facades import Scene
 from datasets.toy_city.places import split_of
 from datasets.toy_city.street import CONDITIONS, View, render
 from utils.evaluation.baselines import BASELINES
@@ -122,7 +120,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(city, tmp_path)
 
 
 def test_another_seed_gives_other_images():
-    images = [{render(Scene(place), image.view) for image in drawn} for seed in (0, 1) for place, drawn in [
+    images = [{render(place, image.view) for image in drawn} for seed in (0, 1) for place, drawn in [
         draw_set_place(Parameters(seed=seed), "train", 0, 0)]]
     assert len(images[0]) == len(images[1]) == 4 and not images[0] & images[1]
 
@@ -135,7 +133,7 @@ def test_no_facade_of_training_occurs_in_val_or_test():
             for facade in place.facades:
                 assert split_of(facade.key) == split
                 keys.setdefault(split, set()).add(facade.key)
-                values[astuple(facade)] += 1
+                values[facade] += 1
     assert len(keys["train"]) > 500
     assert not keys["train"] & keys["test"] and not keys["train"] & keys["val"] and not keys["val"] & keys["test"]
     assert max(values.values()) == 1
@@ -152,10 +150,10 @@ def test_conditions_and_viewpoints_vary():
 
 
 def test_conditions_change_the_light_but_not_the_place():
-    scene = Scene(draw_set_place(Parameters(), "train", 0, 0)[0])
+    place, _ = draw_set_place(Parameters(), "train", 0, 0)
     light = {}
     for condition in CONDITIONS:
-        jpeg = render(scene, View(0.0, 14.0, 0.0, 0.0, 0.0, 70.0, condition, seed=3))
+        jpeg = render(place, View(0.0, 14.0, 0.0, 0.0, 0.0, 70.0, condition, seed=3))
         light[condition] = np.asarray(Image.open(BytesIO(jpeg)), dtype=float)[110:].mean()  # the road
     assert light["snow"] > light["day"] > light["night"]
 
@@ -163,11 +161,11 @@ def test_conditions_change_the_light_but_not_the_place():
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     drawn = []
 
-    def interrupted(scene, view):
+    def interrupted(place, view):
         drawn.append(view)
         if len(drawn) > 10:
             raise KeyboardInterrupt
-        return render(scene, view)
+        return render(place, view)
 
     monkeypatch.setattr(toy_city, "render", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -258,18 +256,19 @@ def test_importing_needs_neither_torch_nor_a_model():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_test_split_is_hard_for_descriptors_without_learning(tmp_path):
-    """A third of the default city's: with all 120 places fewer are right, see docs/benchmarks/demo.md."""
-    parameters, paths, n_places = Parameters(), {"database": [], "queries": []}, 40
+    """The test split of the default city: grey under 40 %, the others under 50 % R@1, and all of them above chance."""
+    parameters, paths, places = Parameters(), {"database": [], "queries": []}, []
     stream = 1 + BENCHMARKS.index(("pitts30k", "test"))
-    for number in range(n_places):
+    for number in range(parameters.test_places):
         place, images = draw_set_place(parameters, "test", stream, number)
-        scene = Scene(place)
         for index, image in enumerate(images):
             paths["database" if index < 3 else "queries"].append(tmp_path / f"{number:03d}_{index}.jpg")
-            (tmp_path / f"{number:03d}_{index}.jpg").write_bytes(render(scene, image.view))
-    places = [np.arange(3 * number, 3 * number + 3) for number in range(n_places)]
+            (tmp_path / f"{number:03d}_{index}.jpg").write_bytes(render(place, image.view))
+        places.append(np.arange(3 * number, 3 * number + 3))
+    assert len(places) == 120
     for name, extract in BASELINES.items():
         _, ids = search_l2(extract(paths["database"]), extract(paths["queries"]), 1)
         recall = recall_at_k(ids, places, [1])[1]
-        assert 10 < recall < (40 if "grey" in name else 60), name
+        assert 5 < recall < (40 if "grey" in name else 50), name
