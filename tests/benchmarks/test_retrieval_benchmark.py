@@ -52,7 +52,7 @@ def test_rows_from_files_to_an_index(monkeypatch):
 def test_the_command_writes_its_page(tmp_path, monkeypatch, capsys):
     for module in (extraction, to_disk, search, scale):
         def rows(report, *, name=module.__name__, **options):
-            report.add(name, ">= 1", "2", ", ".join(options), True)
+            report.add(name, "2", ", ".join(options), goal=">= 1", met=True)
         monkeypatch.setattr(module, "rows", rows)
     retrieval.main(["--images", "10000", "--out", str(tmp_path)])
     (stored,) = json.loads((tmp_path / "retrieval.json").read_text()).values()
