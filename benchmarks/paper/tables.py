@@ -26,6 +26,11 @@ class Row:
     paper: tuple[float | None, ...]
     how: How | None = None
 
+    @property
+    def why_not(self) -> str:
+        """Why no command gives its figures, where none does."""
+        return "trained, not checked: its figures vary with the seed" if self.how else "the paper's figures alone"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:

@@ -347,7 +347,7 @@ def test_rows_and_tables_that_share_a_training_train_once(sets, tmp_path):
     assert len(execute.trainings) == 6 + 9 + 2  # of Table XII two are Table IV's and VII's
     assert len(execute.calls) == 17 * 4  # the training itself is the evaluation on Pitts30k
     execute = Pretend()
-    for number, calls in (("VIII", 2 * 2 * 4), ("II", 0), ("X", 4 * 4)):  # binary, re-ranked and Table II's rows are one
+    for number, calls in (("VIII", 2 * 2 * 4), ("II", 0), ("X", 4 * 4)):  # binary, re-ranked, Table II's rows are one
         before = len(execute.calls)
         run_table(number, settings, execute)
         assert len(execute.calls) - before == calls
@@ -612,7 +612,7 @@ def test_the_list_names_every_row_and_how_it_is_got(capsys):
     program.main(["list"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == sum(1 + len(table.rows) for table in TABLES.values())
-    for line in ("Nordland: its images are counted", "BoQ: the paper's figures", "Float (512D): timed",
+    for line in ("Nordland: its images are counted", "BoQ: the paper's figures alone", "Float (512D): timed",
                  "SelaVPR++: published dinov2-large file, rerank", "STE: train_hashing.py dinov2-base gsv_cities ste",
                  "Freezing, DINOv2-B: an epoch of dinov2-base freezing"):
         assert f"    {line}" in lines
@@ -693,9 +693,9 @@ def test_rows_of_two_depths_extract_once_and_have_the_recalls_of_separate_evalua
     found = list(measure(table, seeds=(0,), settings=settings, runner=Runner(execute=execute, obtain=lambda _: None)))
     assert reused == [False, True]
     for row, depth in zip(found, (2, 5), strict=True):
-        alone = results(run_folder(eval_rerank.main, "--resume", rerank_run / "best_model.pth", "--dataset_name", "msls",
-                                   *evaluation_options(data), "--rerank_num", depth, cwd=tmp_path))
-        assert row.mean(MSLS) == alone["recalls"]["final"]["1"]
+        run = run_folder(eval_rerank.main, "--resume", rerank_run / "best_model.pth", "--dataset_name", "msls",
+                         *evaluation_options(data), "--rerank_num", depth, cwd=tmp_path)
+        assert row.mean(MSLS) == results(run)["recalls"]["final"]["1"]
 
 
 def test_images_are_counted(data, tmp_path):
