@@ -27,8 +27,8 @@ from datasets.toy_city.city import build_toy_city
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
 from utils.run import exit_with
 
+from . import report
 from .measure import alternate
-from .report import PAGES, write_section
 
 IMAGES = 96  # a repeat's
 EPOCHS = 4  # of them through a worker
@@ -61,11 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", type=Path, help="default: drawn images")
     parser.add_argument("--size", type=int, nargs=2, default=(224, 224), help="H W (default: 224 224)")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=PAGES, help="folder of loader.md and loader.json")
+    parser.add_argument("--out", type=Path, default=report.PAGES, help="folder of loader.md and loader.json")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     torch.set_num_threads(1)
-    started, report, tables = time.perf_counter(), {}, []
+    started, found, tables = time.perf_counter(), {}, []
     with tempfile.TemporaryDirectory() as scratch:
         if args.folder:
             settings = [(str(args.folder), args.folder, tuple(args.size))]
@@ -76,11 +76,11 @@ def main(argv: list[str] | None = None) -> None:
                         ("toy city, 168x126", toy / "gsv_cities", (112, 112))]
         for name, folder, size in settings:
             name = f"{name} -> {size[1]}x{size[0]}"
-            report[name] = measure(folder, size, args.repeats)
-            tables.append(f"{name}:\n\n{table(report[name])}\n")
+            found[name] = measure(folder, size, args.repeats)
+            tables.append(f"{name}:\n\n{table(found[name])}")
             print(tables[-1], flush=True)
-    write_section(args.out / "loader.md", "\n".join(tables), {"seconds_an_image": report},
-                  device=torch.device("cpu"), seconds=time.perf_counter() - started)
+    report.write_section(args.out / "loader.md", "\n".join(tables), {"seconds_an_image": found},
+                         device=torch.device("cpu"), seconds=time.perf_counter() - started)
     print(f"written to {args.out / 'loader.md'} and loader.json")
 
 
@@ -155,14 +155,13 @@ def receive(loader: DataLoader) -> None:
 
 def table(seconds: dict[str, dict[str, list[float]]]) -> str:
     """Microseconds an image of each stage, then images a second of the whole."""
-    lines = ["| | straightforward | ours | ratio |", "|---|---:|---:|---:|"]
+    rows = []
     for name, samples in sorted(seconds.items(), key=lambda item: item[0] in (CORE, WORKER)):
+        whole = name in (CORE, WORKER)
         before, now = (statistics.median(samples[pipeline]) for pipeline in PIPELINES)
-        if name in (CORE, WORKER):
-            lines.append(f"| {name}: images/s | {1 / before:.0f} | {1 / now:.0f} | {before / now:.2f} |")
-        else:
-            lines.append(f"| {name}: us | {1e6 * before:.0f} | {1e6 * now:.0f} | {before / now:.2f} |")
-    return "\n".join(lines)
+        shown = (f"{1 / value if whole else 1e6 * value:.0f}" for value in (before, now))
+        rows.append((f"{name}: {'images/s' if whole else 'us'}", *shown, f"{before / now:.2f}"))
+    return report.table(("stage", *PIPELINES, "ratio"), rows, figures=3)
 
 
 if __name__ == "__main__":

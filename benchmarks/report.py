@@ -4,7 +4,7 @@ import datetime
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +47,9 @@ class Report:
         return {key: statistics.median(values) for key, values in samples.items()}
 
     def markdown(self) -> str:
-        lines = ["| what | goal | measured | beside | |", "|---|---|---|---|---|"]
         verdict = {None: "", True: "met", False: "**missed**"}
-        lines += [f"| {r['what']} | {r['goal']} | {r['measured']} | {r['beside']} | {verdict[r['met']]} |"
-                  for r in self.rows]
-        return "\n".join(lines) + "\n"
+        return table(("what", "goal", "measured", "beside", "verdict"), ({**row, "met": verdict[row["met"]]}.values()
+                                                                  for row in self.rows))
 
     def write(self, page: Path, device: torch.device) -> None:
         """Writes the rows, and every sample, as `write_section` does."""
@@ -76,6 +74,13 @@ def calibrate(report: Report, device: torch.device) -> dict[str, float]:
         report.add(f"matrix product {side}^3, {name}", f"{rate / 1e9:.0f} GFLOP/s", "calibration")
     report.add("copy of 256 MiB", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s", "calibration")
     return rates
+
+
+def table(head: Sequence[str], rows: Iterable[Iterable[object]], *, figures: int = 0) -> str:
+    """In Markdown; the last `figures` columns are set to the right."""
+    ruler = ["---"] * (len(head) - figures) + ["---:"] * figures
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'|'.join(ruler)}|",
+                      *(f"| {' | '.join(map(str, row))} |" for row in rows), ""])
 
 
 def unit_rows(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:

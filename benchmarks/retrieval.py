@@ -11,7 +11,7 @@ from pathlib import Path
 from utils.device import pick_device
 from utils.run import exit_with
 
-from . import extraction, scale, search, to_disk
+from . import extraction, scale, search
 from .report import PAGES, Report
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     device = pick_device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     report = Report()
-    to_disk.rows(report, device=device)  # first: the process's peak of memory is then its own
+    extraction.rows_from_files(report, device=device)  # first: the process's peak of memory is then its own
     extraction.rows(report, device=device)
     search.rows(report, device=device)
     scale.rows(report, images=args.images, work=args.work, out=args.out)

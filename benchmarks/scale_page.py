@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from utils.files import temporary_path
 
+from .report import table
+
 FITTED_FROM = 100_000  # images: below, costs that do not grow show
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d95f02", "#2a8f57", "#666666"
 GIB = 2**30
@@ -81,11 +83,11 @@ def tables(sizes: Sequence[dict]) -> str:
         "lists to probe for 99 % of the same images": lambda s: f"{s['probes_for_same_images']}",
         "writing the index / building the inverted file, s": lambda s: f"{s['write_s']:.1f} / {s['build_s']:.1f}",
     }
-    rows = ["| images | " + " | ".join(f"{s['images']:,}" for s in sizes) + " |", "|---" * (1 + len(sizes)) + "|"]
-    rows += [f"| {name} | " + " | ".join(cell(s) for s in sizes) + " |" for name, cell in lines.items()]
-    rows += ["", f"| growth with n, fitted from {FITTED_FROM:,} images on | |", "|---|---|"]
-    rows += [f"| {name} | n^{exponent:.2f} |" for name, exponent in growth(sizes).items()]
-    return "\n".join(rows) + "\n"
+    measured = table(("images", *(f"{s['images']:,}" for s in sizes)),
+                     ((name, *map(cell, sizes)) for name, cell in lines.items()))
+    fitted = table((f"growth with n, fitted from {FITTED_FROM:,} images on", "power"),
+                   ((name, f"n^{exponent:.2f}") for name, exponent in growth(sizes).items()))
+    return f"{measured}\n{fitted}"
 
 
 def pair(size: dict, way: str) -> str:
