@@ -35,8 +35,6 @@ def rows(report: Report, *, device: torch.device, backbones: tuple[str, ...] = (
     """Adds the calibration and the rows: the first backbone with the float branch, then with both, the others with the
     float branch."""
     rates = calibrate(report, device)
-    if device.type == "cpu":
-        _convolution_rate(report)
     first, *others = backbones
     for backbone, branches in ((first, ("float",)), (first, ("float", "binary")), *((b, ("float",)) for b in others)):
         _case(report, backbone, branches, rates, device=device, batch=batch,
@@ -76,15 +74,6 @@ def _case(report: Report, backbone: str, branches: tuple[str, ...], rates: dict[
                    f"alone at the matrix rate would give {plain / floor:.2f}", **over)
         report.add(f"{name}, {path}, share of the matrix rate", f"{100 * floor / taken:.0f} %", **share)
         _agreement(report, f"{name}, {path}", precision, found["plain fp32"], found[path])
-
-
-def _convolution_rate(report: Report, side: int = 2048) -> None:
-    """The same product by the library that does ours: where the processor is not Intel's, torch's own is slower."""
-    maps = torch.randn(1, side, side, 1).to(memory_format=torch.channels_last)
-    weight = torch.randn(side, side, 1, 1)
-    seconds = report.medians("calibration", {"convolution": lambda: F.conv2d(maps, weight)}, repeats=9)
-    report.add(f"the same as a 1x1 convolution (oneDNN), {side}^3, fp32",
-               f"{2 * side**3 / seconds['convolution'] / 1e9:.0f} GFLOP/s", "calibration")
 
 
 def _agreement(report: Report, name: str, precision: str, exact: Descriptors, ours: Descriptors) -> None:

@@ -1,17 +1,9 @@
 """Descriptors of a simulated city of any size, with the neighbour structure of a real one.
 
-No set of ten million street images with descriptors is at hand, and random codes have no neighbours: every sub-linear
-index looks hopeless on them, and recall means nothing. Here an image has a latent of LATENT numbers, a sum of
-
-    common   the same for all images: bits are not balanced
-    type     the kind of scene, of TYPES in the whole world, shared by a street
-    view     what stands there in one of HEADINGS directions; changes from place to place along the street
-    season   of SEASONS, the same shift everywhere
-    noise    the image's own; how much differs from image to image, so that some are easy and some hopeless
-
-The code is the sign of 512 projections of the latent, the float descriptor a normalised projection of the same latent.
-scale.md says what the weights were fitted to. A street is drawn from random numbers of its own, so that image i is
-the same in every set, whatever its size and however it is read.
+An image has a latent, the sum of what it shares with all images, with those of its type of scene, of its view and of
+its season, and of noise of its own; code and float descriptor are projections of it. scale.md says more, and what
+the weights were fitted to. A street is drawn from random numbers of its own, so that image i is the same in
+every set, whatever its size.
 """
 
 import dataclasses
