@@ -87,8 +87,8 @@ def measure(n: int, folder: Path, report: Report) -> dict:
 
 
 def write_index(city: Simulated, folder: Path) -> None:
-    with IndexWriter(folder, n=city.n, identity={"seed": city.seed}, code_bytes=BITS // 8, float_dim=city.float_dim,
-                     store="fp16") as writer:
+    with IndexWriter(folder, n=city.n, identity={"seed": city.world.seed}, code_bytes=BITS // 8,
+                     float_dim=city.float_dim, store="fp16") as writer:
         start = 0
         for codes, floats in city.blocks():
             writer.write(start, codes=codes, floats=floats)

@@ -111,6 +111,21 @@ def size(n: int) -> dict:
             "disk": {"index": (64 + 60 + (4096 if n < 1_000_000 else 512)) * n, "ivf": 72 * n}}
 
 
+@pytest.mark.slow
+def test_a_measured_size_has_all_that_the_page_shows(tmp_path, monkeypatch):
+    for name, value in (("QUERIES", 400), ("BATCH", 20), ("COLD", 3), ("REPEATS", 1)):
+        monkeypatch.setattr(scale, name, value)
+    report = Report()
+    found = scale.measure(3000, tmp_path, report)
+    scale.add_rows(report, found)
+    assert found.keys() == size(3000).keys() and found["ms"].keys() == size(3000)["ms"].keys()
+    first, exact = (found["recall"][way]["100"] for way in ("ivf", "exact"))
+    assert exact > 98 and first >= 0.96 * exact
+    assert found["disk"]["index"] > 3000 * (64 + 2 * 2048) and found["disk"]["ivf"] > 3000 * 72
+    assert min(found["ms"].values()) > 0
+    assert "| 3,000 |" in scale_page.tables([found])
+
+
 def test_growth_is_a_power_law_by_least_squares():
     sizes = [size(n) for n in (10_000, 100_000, 1_000_000)]
     sizes[0]["ms"]["exact one"] = 5.0  # which does not count: costs that do not grow show there
