@@ -1,18 +1,17 @@
 """Images a second that one core loads for training: `python -m benchmarks.loader [FOLDER --size H W]`.
 
-Ours beside the straightforward pipeline (Pillow, torchvision's RandAugment, float tensors), alternately, in one process
-with one thread; medians. FOLDER is in the GSV-Cities layout; without it: drawn 640x480 images at 224x224, and a small
-toy city at the demo's 112x112. Prints the tables and writes them, with every sample, into loader.md and loader.json.
+Ours beside the straightforward pipeline (Pillow's resize, torchvision's RandAugment, float tensors) on the same places,
+alternately, in one process with one thread; medians. FOLDER is in the GSV-Cities layout; without it: drawn 640x480
+images at 224x224, and a small toy city at the demo's 112x112. Prints the tables and writes them, with every sample,
+into loader.md and loader.json.
 """
 
 import argparse
 import csv
-import itertools
-import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,23 +27,14 @@ from datasets.toy_city.city import build_toy_city
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
 from utils.run import exit_with
 
-from .report import PAGES, write_section
+from . import report
+from .measure import alternate
 
 IMAGES = 96  # a repeat's
+EPOCHS = 4  # of them through a worker
 BATCH_PLACES, PLACE_IMAGES = 8, 4
 PIPELINES = ("straightforward", "ours")
 TRANSFER, CORE, WORKER = "collate, transfer, normalise", "whole, one core", "whole, through one worker"
-
-
-class Straightforward(Dataset):
-    """The same places as they would be read without more ado: (epoch, place) -> images and labels."""
-
-    def __init__(self, places: list[list[Path]], transform: Callable[[Image.Image], torch.Tensor]) -> None:
-        self.places, self.transform = places, transform
-
-    def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        images = torch.stack([self.transform(open_and_convert(path)) for path in self.places[index[1]]])
-        return images, torch.full((len(images),), index[1])
 
 
 class Ready(Dataset):
@@ -55,11 +45,6 @@ class Ready(Dataset):
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         return self.item
-
-
-def open_and_convert(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def straightforward_transform(size: tuple[int, int]) -> transforms.Compose:
@@ -76,11 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", type=Path, help="default: drawn images")
     parser.add_argument("--size", type=int, nargs=2, default=(224, 224), help="H W (default: 224 224)")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=PAGES, help="folder of loader.md and loader.json")
+    parser.add_argument("--out", type=Path, default=report.PAGES, help="folder of loader.md and loader.json")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     torch.set_num_threads(1)
-    started, report, tables = time.perf_counter(), {}, []
+    started, found, tables = time.perf_counter(), {}, []
     with tempfile.TemporaryDirectory() as scratch:
         if args.folder:
             settings = [(str(args.folder), args.folder, tuple(args.size))]
@@ -91,11 +76,11 @@ def main(argv: list[str] | None = None) -> None:
                         ("toy city, 168x126", toy / "gsv_cities", (112, 112))]
         for name, folder, size in settings:
             name = f"{name} -> {size[1]}x{size[0]}"
-            report[name] = measure(folder, size, args.repeats)
-            tables.append(f"{name}:\n\n{table(report[name])}\n")
+            found[name] = measure(folder, size, args.repeats)
+            tables.append(f"{name}:\n\n{table(found[name])}")
             print(tables[-1], flush=True)
-    write_section(args.out / "loader.md", "\n".join(tables), {"seconds_an_image": report},
-                  device=torch.device("cpu"), seconds=time.perf_counter() - started)
+    report.write_section(args.out / "loader.md", "\n".join(tables), {"seconds_an_image": found},
+                         device=torch.device("cpu"), seconds=time.perf_counter() - started)
     print(f"written to {args.out / 'loader.md'} and loader.json")
 
 
@@ -125,81 +110,58 @@ def draw_city(folder: Path) -> Path:
 def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict[str, list[float]]]:
     """Seconds an image by row and pipeline, one for each repeat: the core's own, or by the clock through a worker."""
     cities = sorted(path.stem for path in (folder / "Dataframes").glob("*.csv")) or GSV_CITIES
-    paths = places_of(folder)
-    places = np.random.default_rng(0).permutation(len(paths))[:IMAGES // PLACE_IMAGES].tolist()
-    ours = PlaceDataset(folder, cities=cities, images_per_place=PLACE_IMAGES, transform=training_transform(size))
-    runs: dict[tuple[str, str], tuple[Callable[[], float], Callable[[], int]]] = {}  # the clock, and what it times
-    for pipeline, dataset, read in zip(PIPELINES, (Straightforward(paths, straightforward_transform(size)), ours),
-                                       (open_and_convert, read_image), strict=True):
-        for name, step, inputs in stages(read, dataset.transform, [path for place in places for path in paths[place]]):
-            runs[name, pipeline] = time.process_time, partial(done, step, inputs)
-        runs[CORE, pipeline] = time.process_time, partial(loaded, dataset, places)
+    one_core, worker = {}, {}  # by name and pipeline
+    for pipeline, transform in zip(PIPELINES, (straightforward_transform(size), training_transform(size)), strict=True):
+        dataset = PlaceDataset(folder, cities=cities, images_per_place=PLACE_IMAGES, transform=transform)
+        rng = np.random.default_rng(0)
+        places = rng.permutation(dataset.n_places)[:IMAGES // PLACE_IMAGES].tolist()
+        count = len(places) * PLACE_IMAGES
+        paths = rng.permutation(sorted((folder / "Images").glob("*/*.jpg")))[:count]
+        one_core |= {(name, pipeline): partial(each, step, inputs) for name, step, inputs in stages(transform, paths)}
+        one_core[CORE, pipeline] = partial(each, dataset.__getitem__, [(0, place) for place in places])
+        pairs = [(epoch, place) for epoch in range(EPOCHS) for place in places]
+        batches = [pairs[start:start + BATCH_PLACES] for start in range(0, len(pairs), BATCH_PLACES)]
         for name, source in ((TRANSFER, Ready(dataset[0, places[0]][0])), (WORKER, dataset)):
-            loader = DataLoader(source, num_workers=1, collate_fn=collate_places, persistent_workers=True,
-                                batch_sampler=batches(places))
-            runs[name, pipeline] = time.perf_counter, partial(received, loader)
-    seconds: dict[str, dict[str, list[float]]] = {name: {pipeline: [] for pipeline in PIPELINES} for name, _ in runs}
-    for turn in range(repeats + 1):
-        for (name, pipeline), (clock, run) in runs.items():
-            started = clock()
-            images = run()
-            if turn:  # the first does not count
-                seconds[name][pipeline].append((clock() - started) / images)
+            worker[name, pipeline] = partial(receive, DataLoader(
+                source, num_workers=1, collate_fn=collate_places, persistent_workers=True, batch_sampler=batches))
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for runs, clock, images in ((one_core, time.process_time, count), (worker, time.perf_counter, EPOCHS * count)):
+        for (name, pipeline), samples in alternate(runs, repeats=repeats, clock=clock).items():
+            seconds.setdefault(name, {})[pipeline] = [taken / images for taken in samples]
     return seconds
 
 
-def places_of(folder: Path) -> list[list[Path]]:
-    """The first PLACE_IMAGES images of each place that has so many, in the order of a PlaceDataset's places."""
-    named = itertools.groupby(sorted((folder / "Images").glob("*/*.jpg")),
-                              key=lambda path: re.match(r".*?_\d{7}_", path.name)[0])  # <city>_<place>_<year>_...
-    places = (list(images)[:PLACE_IMAGES] for _, images in named)
-    return [images for images in places if len(images) == PLACE_IMAGES]
-
-
-def stages(read: Callable, transform: transforms.Compose, paths: list[Path]) -> list[tuple[str, Callable, list]]:
+def stages(transform: transforms.Compose, paths: Sequence[Path]) -> list[tuple[str, Callable, list]]:
     """(name, function, its inputs) of each stage that an image goes through before it is collated."""
     resize, augment, *rest = transform.transforms
-    images = [read(path) for path in paths]
+    images = [read_image(path) for path in paths]
     resized = [resize(image) for image in images]
     augmented = [augment(image) for image in resized]
-    return [("read, decode", read, paths), ("resize", resize, images), ("RandAugment", augment, resized),
+    return [("read, decode", read_image, list(paths)), ("resize", resize, images), ("RandAugment", augment, resized),
             ("to tensor", transforms.Compose(rest), augmented)]
 
 
-def done(step: Callable, inputs: list) -> int:
+def each(step: Callable, inputs: Iterable) -> None:
     for value in inputs:
         step(value)
-    return len(inputs)
 
 
-def loaded(dataset: Dataset, places: list[int]) -> int:
-    return sum(len(dataset[0, place][0]) for place in places)
-
-
-def batches(places: list[int]) -> list[list[tuple[int, int]]]:
-    """Several epochs of batches, for a loader."""
-    pairs = [(epoch, place) for epoch in range(4) for place in places]
-    return [pairs[start:start + BATCH_PLACES] for start in range(0, len(pairs), BATCH_PLACES)]
-
-
-def received(loader: DataLoader) -> int:
-    """Takes all batches as a training step would have them, in floating point; their count."""
-    count = 0
+def receive(loader: DataLoader) -> None:
+    """Takes all batches as a training step would have them, in floating point."""
     for images, _ in loader:
-        count += len(images if images.is_floating_point() else normalise(images))
-    return count
+        if not images.is_floating_point():
+            normalise(images)
 
 
 def table(seconds: dict[str, dict[str, list[float]]]) -> str:
     """Microseconds an image of each stage, then images a second of the whole."""
-    lines = ["| | straightforward | ours | ratio |", "|---|---:|---:|---:|"]
+    rows = []
     for name, samples in sorted(seconds.items(), key=lambda item: item[0] in (CORE, WORKER)):
+        whole = name in (CORE, WORKER)
         before, now = (statistics.median(samples[pipeline]) for pipeline in PIPELINES)
-        if name in (CORE, WORKER):
-            lines.append(f"| {name}: images/s | {1 / before:.0f} | {1 / now:.0f} | {before / now:.2f} |")
-        else:
-            lines.append(f"| {name}: us | {1e6 * before:.0f} | {1e6 * now:.0f} | {before / now:.2f} |")
-    return "\n".join(lines)
+        shown = (f"{1 / value if whole else 1e6 * value:.0f}" for value in (before, now))
+        rows.append((f"{name}: {'images/s' if whole else 'us'}", *shown, f"{before / now:.2f}"))
+    return report.table(("stage", *PIPELINES, "ratio"), rows, figures=3)
 
 
 if __name__ == "__main__":

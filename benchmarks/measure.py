@@ -29,6 +29,7 @@ def saved_bytes(forward: Callable[[], object], *, excluded: Iterable[Tensor]) ->
 
 
 def alternate(runs: dict[str, Callable[[], object]], *, repeats: int = 5,
+              clock: Callable[[], float] = time.perf_counter,
               around: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
               ) -> dict[str, list[float]]:
     """Seconds of `repeats` calls of each, one after the other in turn, after one call of each that does not count.
@@ -39,9 +40,9 @@ def alternate(runs: dict[str, Callable[[], object]], *, repeats: int = 5,
     for turn in range(repeats + 1):
         for name, run in runs.items():
             with around(name):
-                started = time.perf_counter()
+                started = clock()
                 run()
-                taken = time.perf_counter() - started
+                taken = clock() - started
             if turn:
                 seconds[name].append(taken)
     return seconds

@@ -24,7 +24,7 @@ from utils.evaluation.metrics import correctness
 from utils.run import exit_with
 from utils.search.stores import STORES
 
-from .report import PAGES, write_section
+from . import report
 
 RECALLS = (1, 5, 10)
 EXACT = ("fp32", "fp32")
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__.splitlines()[0])
     parser.add_argument("--set", nargs=3, action="append", required=True, metavar=("MODEL", "FOLDER", "SIZE"),
                         help="a model file, a benchmark folder and a side in pixels")
-    parser.add_argument("--out", type=Path, default=PAGES, help="folder of precision.md and precision.json")
+    parser.add_argument("--out", type=Path, default=report.PAGES, help="folder of precision.md and precision.json")
     args = parser.parse_args(argv)
     wrong = [size for *_, size in args.set if not size.isdecimal() or size == "0"]
     if wrong:
@@ -44,8 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     started = time.perf_counter()
     found = [measure(Path(model), Path(folder), int(size)) for model, folder, size in args.set]
     print(table(found))
-    write_section(args.out / "precision.md", table(found), {"sets": found}, device=torch.device("cpu"),
-                  seconds=time.perf_counter() - started)
+    report.write_section(args.out / "precision.md", table(found), {"sets": found}, device=torch.device("cpu"),
+                         seconds=time.perf_counter() - started)
 
 
 def measure(model_file: Path, folder: Path, side: int) -> dict:
@@ -78,15 +78,15 @@ def change(exact: Evaluation, other: Evaluation) -> dict:
 
 
 def table(found: list[dict]) -> str:
-    lines = ["| set (queries) | precision, store | first stage: net, queries | final: net, queries | "
-             "other first answer | least cosine | bits changed |", "|---|---|---:|---:|---:|---:|---:|"]
+    rows = []
     for one in found:
         for name, values in one["changes"].items():
             first, final, rounding = values["first_stage"], values["final"], values["rounding"]
-            lines.append(f"| {one['set']} ({one['queries']}) | {name} | {first['net']:+d}, {first['queries']} | "
-                         f"{final['net']:+d}, {final['queries']} | {final['other_answer_percent']:.1f} % | "
-                         f"{rounding['least_cosine']:.6f} | {rounding['bits_changed_percent']:.2f} % |")
-    return "\n".join(lines)
+            rows.append((f"{one['set']} ({one['queries']})", name, f"{first['net']:+d}, {first['queries']}",
+                         f"{final['net']:+d}, {final['queries']}", f"{final['other_answer_percent']:.1f} %",
+                         f"{rounding['least_cosine']:.6f}", f"{rounding['bits_changed_percent']:.2f} %"))
+    return report.table(("set (queries)", "precision, store", "first stage: net, queries", "final: net, queries",
+                         "other first answer", "least cosine", "bits changed"), rows, figures=5)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ import torch
 import eval as eval_float  # `eval` is a builtin
 import eval_hashing
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
-from model import ModelConfig, build_model
+from model import ModelConfig, SelaVPRpp, build_model
 from utils.demo import best_model, run
 from utils.evaluation.baselines import BASELINES, search_baseline
-from utils.evaluation.evaluator import Evaluation, EvaluationOptions
+from utils.evaluation.evaluator import EvaluationOptions
 from utils.run import exit_with
 
-from .report import write_section
+from . import report
 
 SIZE = (168, 168)
 SETS = ("sped_thumbs", "corridor", "sf_toy")
@@ -42,14 +42,23 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     sets = {name: BenchmarkDataset(read_folder(real, name, split="test"), transform=evaluation_transform(SIZE))
             for name in SETS}
-    figures = {f"{name}, L2": {set_name: [recalls_of(search_baseline(describe, dataset, recall_values=RECALLS))]
-                               for set_name, dataset in sets.items()}
-               for name, describe in BASELINES.items()}
+    figures: dict[str, dict[str, list[list[float]]]] = {}  # by row and set, R@1, R@5 and R@10 of each seed
+
+    def add(row: str, set_name: str, recalls: dict) -> None:
+        figures.setdefault(row, {}).setdefault(set_name, []).append(list(recalls.values()))
+
+    for name, describe in BASELINES.items():
+        for set_name, dataset in sets.items():
+            found = search_baseline(describe, dataset, recall_values=RECALLS)
+            add(f"{name}, L2", set_name, found.final_recalls(RECALLS))
     minutes, begun = [], time.perf_counter()
+    evaluation = EvaluationOptions(recall_values=RECALLS, batch_size=64)
     for seed in args.seeds:
-        for name, recalls in untrained(sets, seed).items():
-            for set_name, values in recalls.items():
-                figures.setdefault(f"untrained {name}", {}).setdefault(set_name, []).append(values)
+        model = untrained(seed)
+        for name, script in (("float, L2", eval_float), ("binary, Hamming", eval_hashing)):
+            for set_name, dataset in sets.items():
+                found = script.evaluator(evaluation)(model, dataset)
+                add(f"untrained {name}", set_name, found.final_recalls(RECALLS))
         started = time.perf_counter()
         both = train(real, out, seed, args.epochs)
         minutes.append((time.perf_counter() - started) / 60)
@@ -57,15 +66,19 @@ def main(argv: list[str] | None = None) -> None:
             for set_name in SETS:
                 results = run(out, script, *evaluation_options(real, set_name), "--resume", both)
                 recalls = json.loads(results.read_text())["recalls"]["final"]
-                figures.setdefault(name, {}).setdefault(set_name, []).append([recalls[str(k)] for k in RECALLS])
-        found = {"figures": figures, "seeds": args.seeds, "epochs": args.epochs, "minutes": minutes}
-        write_section(out / "real_sets.md", table(figures), found, device=torch.device("cpu"),
-                      seconds=time.perf_counter() - begun)
+                add(name, set_name, {k: recalls[str(k)] for k in RECALLS})
+        stored = {"figures": figures, "seeds": args.seeds, "epochs": args.epochs, "minutes": minutes}
+        report.write_section(out / "real_sets.md", table(figures), stored, device=torch.device("cpu"),
+                             seconds=time.perf_counter() - begun)
     print(table(figures))
 
 
-def tiny(*branches: str) -> ModelConfig:
-    return ModelConfig(backbone="dinov2-tiny", branches=branches or ("float",))
+def untrained(seed: int) -> SelaVPRpp:
+    """Both branches before their first step."""
+    start, model = (build_model(ModelConfig(backbone="dinov2-tiny", branches=branches), seed=seed)
+                    for branches in (("float",), ("float", "binary")))
+    model.start_from(start)
+    return model
 
 
 def evaluation_options(real: Path, name: str) -> list[str]:
@@ -85,34 +98,15 @@ def train(real: Path, out: Path, seed: int, epochs: int) -> str:
     return best_model(both)
 
 
-def recalls_of(evaluation: Evaluation) -> list[float]:
-    return list(evaluation.final_recalls(RECALLS).values())
-
-
-def untrained(sets: dict[str, BenchmarkDataset], seed: int) -> dict[str, dict[str, list[float]]]:
-    """Recalls of both branches before their first step."""
-    start = build_model(tiny("float"), seed=seed)
-    model = build_model(tiny("float", "binary"), seed=seed)
-    model.start_from(start)
-    options = EvaluationOptions(recall_values=RECALLS, batch_size=64)
-    return {name: {set_name: recalls_of(script.evaluator(options)(model, dataset))
-                   for set_name, dataset in sets.items()}
-            for name, script in (("float, L2", eval_float), ("binary, Hamming", eval_hashing))}
-
-
 def table(figures: dict[str, dict[str, list[list[float]]]]) -> str:
     """Mean +- standard deviation over the seeds of R@1 / R@5 / R@10, a column for each set."""
-    lines = ["| descriptor, search | " + " | ".join(f"{name} R@1 / R@5 / R@10" for name in SETS) + " |",
-             "|---|" + "---|" * len(SETS)]
-    for name, by_set in figures.items():
-        cells = []
-        for set_name in SETS:
-            columns = list(zip(*by_set[set_name], strict=True))
-            cells.append(" / ".join(
-                f"{statistics.mean(values):.1f}" + (f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-                for values in columns))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    def cell(by_seed: list[list[float]]) -> str:
+        return " / ".join(
+            f"{statistics.mean(values):.1f}" + (f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+            for values in zip(*by_seed, strict=True))
+
+    return report.table(("descriptor, search", *(f"{name} R@1 / R@5 / R@10" for name in SETS)),
+                        ((name, *(cell(by_set[set_name]) for set_name in SETS)) for name, by_set in figures.items()))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 import datetime
 import json
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
 from utils.device import synchronise
 from utils.files import temporary_path, write_json
@@ -26,22 +29,35 @@ class Report:
     def __init__(self):
         self.rows: list[dict] = []
         self.samples: dict[str, list[float]] = {}
+        self.started = time.perf_counter()
 
-    def add(self, what: str, goal: str, measured: str, beside: str, met: bool | None) -> None:
+    def add(self, what: str, measured: str, beside: str = "", *, goal: str = "", met: bool | None = None) -> None:
         self.rows.append({"what": what, "goal": goal, "measured": measured, "beside": beside, "met": met})
         print(f"{what:66} {goal:>12} {measured:>14}  {beside}{'' if met is None else '  met' if met else '  MISSED'}",
               flush=True)
 
+    def medians(self, name: str, runs: dict[str, Callable[[], object]], *, scale: float = 1.0, **options
+                ) -> dict[str, float]:
+        """Of `alternate`, whose `options` these are, in seconds times `scale`."""
+        return self.keep(name, {key: [scale * seconds for seconds in values]
+                                for key, values in alternate(runs, **options).items()})
+
     def keep(self, name: str, samples: dict[str, list[float]]) -> dict[str, float]:
+        """Keeps the samples, and returns the median of each."""
         self.samples |= {f"{name}: {key}": values for key, values in samples.items()}
         return {key: statistics.median(values) for key, values in samples.items()}
 
     def markdown(self) -> str:
-        lines = ["| what | goal | measured | beside | |", "|---|---|---|---|---|"]
         verdict = {None: "", True: "met", False: "**missed**"}
-        lines += [f"| {r['what']} | {r['goal']} | {r['measured']} | {r['beside']} | {verdict[r['met']]} |"
-                  for r in self.rows]
-        return "\n".join(lines) + "\n"
+        return table(("what", "goal", "measured", "beside", "verdict"), ({**row, "met": verdict[row["met"]]}.values()
+                                                                  for row in self.rows))
+
+    def write(self, page: Path, device: torch.device) -> None:
+        """Writes the rows, and every sample, as `write_section` does."""
+        seconds = time.perf_counter() - self.started
+        write_section(page, self.markdown(), {"rows": self.rows, "samples": self.samples}, device=device,
+                      seconds=seconds)
+        print(f"{seconds:.0f} s; written to {page} and {store_of(page)}")
 
 
 def calibrate(report: Report, device: torch.device) -> dict[str, float]:
@@ -51,31 +67,42 @@ def calibrate(report: Report, device: torch.device) -> dict[str, float]:
     for name, dtype in TYPES.items():
         a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
         runs[name] = lambda a=a, b=b, out=out: (torch.mm(a, b, out=out), synchronise(device))
+    if device.type == "cpu":  # the same by the library that does ours: where the processor is not Intel's, it is faster
+        maps = torch.randn(1, side, side, 1).to(memory_format=torch.channels_last)
+        weight = torch.randn(side, side, 1, 1)
+        runs["convolution"] = lambda: F.conv2d(maps, weight)
     source, target = (torch.ones(64 * MIB, device=device) for _ in range(2))
     runs["copy"] = lambda: (target.copy_(source), synchronise(device))
-    seconds = report.keep("calibration", alternate(runs, repeats=9))
-    rates = {name: 2 * side**3 / seconds[name] for name in TYPES}
+    seconds = report.medians("calibration", runs, repeats=9)
+    copied = 2 * source.nbytes / seconds.pop("copy")
+    rates = {name: 2 * side**3 / taken for name, taken in seconds.items()}
     for name, rate in rates.items():
-        report.add(f"matrix product {side}^3, {name}", "", f"{rate / 1e9:.0f} GFLOP/s", "calibration", None)
-    report.add("copy of 256 MiB", "", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s", "calibration", None)
+        what = "1x1 convolution (oneDNN), fp32" if name == "convolution" else name
+        report.add(f"matrix product {side}^3, {what}", f"{rate / 1e9:.0f} GFLOP/s", "calibration")
+    report.add("copy of 256 MiB", f"{copied / 1e9:.1f} GB/s", "calibration")
     return rates
 
 
-def write(report: Report, page: Path, *, device: torch.device, seconds: float) -> None:
-    """Writes a report's rows, and every sample, as `write_section` does."""
-    found = {"rows": report.rows, "samples": report.samples}
-    write_section(page, report.markdown(), found, device=device, seconds=seconds)
+def table(head: Sequence[str], rows: Iterable[Iterable[object]], *, figures: int = 0) -> str:
+    """In Markdown; the last `figures` columns are set to the right."""
+    ruler = ["---"] * (len(head) - figures) + ["---:"] * figures
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'|'.join(ruler)}|",
+                      *(f"| {' | '.join(map(str, row))} |" for row in rows), ""])
+
+
+def unit_rows(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    """Random descriptors (n, dim) float32 of unit length."""
+    rows = rng.standard_normal((n, dim), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
 def write_section(page: Path, text: str, found: dict, *, device: torch.device, seconds: float) -> None:
     """Replaces this hardware's section of a page by `text`, and its entry in the page's .json by `found`; both get the
     date, the hardware, the versions and how long it took. What else stands on the page stays."""
-    machine, known, date = hardware(device), versions(), datetime.date.today().isoformat()
-    name = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] != 1)}"
-    store = store_of(page)
-    stored = json.loads(store.read_text()) if store.is_file() else {}
-    write_json({**stored, name: {"date": date, "hardware": machine, "versions": known, "seconds": seconds, **found}},
-               store)
+    name, known, date = machine(device), versions(), datetime.date.today().isoformat()
+    write_json({**stored(page), name: {"date": date, "hardware": hardware(device), "versions": known,
+                                       "seconds": seconds, **found}}, store_of(page))
     libraries = ", ".join(f"{library} {version}" for library, version in known.items()
                           if library in ("python", "torch") or library.startswith("faiss"))
     head, *sections = (page.read_text() if page.is_file() else f"# {page.stem}\n").split("\n## ")
@@ -85,6 +112,18 @@ def write_section(page: Path, text: str, found: dict, *, device: torch.device, s
         temporary.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in parts))
 
 
+def machine(device: torch.device) -> str:
+    """What a page's section of this hardware is called."""
+    found = hardware(device)
+    return found.get("gpu") or f"{found['cpu']}, {found['threads']} thread{'s' * (found['threads'] != 1)}"
+
+
 def store_of(page: Path) -> Path:
     """The JSON of a page: in RESULTS for the project's own pages, else beside it."""
     return (RESULTS if page.resolve().parent == PAGES else page.parent) / f"{page.stem}.json"
+
+
+def stored(page: Path) -> dict[str, dict]:
+    """What a page's JSON holds, by machine."""
+    store = store_of(page)
+    return json.loads(store.read_text()) if store.is_file() else {}

@@ -6,15 +6,13 @@ retrieval.md; the curves are scale.md's.
 """
 
 import argparse
-import time
 from pathlib import Path
 
-import torch
-
+from utils.device import pick_device
 from utils.run import exit_with
 
-from . import extraction, scale, search, to_disk
-from .report import PAGES, Report, write
+from . import extraction, scale, search
+from .report import PAGES, Report
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,21 +22,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, help="folder for their files, some 4.4 GB for a million images")
     parser.add_argument("--out", type=Path, default=PAGES, help="folder of what is written (docs/benchmarks)")
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no CUDA device here")
     if args.images < scale.SIZES[0]:
         parser.error(f"--images {args.images}: expected at least {scale.SIZES[0]}")
+    device = pick_device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    device = torch.device(args.device)
-    started = time.perf_counter()
     report = Report()
-    to_disk.rows(report, device=device)  # first: the process's peak of memory is then its own
+    extraction.rows_from_files(report, device=device)  # first: the process's peak of memory is then its own
     extraction.rows(report, device=device)
     search.rows(report, device=device)
     scale.rows(report, images=args.images, work=args.work, out=args.out)
-    seconds = time.perf_counter() - started
-    write(report, args.out / "retrieval.md", device=device, seconds=seconds)
-    print(f"{seconds:.0f} s; written to {args.out / 'retrieval.md'}, retrieval.json and scale.md")
+    report.write(args.out / "retrieval.md", device)
 
 
 if __name__ == "__main__":

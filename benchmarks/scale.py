@@ -1,7 +1,7 @@
 """Latency, RAM, disk and recall from 10,000 images on: `python -m benchmarks.scale [--images N] [--work DIR]`.
 
 For each size a simulated city (simulated.py) is written as an index on disk and searched, exactly and through an
-inverted file. Writes every figure into scale.json, the curves into scale.png and the tables of scale.md.
+inverted file. Writes every figure into scale.json, the curves into scale.png and the tables into scale.md.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from utils.evaluation.metrics import correctness, recall_at_k
 from utils.run import exit_with
 from utils.search import IndexWriter, ModelIdentity, StoredRows, TwoStageIndex, rerank_l2, search_hamming
 
 from . import scale_page
-from .measure import alternate
-from .report import PAGES, Report
+from .report import PAGES, Report, machine, stored, write_section
 from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, Simulated, simulated
 from .sublinear import BinaryIVF
 
@@ -34,26 +34,32 @@ REPEATS = 5
 COLD = 20  # queries re-ranked after the pages were dropped
 GOAL = 0.99
 CHOSEN_FOR = 0.995  # on half of the queries, whose share of missed ones is known to a third of a percent
-ROWS = 16 * PER_STREET  # of the simulated city in hand at a time
 
 
 def rows(report: Report, *, images: int = 1_000_000, work: Path | None = None, out: Path = PAGES) -> None:
-    """Measures all sizes up to `images`; writes scale.json, scale.png and the tables of scale.md into `out`.
+    """Measures all sizes up to `images`; writes scale.json, scale.png and this machine's section of scale.md into
+    `out`. Larger sizes that were measured on this machine before stay: ten million images are not for every run.
 
     work  a folder on the disk to be measured, for files that are deleted afterwards: 4.4 GB for a million images,
           6.9 GB for ten million; None: the system's for temporary files
     """
-    sizes = [n for n in SIZES if n <= images]
+    started, processor, page = time.perf_counter(), torch.device("cpu"), out / "scale.md"
+    sizes = []
+    for n in SIZES:
+        if n > images:
+            break
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            sizes.append(measure(n, Path(folder), report))
+        add_rows(report, sizes[-1])
     if not sizes:
         raise ValueError(f"images is {images}; expected at least {SIZES[0]}")
-    measured = []
-    for n in sizes:
-        with tempfile.TemporaryDirectory(dir=work) as folder:
-            measured.append(measure(n, Path(folder), report))
-        add_rows(report, measured[-1])
-    scale_page.write(measured, out)
-    for name, exponent in scale_page.growth(measured).items():
-        report.add(f"growth, {name}", "", f"n^{exponent:.2f}", "least squares of the logarithms", None)
+    for name, exponent in scale_page.growth(sizes).items():
+        report.add(f"growth, {name}", f"n^{exponent:.2f}", "least squares of the logarithms")
+    before = stored(page).get(machine(processor), {"sizes": []})["sizes"]
+    sizes += [size for size in before if size["images"] > sizes[-1]["images"]]
+    scale_page.draw(sizes, out / "scale.png")
+    write_section(page, scale_page.tables(sizes), {"sizes": sizes, "growth": scale_page.growth(sizes)},
+                  device=processor, seconds=time.perf_counter() - started)
 
 
 def measure(n: int, folder: Path, report: Report) -> dict:
@@ -81,10 +87,10 @@ def measure(n: int, folder: Path, report: Report) -> dict:
 
 
 def write_index(city: Simulated, folder: Path) -> None:
-    with IndexWriter(folder, n=city.n, identity={"seed": city.seed}, code_bytes=BITS // 8, float_dim=city.float_dim,
-                     store="fp16") as writer:
+    with IndexWriter(folder, n=city.n, identity={"seed": city.world.seed}, code_bytes=BITS // 8,
+                     float_dim=city.float_dim, store="fp16") as writer:
         start = 0
-        for codes, floats in city.blocks(ROWS):
+        for codes, floats in city.blocks():
             writer.write(start, codes=codes, floats=floats)
             start += len(codes)
         places = np.arange(city.n) // PER_PLACE
@@ -132,9 +138,7 @@ def latencies(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: Binar
     for kind, parts, n_queries in (("batched", [slice(0, BATCH)], BATCH), ("one", alone, len(alone))):
         runs = {f"{name} {kind}": lambda way=way, parts=parts: [way(part) for part in parts]
                 for name, way in ways.items()}
-        samples = {name: [1000 * seconds / n_queries for seconds in values]
-                   for name, values in alternate(runs, repeats=REPEATS).items()}
-        medians |= report.keep(f"{city.n} images, ms a query", samples)
+        medians |= report.medians(f"{city.n} images, ms a query", runs, scale=1000 / n_queries, repeats=REPEATS)
     return medians
 
 
@@ -144,28 +148,21 @@ def cold(city: Simulated, candidates: np.ndarray, folder: Path, report: Report) 
     described = city.query_floats[-len(candidates):]
     samples: dict[str, list[float]] = {"open cold": [], "open warm": [], "rerank cold": [], "rerank cold, index": []}
     for turn in range(REPEATS):
-        for name, opened in (("rerank cold", lambda: _Plain(mapped(folder, city)[1])),
-                             ("rerank cold, index", lambda: TwoStageIndex.open(folder))):
+        for name in ("rerank cold", "rerank cold, index"):
             drop_pages(folder)
-            index = opened()
+            rerank = (TwoStageIndex.open(folder).rerank if name.endswith("index")
+                      else functools.partial(rerank_l2, mapped(folder, city)[1]))
             started = time.perf_counter()
             for i in range(turn * COLD, (turn + 1) * COLD):
-                index.rerank(described[i:i + 1], candidates[i:i + 1], DEPTH)
+                rerank(described[i:i + 1], candidates[i:i + 1], DEPTH)
             samples[name].append(1000 * (time.perf_counter() - started) / COLD)
-            del index  # what is mapped would stay
+            del rerank  # what is mapped would stay
         drop_pages(folder)
         for name in ("open cold", "open warm"):
             started = time.perf_counter()
             TwoStageIndex.open(folder)
             samples[name].append(1000 * (time.perf_counter() - started))
     return report.keep(f"{city.n} images, ms", samples)
-
-
-class _Plain:
-    """An index's float descriptors by a map of which the system knows nothing."""
-
-    def __init__(self, floats: StoredRows):
-        self.rerank = functools.partial(rerank_l2, floats)
 
 
 def drop_pages(folder: Path) -> None:
@@ -213,20 +210,21 @@ def add_rows(report: Report, size: dict) -> None:
     n, ms, recall = size["images"], size["ms"], size["recall"]
     name = f"{n:,} images"
     kept = recall["ivf"][str(DEPTH)] / recall["exact"][str(DEPTH)]
-    report.add(f"{name}, inverted file's recall@100 over the exact search's", f">= {100 * GOAL:.0f} %",
-               f"{100 * kept:.2f} %", f"{size['probes']} of {size['lists']} lists; exact {recall['exact']['100']:.2f}",
-               kept >= GOAL)
-    report.add(f"{name}, opening the index", "< 2 s", f"{ms['open warm'] / 1000:.3f} s",
-               f"{ms['open cold'] / 1000:.3f} s with no page in RAM", ms["open warm"] < 2000)
+    report.add(f"{name}, inverted file's recall@100 over the exact search's", f"{100 * kept:.2f} %",
+               f"{size['probes']} of {size['lists']} lists; exact {recall['exact']['100']:.2f}",
+               goal=f">= {100 * GOAL:.0f} %", met=kept >= GOAL)
+    report.add(f"{name}, opening the index", f"{ms['open warm'] / 1000:.3f} s",
+               f"{ms['open cold'] / 1000:.3f} s with no page in RAM", goal="< 2 s", met=ms["open warm"] < 2000)
     for kind, label in (("one", "one query at a time"), ("batched", f"{BATCH} queries at once")):
-        report.add(f"{name}, {label}, exact / inverted file", "",
+        report.add(f"{name}, {label}, exact / inverted file",
                    f"{ms[f'exact {kind}']:.3f} / {ms[f'ivf {kind}']:.3f} ms",
-                   f"re-ranking {DEPTH} of {size['float_dim']}-d {ms[f'rerank {kind}']:.3f} ms", None)
-    report.add(f"{name}, re-ranking one query, no page in RAM", "", f"{ms['rerank cold']:.2f} ms",
-               f"through the index {ms['rerank cold, index']:.2f} ms; in RAM {ms['rerank one']:.3f} ms", None)
+                   f"re-ranking {DEPTH} of {size['float_dim']}-d {ms[f'rerank {kind}']:.3f} ms")
+    report.add(f"{name}, re-ranking one query, no page in RAM", f"{ms['rerank cold']:.2f} ms",
+               f"through the index {ms['rerank cold, index']:.2f} ms; in RAM {ms['rerank one']:.3f} ms")
     held = sum(sum(size["ram"][stage].values()) for stage in ("opened", "exact"))
-    report.add(f"{name}, RAM of opening and exact search, an image", "about 64 B", f"{held / n:.0f} B",
-               f"{size['ram']['exact']['own'] / 2**20:.0f} MiB of it grow with the queries, not with n", None)
+    report.add(f"{name}, RAM of opening and exact search, an image", f"{held / n:.0f} B",
+               f"{size['ram']['exact']['own'] / 2**20:.0f} MiB of it grow with the queries, not with n",
+               goal="about 64 B")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -237,9 +235,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for folder in filter(None, (args.work, args.out)):
         folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
     rows(Report(), images=args.images, work=args.work, out=args.out)
-    print(f"{time.perf_counter() - started:.0f} s; written to {args.out / 'scale.md'}, scale.json and scale.png")
+    print(f"written to {args.out / 'scale.md'}, scale.json and scale.png")
 
 
 if __name__ == "__main__":

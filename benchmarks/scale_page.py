@@ -1,20 +1,16 @@
 """The curves and the tables of scale.md from what scale.py measured."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from utils.files import temporary_path, write_json
-from utils.run import hardware, versions
+from utils.files import temporary_path
 
-from .report import store_of
+from .report import table
 
 FITTED_FROM = 100_000  # images: below, costs that do not grow show
-START, STOP = "<!-- measured: written by scale.py -->", "<!-- end of what is measured -->"
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d95f02", "#2a8f57", "#666666"
 GIB = 2**30
 WIDE = 2048  # dimensions of the floats whose re-ranking is drawn and fitted; the table has it of others too
@@ -60,29 +56,6 @@ def fit(sizes: Sequence[dict], read: Callable[[dict], float]) -> tuple[float, fl
     return float(exponent), float(np.exp(constant))
 
 
-def write(sizes: Sequence[dict], out: Path) -> None:
-    """Writes scale.json, scale.png, and the tables in scale.md where there is one.
-
-    Larger sizes that were measured on such a processor before stay: ten million images are not for every run.
-    """
-    store, machine = store_of(out / "scale.md"), hardware(torch.device("cpu"))
-    stored = json.loads(store.read_text()) if store.is_file() else {}
-    if stored.get("hardware", {}).get("cpu") == machine["cpu"]:
-        sizes = [*sizes, *(size for size in stored["sizes"] if size["images"] > sizes[-1]["images"])]
-    write_json({"hardware": machine, "versions": versions(), "sizes": sizes, "growth": growth(sizes)}, store)
-    draw(sizes, out / "scale.png")
-    page = out / "scale.md"
-    if page.is_file():
-        head, _, rest = page.read_text().partition(START)
-        text = f"{machine['cpu']}, {machine['threads']} threads; faiss {faiss_version()}.\n\n{tables(sizes)}"
-        with temporary_path(page) as temporary:
-            temporary.write_text(f"{head}{START}\n{text}\n{STOP}{rest.partition(STOP)[2]}")
-
-
-def faiss_version() -> str:
-    return next(version for name, version in versions().items() if name.startswith("faiss"))
-
-
 def tables(sizes: Sequence[dict]) -> str:
     lines = {
         "float part": lambda s: f"{s['float_dim']}-d {s['store']}",
@@ -110,11 +83,11 @@ def tables(sizes: Sequence[dict]) -> str:
         "lists to probe for 99 % of the same images": lambda s: f"{s['probes_for_same_images']}",
         "writing the index / building the inverted file, s": lambda s: f"{s['write_s']:.1f} / {s['build_s']:.1f}",
     }
-    rows = ["| images | " + " | ".join(f"{s['images']:,}" for s in sizes) + " |", "|---" * (1 + len(sizes)) + "|"]
-    rows += [f"| {name} | " + " | ".join(cell(s) for s in sizes) + " |" for name, cell in lines.items()]
-    rows += ["", f"| growth with n, fitted from {FITTED_FROM:,} images on | |", "|---|---|"]
-    rows += [f"| {name} | n^{exponent:.2f} |" for name, exponent in growth(sizes).items()]
-    return "\n".join(rows) + "\n"
+    measured = table(("images", *(f"{s['images']:,}" for s in sizes)),
+                     ((name, *map(cell, sizes)) for name, cell in lines.items()))
+    fitted = table((f"growth with n, fitted from {FITTED_FROM:,} images on", "power"),
+                   ((name, f"n^{exponent:.2f}") for name, exponent in growth(sizes).items()))
+    return f"{measured}\n{fitted}"
 
 
 def pair(size: dict, way: str) -> str:

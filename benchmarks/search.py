@@ -1,10 +1,13 @@
-"""Time of searching, re-ranking and recall, for one query and for a whole set, against plain_search.py and faiss.
+"""Time of searching, re-ranking and recall, for one query and for a whole set, against a plain path and faiss.
 
-Random codes and random float descriptors of unit length, seeded: what is timed does not depend on what they show.
+Random codes and random float descriptors of unit length, seeded: what is timed does not depend on what they show. The
+plain path is in the published order, a query at a time: faiss's flat binary index as it comes; re-ranking of its
+candidates in numpy, a row of predictions at a time; recall by a Python loop.
 """
 
-import functools
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import faiss
 import numpy as np
@@ -13,9 +16,7 @@ import torch
 from utils.evaluation.metrics import recall_at_k
 from utils.search import STORES, StoredRows, rerank_l2, search_hamming, search_l2, store_rows
 
-from .measure import alternate
-from .plain_search import plain_index, plain_recalls, plain_rerank
-from .report import MIB, Report
+from .report import MIB, Report, unit_rows
 
 BITS = 512
 DEPTH = 100
@@ -28,142 +29,152 @@ SAMPLES = 4  # and samples a repeat: short ones, so that what else the machine d
 L2_SINGLE = 5
 L2_QUERIES = 500
 
+Call = Callable[[slice], object]  # with the queries meant
+
 
 def rows(report: Report, *, device: torch.device | None = None, images: int = 10_000, queries: int = 6816,
          repeats: int = 5) -> None:
     """Adds the rows of searching `images` by `queries`, one at a time and together; ours on `device`."""
+    source, target = np.ones(32 * MIB, np.float32), np.empty(32 * MIB, np.float32)
+    seconds = report.medians("search", {"copy": lambda: np.copyto(target, source)}, repeats=repeats)
+    report.add("copy of 128 MiB, one thread", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s", "calibration")
     rng = np.random.default_rng(0)
     codes, query_codes = (rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8) for n in (images, queries))
-    _copy_rate(report, repeats)
     for dim in (512, 2048, 4096):
-        floats, query_floats = (_unit(rng, n, dim) for n in (images, queries))
+        timed = Timed(report, device, repeats, codes, query_codes, *(unit_rows(rng, n, dim) for n in (images, queries)))
         if dim > 512:
-            _one_query(report, codes, query_codes, floats, query_floats, device, repeats)
+            timed.one_query()
         if dim == 4096:
-            _stores(report, codes, query_codes, floats, query_floats, device, repeats)
-            _batched(report, codes, query_codes, floats, query_floats, device, repeats)
-        _flat_l2(report, floats, query_floats, device, repeats)
+            timed.stores()
+            timed.batched()
+        timed.flat_l2()
 
 
-def _unit(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
-    rows = rng.standard_normal((n, dim), dtype=np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows
+@dataclasses.dataclass
+class Timed:
+    """A database, codes (n, 64) and floats (n, dim), and its queries."""
+
+    report: Report
+    device: torch.device | None
+    repeats: int
+    codes: np.ndarray
+    query_codes: np.ndarray
+    floats: np.ndarray
+    queries: np.ndarray
+
+    def __post_init__(self):
+        (self.n, self.dim), self.depth = self.floats.shape, min(DEPTH, len(self.floats))
+        self.index = faiss.IndexBinaryFlat(BITS)
+        self.index.add(self.codes)
+
+    def hamming(self, of: slice) -> np.ndarray:
+        return search_hamming(self.codes, self.query_codes[of], self.depth, device=self.device)[1]
+
+    def reranked(self, database: np.ndarray | StoredRows, candidates: np.ndarray, of: slice) -> np.ndarray:
+        return rerank_l2(database, self.queries[of], candidates, self.depth, device=self.device)[0]
+
+    def plain(self, of: slice) -> np.ndarray:
+        return plain_rerank(self.floats, self.queries[of], self.index.search(self.query_codes[of], self.depth)[1])
+
+    def ours(self, of: slice) -> np.ndarray:
+        return self.reranked(self.floats, self.hamming(of), of)
+
+    def alone(self, name: str, calls: dict[str, Call], times: int) -> dict[str, float]:
+        """Milliseconds of one query, the mean over `times` queries; the median of these."""
+        times = min(times, len(self.queries))
+
+        def one_by_one(call: Call) -> None:
+            for i in range(times):
+                call(slice(i, i + 1))
+
+        return self.report.medians(name, {kind: partial(one_by_one, call) for kind, call in calls.items()},
+                                   scale=1000 / times, repeats=SAMPLES * self.repeats)
+
+    def one_query(self) -> None:
+        ms = self.alone(f"one query, {self.dim}-d",
+                        {"plain": self.plain, "ours": self.ours, "Hamming alone, ours": self.hamming}, SINGLE)
+        self.report.add(f"one query, {self.n} images, Hamming + re-rank {self.dim}-d", f"{ms['ours']:.3f} ms",
+                        f"Hamming {ms['Hamming alone, ours']:.3f} ms; plain {ms['plain']:.3f} ms",
+                        goal=f"<= {100 * SHARE:.0f} % of {EXTRACTION_MS:g} ms",
+                        met=ms["ours"] <= SHARE * EXTRACTION_MS)
+
+    def batched(self) -> None:
+        report, every = self.report, slice(None)
+        flat = faiss.IndexFlatL2(self.dim)
+        flat.add(self.floats)
+        # Nine queries in ten have five positives among their candidates, the tenth has none there.
+        rng = np.random.default_rng(1)
+        first = self.hamming(every)
+        positives = [np.sort(rng.choice(row, min(5, len(row)), replace=False)) if i % 10 else np.array([self.n])
+                     for i, row in enumerate(first)]
+        found = {}
+
+        def plain() -> None:
+            found["plain"] = plain_recalls(self.plain(every), positives, VALUES)
+
+        def ours() -> None:
+            found["ours"] = list(recall_at_k(self.ours(every), positives, VALUES).values())
+
+        name = f"{len(self.queries)} queries, {self.dim}-d"
+        seconds = report.medians(name, {"plain": plain, "ours": ours,
+                                        "flat L2": lambda: flat.search(self.queries, self.depth)}, repeats=self.repeats)
+        parts = report.medians(f"{name}, parts of ours", {
+            "search": partial(self.hamming, every),
+            "re-rank": partial(self.reranked, self.floats, first, every),
+            "recall": lambda: recall_at_k(first, positives, VALUES)}, repeats=self.repeats)
+        name = f"{len(self.queries)} x {self.n}, search + re-rank {self.dim}-d + recall"
+        times = seconds["plain"] / seconds["ours"]
+        report.add(name, f"{times:.1f}x", f"{seconds['ours']:.3f} s "
+                   f"({' + '.join(f'{value:.3f}' for value in parts.values())}); plain {seconds['plain']:.2f} s",
+                   goal=f">= {TIMES_PLAIN_BATCHED:g}x plain", met=times >= TIMES_PLAIN_BATCHED)
+        times = seconds["flat L2"] / seconds["ours"]
+        report.add(f"{name}, against flat L2", f"{times:.1f}x", f"flat L2 {seconds['flat L2']:.2f} s", goal="> 1x",
+                   met=times > 1)
+        most = max(abs(a - b) for a, b in zip(found["plain"], found["ours"], strict=True))
+        report.add(f"{name}, recalls", f"{most:.4f} apart", f"R@1 {found['ours'][0]:.2f}", goal="the same",
+                   met=most < 1e-9)
+
+    def stores(self) -> None:
+        stored, first = {kind: store_rows(self.floats, kind) for kind in STORES}, self.hamming(slice(None))
+        calls = {kind: lambda of, held=held: self.reranked(held, first[of], of) for kind, held in stored.items()}
+        single = self.alone("re-rank, one query", calls, SINGLE)
+        together = self.report.medians("re-rank, batched", {
+            kind: partial(call, slice(None)) for kind, call in calls.items()}, repeats=self.repeats)
+        for kind, held in stored.items():
+            self.report.add(f"re-rank {DEPTH}, {self.dim}-d, {kind}", f"{single[kind]:.3f} ms",
+                            f"{held.bytes_per_row} bytes an image; {1000 * together[kind] / len(self.queries):.3f} ms "
+                            f"of {len(self.queries)} queries together", goal="reported")
+
+    def flat_l2(self) -> None:
+        index = faiss.IndexFlatL2(self.dim)
+        index.add(self.floats)
+        calls = {"faiss": lambda of: index.search(self.queries[of], self.depth),
+                 "ours": lambda of: search_l2(self.floats, self.queries[of], self.depth, device=self.device)}
+        name, n = f"flat L2, {self.n} images, {self.dim}-d", len(self.queries[:L2_QUERIES])
+        single = self.alone(f"flat L2, one query, {self.dim}-d", calls, L2_SINGLE)
+        together = self.report.medians(f"flat L2, {n} queries, {self.dim}-d", {
+            kind: partial(call, slice(n)) for kind, call in calls.items()}, repeats=min(3, self.repeats))
+        self.report.add(f"{name}, one query", f"{single['ours']:.2f} ms", f"faiss's index {single['faiss']:.2f} ms",
+                        goal="reported")
+        self.report.add(f"{name}, of {n} queries", f"{1000 * together['ours'] / n:.3f} ms",
+                        f"faiss's index {1000 * together['faiss'] / n:.3f} ms", goal="reported")
 
 
-def _copy_rate(report: Report, repeats: int) -> None:
-    source, target = np.ones(32 * MIB, np.float32), np.empty(32 * MIB, np.float32)
-    seconds = report.keep("search", alternate({"copy": lambda: np.copyto(target, source)}, repeats=repeats))
-    report.add("copy of 128 MiB, one thread", "", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s",
-               "calibration", None)
+def plain_rerank(database: np.ndarray, queries: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Predictions (m, k) of queries (m, D), each row sorted by L2 to the rows of database (n, D) float32."""
+    reranked = np.empty_like(predictions)
+    for i, candidates in enumerate(predictions):
+        distances = np.linalg.norm(database[candidates] - queries[i], axis=1)
+        reranked[i] = candidates[np.argsort(distances)]
+    return reranked
 
 
-def _each(call: Callable[[slice], object], times: int) -> Callable[[], None]:
-    def run() -> None:
-        for i in range(times):
-            call(slice(i, i + 1))
-    return run
-
-
-def _milliseconds(report: Report, name: str, calls: dict[str, Callable[[slice], object]], times: int,
-                  repeats: int) -> dict[str, float]:
-    """Of one query, the mean over `times` queries; the median of these."""
-    samples = alternate({kind: _each(call, times) for kind, call in calls.items()}, repeats=SAMPLES * repeats)
-    return report.keep(name, {kind: [1000 * s / times for s in values] for kind, values in samples.items()})
-
-
-def _one_query(report: Report, codes: np.ndarray, query_codes: np.ndarray, floats: np.ndarray, queries: np.ndarray,
-               device: torch.device | None, repeats: int) -> None:
-    n, dim = floats.shape
-    index, stored = plain_index(codes), StoredRows(floats)
-    depth = min(DEPTH, n)
-
-    def plain(i: slice) -> None:
-        plain_rerank(floats, queries[i], index.search(query_codes[i], depth)[1])
-
-    def ours(i: slice) -> None:
-        rerank_l2(stored, queries[i], search_hamming(codes, query_codes[i], depth, device=device)[1], depth,
-                  device=device)
-
-    ms = _milliseconds(report, f"one query, {dim}-d", {
-        "plain": plain, "ours": ours, "Hamming alone, ours":
-        lambda i: search_hamming(codes, query_codes[i], depth, device=device)}, min(SINGLE, len(queries)), repeats)
-    report.add(f"one query, {n} images, Hamming + re-rank {dim}-d", f"<= {100 * SHARE:.0f} % of {EXTRACTION_MS:g} ms",
-               f"{ms['ours']:.3f} ms", f"Hamming {ms['Hamming alone, ours']:.3f} ms; plain {ms['plain']:.3f} ms",
-               ms["ours"] <= SHARE * EXTRACTION_MS)
-
-
-def _batched(report: Report, codes: np.ndarray, query_codes: np.ndarray, floats: np.ndarray, queries: np.ndarray,
-             device: torch.device | None, repeats: int) -> None:
-    n, m, dim = len(floats), *queries.shape
-    index, stored = plain_index(codes), StoredRows(floats)
-    flat = faiss.IndexFlatL2(dim)
-    flat.add(floats)
-    # Nine queries in ten have five positives among their candidates, the tenth has none there.
-    rng = np.random.default_rng(1)
-    first = search_hamming(codes, query_codes, DEPTH)[1]
-    positives = [np.sort(rng.choice(row, min(5, len(row)), replace=False)) if i % 10 else np.array([n])
-                 for i, row in enumerate(first)]
-    found = {}
-
-    def plain() -> None:
-        predictions = plain_rerank(floats, queries, index.search(query_codes, min(DEPTH, n))[1])
-        found["plain"] = plain_recalls(predictions, positives, VALUES)
-
-    def ours() -> None:
-        first = search_hamming(codes, query_codes, DEPTH, device=device)[1]
-        predictions, _ = rerank_l2(stored, queries, first, DEPTH, device=device)
-        found["ours"] = list(recall_at_k(predictions, positives, VALUES).values())
-
-    seconds = report.keep(f"{m} queries, {dim}-d", alternate(
-        {"plain": plain, "ours": ours, "flat L2": lambda: flat.search(queries, min(DEPTH, n))}, repeats=repeats))
-    parts = report.keep(f"{m} queries, {dim}-d, parts of ours", alternate({
-        "search": lambda: search_hamming(codes, query_codes, DEPTH, device=device),
-        "re-rank": lambda: rerank_l2(stored, queries, first, DEPTH, device=device),
-        "recall": lambda: recall_at_k(first, positives, VALUES)}, repeats=repeats))
-    name = f"{m} x {n}, search + re-rank {dim}-d + recall"
-    times = seconds["plain"] / seconds["ours"]
-    report.add(name, f">= {TIMES_PLAIN_BATCHED:g}x plain", f"{times:.1f}x",
-               f"{seconds['ours']:.3f} s ({' + '.join(f'{value:.3f}' for value in parts.values())}); "
-               f"plain {seconds['plain']:.2f} s", times >= TIMES_PLAIN_BATCHED)
-    times = seconds["flat L2"] / seconds["ours"]
-    report.add(f"{name}, against flat L2", "> 1x", f"{times:.1f}x", f"flat L2 {seconds['flat L2']:.2f} s", times > 1)
-    most = max(abs(a - b) for a, b in zip(found["plain"], found["ours"], strict=True))
-    report.add(f"{name}, recalls", "the same", f"{most:.4f} apart", f"R@1 {found['ours'][0]:.2f}", most < 1e-9)
-
-
-def _stores(report: Report, codes: np.ndarray, query_codes: np.ndarray, floats: np.ndarray, queries: np.ndarray,
-            device: torch.device | None, repeats: int) -> None:
-    first = search_hamming(codes, query_codes, DEPTH)[1]
-    stored = {kind: store_rows(floats, kind) for kind in STORES}
-
-    def rerank(kind: str, i: slice) -> None:
-        rerank_l2(stored[kind], queries[i], first[i], DEPTH, device=device)
-
-    single = _milliseconds(report, "re-rank, one query", {kind: functools.partial(rerank, kind) for kind in STORES},
-                           min(SINGLE, len(queries)), repeats)
-    together = report.keep("re-rank, batched", alternate(
-        {kind: functools.partial(rerank, kind, slice(None)) for kind in STORES}, repeats=repeats))
-    for kind, held in stored.items():
-        report.add(f"re-rank {DEPTH}, {held.dim}-d, {kind}", "reported", f"{single[kind]:.3f} ms",
-                   f"{held.bytes_per_row} bytes an image; {1000 * together[kind] / len(queries):.3f} ms of "
-                   f"{len(queries)} queries together", None)
-
-
-def _flat_l2(report: Report, floats: np.ndarray, queries: np.ndarray, device: torch.device | None,
-             repeats: int) -> None:
-    n, dim = floats.shape
-    index, k = faiss.IndexFlatL2(dim), min(DEPTH, n)
-    index.add(floats)
-    single = _milliseconds(report, f"flat L2, one query, {dim}-d", {
-        "faiss": lambda i: index.search(queries[i], k),
-        "ours": lambda i: search_l2(floats, queries[i], k, device=device)}, min(L2_SINGLE, len(queries)), repeats)
-    batch = queries[:L2_QUERIES]
-    together = report.keep(f"flat L2, {len(batch)} queries, {dim}-d", alternate({
-        "faiss": lambda: index.search(batch, k), "ours": lambda: search_l2(floats, batch, k, device=device)},
-        repeats=min(3, repeats)))
-    report.add(f"flat L2, {n} images, {dim}-d, one query", "reported", f"{single['ours']:.2f} ms",
-               f"faiss's index {single['faiss']:.2f} ms", None)
-    each = {kind: 1000 * value / len(batch) for kind, value in together.items()}
-    report.add(f"flat L2, {n} images, {dim}-d, of {len(batch)} queries", "reported", f"{each['ours']:.3f} ms",
-               f"faiss's index {each['faiss']:.3f} ms", None)
+def plain_recalls(predictions: np.ndarray, positives: Sequence[np.ndarray], values: Sequence[int]) -> list[float]:
+    """Percentage of queries with a positive among their first n predictions, for the ascending n in values."""
+    found = np.zeros(len(values))
+    for row, right in zip(predictions, positives, strict=True):
+        for i, n in enumerate(values):
+            if np.isin(row[:n], right).any():
+                found[i:] += 1
+                break
+    return (100 * found / len(predictions)).tolist()

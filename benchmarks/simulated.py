@@ -1,21 +1,12 @@
 """Descriptors of a simulated city of any size, with the neighbour structure of a real one.
 
-No set of ten million street images with descriptors is at hand, and random codes have no neighbours: every sub-linear
-index looks hopeless on them, and recall means nothing. Here an image has a latent of LATENT numbers, a sum of
-
-    common   the same for all images: bits are not balanced
-    type     the kind of scene, of TYPES in the whole world, shared by a street
-    view     what stands there in one of HEADINGS directions; changes from place to place along the street
-    season   of SEASONS, the same shift everywhere
-    noise    the image's own; how much differs from image to image, so that some are easy and some hopeless
-
-The code is the sign of 512 projections of the latent, the float descriptor a normalised projection of the same latent.
-scale.md says what the weights were fitted to. A street is drawn from random numbers of its own, so that image i is
-the same in every set, whatever its size and however it is read.
+An image has a latent, the sum of what it shares with all images, with those of its type of scene, of its view and of
+its season, and of noise of its own; code and float descriptor are projections of it. scale.md says more, and what
+the weights were fitted to. A street is drawn from random numbers of its own, so that image i is the same in
+every set, whatever its size.
 """
 
 import dataclasses
-import functools
 import itertools
 import os
 from collections.abc import Iterator
@@ -38,125 +29,40 @@ KEPT = 0.75  # correlation of the view between neighbouring places
 DECAY = 0.75  # of the latent's standard deviations, (1 + j / 16) ** -DECAY
 WEIGHTS = {"common": 0.35, "type": 0.7, "view": 0.8, "season": 0.25, "noise": 0.52}
 NOISE_SPREAD = 0.7  # of the logarithm of an image's noise
+STREETS = 16  # in hand at a time
 _QUERY_STREAM = 2**32  # beside the streets' numbers
 
 
-@dataclasses.dataclass(frozen=True)
-class Simulated:
-    """A set of `n` database images and `queries` queries; see `simulated`.
-
-    query_codes   (queries, 64) uint8
-    query_floats  (queries, float_dim) float32, unit length; None where float_dim is None
-    positives     for each query the database indices within 25 m
-    """
-
-    n: int
-    float_dim: int | None
-    seed: int
-    query_codes: np.ndarray
-    query_floats: np.ndarray | None
-    positives: list[np.ndarray]
-
-    def blocks(self, rows: int = 128 * PER_STREET) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """The database in order, `rows` images at a time: codes (b, 64) uint8, floats (b, float_dim) float32 or None.
-
-        Holds a block and the streets being drawn, and draws with as many threads as there are processors.
-        """
-        if rows < 1:
-            raise ValueError(f"rows is {rows}; expected at least 1")
-        world = _world(self.seed, self.float_dim)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, self.n, rows):
-                stop = min(start + rows, self.n)
-                codes = np.empty((stop - start, BITS // 8), np.uint8)
-                floats = None if self.float_dim is None else np.empty((stop - start, self.float_dim), np.float32)
-
-                def draw(street: int, start=start, stop=stop, codes=codes, floats=floats) -> None:
-                    first = street * PER_STREET
-                    here = slice(max(start, first) - first, min(stop, first + PER_STREET) - first)
-                    there = slice(here.start + first - start, here.stop + first - start)
-                    drawn = world.describe(world.street(street).images)
-                    codes[there] = drawn[0][here]
-                    if floats is not None:
-                        floats[there] = drawn[1][here]
-
-                for _ in pool.map(draw, range(start // PER_STREET, -(-stop // PER_STREET))):
-                    pass
-                yield codes, floats
-
-
-def simulated(n: int, *, queries: int, float_dim: int | None = None, seed: int = 0) -> Simulated:
-    """The first `n` images of the world `seed`, and queries at places spread evenly over them.
-
-    float_dim  of the float descriptors, at least LATENT; None: codes alone
-    Raises ValueError for counts below 1 and a float_dim below LATENT, which could not hold the latent.
-    """
-    if n < 1 or queries < 1:
-        raise ValueError(f"n is {n} and queries {queries}; expected at least 1 of each")
-    if float_dim is not None and float_dim < LATENT:
-        raise ValueError(f"float_dim is {float_dim}; expected at least {LATENT}, the size of the latent")
-    world = _world(seed, float_dim)
-    places = (np.arange(queries) * -(-n // PER_PLACE)) // queries
-    rng = _generator(seed, _QUERY_STREAM)
-    headings = rng.integers(HEADINGS, size=queries)
-    nuisance = world.nuisance(rng, queries)
-    latents = np.empty((queries, LATENT), np.float32)
-    for street, group in itertools.groupby(range(queries), key=lambda query: places[query] // PLACES):
-        group = np.fromiter(group, int)
-        latents[group] = world.street(street).views[places[group] % PLACES, headings[group]]
-    codes, floats = world.describe(latents + nuisance)
-    return Simulated(n, float_dim, seed, codes, floats, [_positives(place, n) for place in places])
-
-
-def _positives(place: int, n: int) -> np.ndarray:
-    """All images of the places of the same street within REACH, in any heading, as a radius of 25 m has it."""
-    street = place - place % PLACES
-    first, last = max(street, place - REACH), min(street + PLACES, place + REACH + 1)
-    return np.arange(first * PER_PLACE, min(last * PER_PLACE, n))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Street:
-    """views (PLACES, HEADINGS, LATENT) without nuisance; images (PER_STREET, LATENT), in the database's order."""
-
-    views: np.ndarray
-    images: np.ndarray
-
-
-class _World:
+class World:
     """What all streets share: kinds of scene, seasons, and the projections to codes and floats."""
 
-    def __init__(self, seed: int, float_dim: int | None):
+    def __init__(self, seed: int, float_dim: int):
         self.seed = seed
-        rng = _generator(seed, _QUERY_STREAM + 1)
+        rng = self.generator(_QUERY_STREAM + 1)
         scale = (1 + np.arange(LATENT) / 16) ** -DECAY
         self.scale = (scale / np.linalg.norm(scale)).astype(np.float32)
         self.types = self.normal(rng, TYPES) * WEIGHTS["type"] + self.normal(rng, 1) * WEIGHTS["common"]
         self.seasons = self.normal(rng, SEASONS) * WEIGHTS["season"]
         self.to_code = rng.standard_normal((LATENT, BITS), np.float32)
-        if float_dim is not None:
-            # Orthonormal rows: distances among floats are those among latents.
-            self.to_float = np.linalg.qr(rng.standard_normal((float_dim, LATENT), np.float32))[0].T.copy()
-        else:
-            self.to_float = None
+        # Orthonormal rows: distances among floats are those among latents.
+        self.to_float = np.linalg.qr(rng.standard_normal((float_dim, LATENT), np.float32))[0].T.copy()
+
+    def generator(self, stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.SFC64([self.seed, stream]))
 
     def normal(self, rng: np.random.Generator, *shape: int) -> np.ndarray:
         """(*shape, LATENT) with the latent's spectrum; a vector's expected squared length is 1."""
-        values = rng.standard_normal((*shape, LATENT), np.float32)
-        values *= self.scale
-        return values
+        return rng.standard_normal((*shape, LATENT), np.float32) * self.scale
 
     def nuisance(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """(n, LATENT): seasons and noise of n images."""
         season = rng.integers(SEASONS, size=n)
         strength = WEIGHTS["noise"] * np.exp(NOISE_SPREAD * rng.standard_normal(n, np.float32))
-        values = self.normal(rng, n)
-        values *= strength[:, None]
-        values += self.seasons[season]
-        return values
+        return self.normal(rng, n) * strength[:, None] + self.seasons[season]
 
-    def street(self, number: int) -> _Street:
-        rng = _generator(self.seed, number)
+    def street(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views (PLACES, HEADINGS, LATENT) without nuisance, and images (PER_STREET, LATENT) in their order."""
+        rng = self.generator(number)
         kind = self.types[rng.integers(TYPES)]
         views = self.normal(rng, PLACES, HEADINGS) * WEIGHTS["view"]
         views[1:] *= np.float32(np.sqrt(1 - KEPT**2))
@@ -165,19 +71,65 @@ class _World:
         views += kind
         images = self.nuisance(rng, PER_STREET)
         images.reshape(PLACES, HEADINGS, VISITS, LATENT)[...] += views[:, :, None]
-        return _Street(views, images)
+        return views, images
 
-    def describe(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def describe(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (n, 64) uint8 and floats (n, float_dim) float32 of unit length."""
         codes = np.packbits(latents @ self.to_code >= 0, axis=1)
-        if self.to_float is None:
-            return codes, None
         return codes, latents / np.linalg.norm(latents, axis=1, keepdims=True) @ self.to_float
 
 
-@functools.lru_cache(maxsize=2)
-def _world(seed: int, float_dim: int | None) -> _World:
-    return _World(seed, float_dim)
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+    """A set of `n` database images and `queries` queries; see `simulated`.
+
+    query_codes   (queries, 64) uint8
+    query_floats  (queries, float_dim) float32, unit length
+    positives     for each query the database indices within 25 m
+    """
+
+    n: int
+    float_dim: int
+    world: World
+    query_codes: np.ndarray
+    query_floats: np.ndarray
+    positives: list[np.ndarray]
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The database in order, some streets at a time, drawn by as many threads as there are processors."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, self.n, STREETS * PER_STREET):
+                stop = min(start + STREETS * PER_STREET, self.n)
+                drawn = pool.map(lambda street: self.world.describe(self.world.street(street)[1]),
+                                 range(start // PER_STREET, -(-stop // PER_STREET)))
+                codes, floats = map(np.concatenate, zip(*drawn, strict=True))
+                yield codes[:stop - start], floats[:stop - start]
 
 
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.SFC64([seed, stream]))
+def simulated(n: int, *, queries: int, float_dim: int, seed: int = 0) -> Simulated:
+    """The first `n` images of the world `seed`, and queries at places spread evenly over them.
+
+    Raises ValueError for counts below 1 and a float_dim below LATENT, which could not hold the latent.
+    """
+    if n < 1 or queries < 1:
+        raise ValueError(f"n is {n} and queries {queries}; expected at least 1 of each")
+    if float_dim < LATENT:
+        raise ValueError(f"float_dim is {float_dim}; expected at least {LATENT}, the size of the latent")
+    world = World(seed, float_dim)
+    places = (np.arange(queries) * -(-n // PER_PLACE)) // queries
+    rng = world.generator(_QUERY_STREAM)
+    headings = rng.integers(HEADINGS, size=queries)
+    nuisance = world.nuisance(rng, queries)
+    latents = np.empty((queries, LATENT), np.float32)
+    for street, group in itertools.groupby(range(queries), key=lambda query: places[query] // PLACES):
+        group = np.fromiter(group, int)
+        latents[group] = world.street(street)[0][places[group] % PLACES, headings[group]]
+    codes, floats = world.describe(latents + nuisance)
+    return Simulated(n, float_dim, world, codes, floats, [_positives(place, n) for place in places])
+
+
+def _positives(place: int, n: int) -> np.ndarray:
+    """All images of the places of the same street within REACH, in any heading, as a radius of 25 m has it."""
+    street = place - place % PLACES
+    first, last = max(street, place - REACH), min(street + PLACES, place + REACH + 1)
+    return np.arange(first * PER_PLACE, min(last * PER_PLACE, n))

@@ -4,6 +4,7 @@ It answers as `search_hamming` does, but misses neighbours in lists that it does
 many to probe. docs/benchmarks/scale.md compares it with graphs and hash tables, which lost.
 """
 
+import bisect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,13 +110,8 @@ class BinaryIVF:
             found, exact = (recall_at_k(each, positives, (k,))[k] for each in (ids, exact_ids))
             return found >= goal * exact
 
-        low, high = 0, 1
-        while high < self.lists and not good(high):
-            low, high = high, min(2 * high, self.lists)
-        while high - low > max(1, high // 8):
-            middle = (low + high) // 2
-            low, high = (low, middle) if good(middle) else (middle, high)
-        return high
+        steps = np.unique(np.geomspace(1, self.lists, 1 + 6 * self.lists.bit_length()).round().astype(int)).tolist()
+        return steps[bisect.bisect_left(steps[:-1], True, key=good)]
 
     def save(self, path: str | Path) -> None:
         """Writes one file, with `probes`: 72 bytes an image for codes of 512 bits."""

@@ -30,7 +30,7 @@ from datasets.toy_city.city import build_toy_city
 from utils.run import exit_with
 
 from ..report import PAGES
-from .measure import NOT_CHECKED, NOT_OURS, Measured, check, measure, read_given
+from .measure import Measured, cells_of, check, measure, read_given
 from .plan import Settings, Timed
 from .report import reasons, write_report
 from .runner import Absent, Failed, Runner, Step
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
         for table in TABLES.values():
             print(f"Table {table.number}: {table.title}" + (" [--toy]" if table.toy_seeds else ""))
             for row in table.rows:
-                print(f"    {row.name}: {row.how or NOT_OURS.removesuffix(' alone')}")
+                print(f"    {row.name}: {row.how or row.why_not}")
         return
     sys.exit(0 if run(args, runner or Runner()) else 1)
 
@@ -150,37 +150,28 @@ def run_table(table: Table, args: argparse.Namespace, settings: Settings, runner
     return rows, passed
 
 
-class Listed:
-    """In a Runner's place: notes which steps are asked for, and runs nothing."""
-
-    def __init__(self):
-        self.steps: dict[Step, None] = {}
-
-    def results(self, step: Step) -> Path:
-        self.steps |= dict.fromkeys(step.chain)
-        raise Absent("")
-
-
 def print_commands(tables: Sequence[Table], args: argparse.Namespace, settings: Settings) -> None:
     """Every command, in order, behind a comment with the row's name and the folder; what rows share, with the first."""
     if args.toy:
         print(f"# The toy city\n{shlex.join(['python', '-m', 'datasets.toy_city', str(settings.datasets_folder)])}")
     printed: set[Step] = set()
-    for table in tables:
-        listed = Listed()
-        for row in measure(table, seeds=args.seeds or table.seeds, settings=settings, runner=listed,
-                           checking=args.check):
-            name = f"# Table {table.number}, {row.name}"
-            for step in listed.steps:
-                if step in printed:
-                    print(f"{name}; shares {step.folder}")
-                else:
-                    print(f"{name}; in {step.folder}{' (done)' if step.results else ''}\n{step.shell()}")
-            for reason in dict.fromkeys(why if why in (NOT_CHECKED, NOT_OURS) else f"{of}: {why}"
-                                        for of, why in ((of, str(why)) for of, why in row.missing.items()) if why):
-                print(f"{name}; not measured: {reason}")
-            printed |= listed.steps.keys()
-            listed.steps.clear()
+    for table, row in [(one, row) for one in tables for row in one.rows]:
+        name = f"# Table {table.number}, {row.name}"
+        of_seeds = cells_of(row, table, args.seeds or table.seeds, settings, checking=args.check)
+        steps, reasons = {}, {} if of_seeds else {row.why_not: None}  # in order, each once
+        for column, cell in (pair for cells in of_seeds for pair in cells.items()):
+            if isinstance(cell, str):
+                reasons[f"{column.of}: {cell}"] = None
+            else:
+                steps |= dict.fromkeys(cell[0].chain)
+        for step in steps:
+            if step in printed:
+                print(f"{name}; shares {step.folder}")
+            else:
+                print(f"{name}; in {step.folder}{' (done)' if step.results else ''}\n{step.shell()}")
+        for reason in reasons:
+            print(f"{name}; not measured: {reason}")
+        printed |= steps.keys()
 
 
 def say(line: str) -> None:

@@ -9,7 +9,7 @@ machines, and hours of one machine, apart.
 import argparse
 import contextlib
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faiss
@@ -21,16 +21,17 @@ from utils.run import exit_with, hardware, versions
 from utils.search import rerank_l2
 
 from ..measure import alternate
+from ..report import unit_rows
 
 CANDIDATES = 100
 BITS = 512
-METHODS = {  # -> dimension of the float descriptor that is searched, or None; and of the one that re-ranks, or None
-    "Float (4096D)": (4096, None),
-    "Float (2048D)": (2048, None),
-    "Float (512D)": (512, None),
-    "Binary (512D)": (None, None),
-    "SelaVPR++ (resource)": (None, 2048),
-    "SelaVPR++ (performance)": (None, 4096),
+METHODS = {  # -> what is searched, and what re-ranks, if anything
+    "Float (4096D)": ("L2 4096", None),
+    "Float (2048D)": ("L2 2048", None),
+    "Float (512D)": ("L2 512", None),
+    "Binary (512D)": ("Hamming", None),
+    "SelaVPR++ (resource)": ("Hamming", "re-rank 2048"),
+    "SelaVPR++ (performance)": ("Hamming", "re-rank 4096"),
 }
 
 
@@ -64,29 +65,32 @@ def measure(n_database: int, n_queries: int, repeats: int) -> dict:
     -> {"methods": {name: {"one" and "batched": {"initial", "rerank" (None: one stage), "total"}}}, "calibration_ms"}
     """
     rng = np.random.default_rng(0)
-    floats = {dim: (_unit(rng, n_database, dim), _unit(rng, n_queries, dim)) for dim in (4096, 2048, 512)}
-    codes = [rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8) for n in (n_database, n_queries)]
-    searches = {str(dim): (_filled(faiss.IndexFlatL2(dim), rows), queries) for dim, (rows, queries) in floats.items()}
-    searches["binary"] = _filled(faiss.IndexBinaryFlat(BITS), codes[0]), codes[1]
-    candidates = searches["binary"][0].search(codes[1], CANDIDATES)[1]
-    blocks = {"one": [slice(i, i + 1) for i in range(n_queries)], "batched": [slice(0, n_queries)]}
-
-    def search(index: faiss.Index, queries: np.ndarray, parts: Iterable[slice]) -> Callable[[], None]:
-        return lambda: [index.search(queries[part], CANDIDATES) for part in parts]
-
-    def rerank(database: np.ndarray, queries: np.ndarray, parts: Iterable[slice]) -> Callable[[], None]:
-        return lambda: [rerank_l2(database, queries[part], candidates[part], CANDIDATES) for part in parts]
-
-    runs = {}
-    for way, parts in blocks.items():
-        runs |= {f"{way} search {name}": search(*pair, parts) for name, pair in searches.items()}
-        runs |= {f"{way} rerank {dim}": rerank(*floats[dim], parts) for dim in (2048, 4096)}
+    floats = {dim: (unit_rows(rng, n_database, dim), unit_rows(rng, n_queries, dim)) for dim in (4096, 2048, 512)}
+    codes, query_codes = (rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8) for n in (n_database, n_queries))
+    hamming = faiss.IndexBinaryFlat(BITS)
+    hamming.add(codes)
+    candidates = hamming.search(query_codes, CANDIDATES)[1]
+    calls: dict[str, Callable[[slice], object]] = {"Hamming": lambda of: hamming.search(query_codes[of], CANDIDATES)}
+    for dim, (database, queries) in floats.items():
+        index = faiss.IndexFlatL2(dim)
+        index.add(database)
+        calls[f"L2 {dim}"] = lambda of, index=index, queries=queries: index.search(queries[of], CANDIDATES)
+        calls[f"re-rank {dim}"] = lambda of, database=database, queries=queries: rerank_l2(
+            database, queries[of], candidates[of], CANDIDATES)
+    ways = {"one": [slice(i, i + 1) for i in range(n_queries)], "batched": [slice(0, n_queries)]}
+    runs = {f"{way} {name}": lambda call=call, parts=parts: [call(part) for part in parts]
+            for way, parts in ways.items() for name, call in calls.items()}
     copy = np.empty_like(floats[4096][0])
     runs["calibration"] = lambda: np.copyto(copy, floats[4096][0])
     ms = {name: 1000 * statistics.median(seconds)
           for name, seconds in alternate(runs, repeats=repeats, around=_threads).items()}
-    a_query = {name: value / n_queries for name, value in ms.items()}
-    return {"methods": {name: {way: _times(a_query, way, *dims) for way in blocks} for name, dims in METHODS.items()},
+
+    def times(way: str, searched: str, reranking: str | None) -> dict[str, float | None]:
+        initial = ms[f"{way} {searched}"] / n_queries
+        second = ms[f"{way} {reranking}"] / n_queries if reranking else None
+        return {"initial": initial, "rerank": second, "total": initial + (second or 0.0)}
+
+    return {"methods": {name: {way: times(way, *method) for way in ways} for name, method in METHODS.items()},
             "calibration_ms": ms["calibration"]}
 
 
@@ -96,22 +100,6 @@ def _threads(run: str) -> Iterator[None]:
     faiss.omp_set_num_threads(1 if run.startswith("one") else threads)
     yield
     faiss.omp_set_num_threads(threads)
-
-
-def _times(ms: dict[str, float], way: str, searched: int | None, reranking: int | None) -> dict[str, float | None]:
-    initial = ms[f"{way} search {searched or 'binary'}"]
-    second = ms[f"{way} rerank {reranking}"] if reranking else None
-    return {"initial": initial, "rerank": second, "total": initial + (second or 0.0)}
-
-
-def _unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
-    vectors = rng.standard_normal((rows, dim), dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _filled(index, rows: np.ndarray):
-    index.add(rows)
-    return index
 
 
 if __name__ == "__main__":

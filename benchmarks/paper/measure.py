@@ -11,9 +11,8 @@ from utils.compare import Predictions, read_predictions
 
 from .plan import AVERAGE, SETS, Cell, Column, Settings
 from .runner import Absent, Failed, Runner
-from .tables import Table
+from .tables import Row, Table
 
-NOT_OURS, NOT_CHECKED = "the paper's figures alone", "trained, not checked: its figures vary with the seed"
 POINT = 0.1  # what the paper's rounding hides, and the least that counts
 
 
@@ -82,6 +81,19 @@ class Measured:
         return None if value is None else column.scale * value  # None: what a method or a machine does not have
 
 
+def cells_of(row: Row, table: Table, seeds: Sequence[int], settings: Settings, *, checking: bool
+             ) -> list[dict[Column, Cell]]:
+    """What leads to each column's figure, for each seed on which that depends; `checking`: without training."""
+    how, found = row.how, []
+    if checking and how:
+        how = how.untrained
+    for seed in seeds if how else ():
+        cells = {column: how.cell(column, seed, settings) for column in table.columns if column.of != AVERAGE}
+        if cells not in found:
+            found.append(cells)
+    return found
+
+
 def measure(table: Table, *, seeds: Sequence[int], settings: Settings, runner: Runner,
             given: Mapping[str, Measured] | None = None, checking: bool = False) -> Iterator[Measured]:
     """Row by row, as they are measured. `checking`: only what needs no training.
@@ -90,17 +102,13 @@ def measure(table: Table, *, seeds: Sequence[int], settings: Settings, runner: R
     """
     given = dict(given or {})
     for row in table.rows:
-        measured, how, done = given.pop(row.name, None) or Measured.of(row.name, table), row.how, []
-        if checking and how:
-            how = how.untrained
-        if how is None and not measured.values:
-            measured.missing = dict.fromkeys(table.groups, Absent(NOT_CHECKED if row.how else NOT_OURS))
-        for seed in seeds if how else ():
-            cells = {column: how.cell(column, seed, settings) for column in table.columns if column.of != AVERAGE}
-            if cells not in done:  # else nothing in it depends on the seed
-                done.append(cells)
-                figures = {column: measured.read(column, cell, runner) for column, cell in cells.items()}
-                measured.add({column: value for column, value in figures.items() if value is not None})
+        measured = given.pop(row.name, None) or Measured.of(row.name, table)
+        of_seeds = cells_of(row, table, seeds, settings, checking=checking)
+        if not of_seeds and not measured.values:
+            measured.missing = dict.fromkeys(table.groups, Absent(row.why_not))
+        for cells in of_seeds:
+            figures = {column: measured.read(column, cell, runner) for column, cell in cells.items()}
+            measured.add({column: value for column, value in figures.items() if value is not None})
         yield measured
     yield from given.values()
 
@@ -112,7 +120,7 @@ def read_given(words: Sequence[str], table: Table) -> dict[str, Measured]:
     by itself.
     """
     sets = [name for name in table.groups if name in SETS]
-    figures: dict[str, dict[str, dict[Column, float]]] = {}  # row -> data set -> figures
+    figures: dict[str, dict[Column, float]] = {}
     given: dict[str, Measured] = {}
     for word in words:
         left, equals, file = word.partition("=")
@@ -126,14 +134,15 @@ def read_given(words: Sequence[str], table: Table) -> dict[str, Measured]:
         data_set = data_set or _set_beside(predictions.path, sets)
         if data_set not in sets:
             raise ValueError(f"--predictions {word!r}: the data sets of Table {table.number} are {', '.join(sets)}")
-        if data_set in figures.setdefault(name, {}):
+        measured = given.setdefault(name, Measured.of(name, table))
+        if data_set in measured.queries:
             raise ValueError(f"--predictions {word!r}: a second file of {name} on {data_set}")
-        columns = [column for column in table.columns if column.of == data_set]
-        figures[name][data_set] = {column: _recall(predictions, int(column.k)) for column in columns}
-        given.setdefault(name, Measured.of(name, table)).queries[data_set] = len(predictions.correct)
+        measured.queries[data_set] = len(predictions.correct)
+        figures.setdefault(name, {}).update({column: _recall(predictions, int(column.k)) for column in table.columns
+                                             if column.of == data_set})
     for name, measured in given.items():
-        measured.add({column: value for part in figures[name].values() for column, value in part.items()})
-        measured.missing = {of: Absent("no predictions given") for of in sets if of not in figures[name]}
+        measured.add(figures[name])
+        measured.missing = {of: Absent("no predictions given") for of in sets if of not in measured.queries}
     return given
 
 

@@ -10,7 +10,6 @@ from model import BACKBONES, ModelConfig, released_address
 from .runner import Step
 
 AVERAGE = "Average"  # of the same measure over the table's data sets
-DEPTHS = (20, 50, 100, 200)  # numbers of candidates that are re-ranked from one extraction (Table X)
 
 
 class EvaluationSet(NamedTuple):
@@ -172,13 +171,15 @@ def training_step(training: Training, seed: int, settings: Settings) -> Step:
                 machine=settings.machine, needs=tuple(needs), weights=fetched, after=after)
 
 
-def evaluation_step(model: Model, tested: EvaluationSet, seed: int, settings: Settings, *, depths: bool) -> Step:
-    """The evaluation of a model on a set, with `depths` for all of DEPTHS; the training itself where it evaluates that
-    set."""
+def evaluation_step(model: Model, tested: EvaluationSet, seed: int, settings: Settings, depth: int | None) -> Step:
+    """The evaluation of a model on a set; the training itself where it evaluates that set.
+
+    depth  candidates that are re-ranked; evaluations of several depths share one extraction, which stays on disk
+    """
     model, data, trained, fetched = settings.model(model), settings.datasets_folder, None, None
     if isinstance(model, Training):
         trained = training_step(model, seed, settings)
-        if tested == TEST_SET and not depths:
+        if tested == TEST_SET and depth is None:
             return trained
         script, folder = model.script.replace("train", "eval"), f"{model.name}/seed{seed}"
         options = ["--resume", str(trained.best_model)]
@@ -190,11 +191,12 @@ def evaluation_step(model: Model, tested: EvaluationSet, seed: int, settings: Se
         options = ["--backbone", model.backbone, *(["--resume", *file] if file else [])]
     options += ["--datasets_folder", str(data), "--dataset_name", tested.name, "--split", tested.split,
                 *settings.image_options]
-    name, command = f"{folder}/{tested.name}-{tested.split}", [script, *options]
-    if depths:
-        name, command = f"{name}-depths", ["-m", f"{__package__}.depths", *options, "--depths", *map(str, DEPTHS)]
-    return Step(out=settings.out, name=name, command=tuple(command), machine=settings.machine,
-                needs=tested.needs(data), weights=fetched, after=trained)
+    step = Step(out=settings.out, name=f"{folder}/{tested.name}-{tested.split}", command=(script, *options),
+                machine=settings.machine, needs=tested.needs(data), weights=fetched, after=trained)
+    if depth is None:
+        return step
+    deeper = ("--rerank_num", str(depth), "--index", str(step.folder / "index"))
+    return dataclasses.replace(step, name=f"{step.name}-top{depth}", command=(*step.command, *deeper))
 
 
 # How a row is measured. `cell`: the step, and the keys in its results.json that lead to a column's figure, or why there
@@ -207,7 +209,7 @@ Cell = tuple[Step, tuple[str, ...]] | str
 class Evaluated:
     """Recalls of a model, or what its training takes; stage "first_stage" (binary codes alone) or "final".
 
-    depth  candidates that are re-ranked, one of DEPTHS; None: the scripts' 100
+    depth  candidates that are re-ranked; None: the scripts' 100
     """
 
     model: Model
@@ -227,8 +229,7 @@ class Evaluated:
         tested = SETS[column.of]
         if tested.name is None:
             return tested.why_not
-        step = evaluation_step(self.model, tested, seed, settings, depths=self.depth is not None)
-        return step, ("recalls", str(self.depth or self.stage), column.k)
+        return evaluation_step(self.model, tested, seed, settings, self.depth), ("recalls", self.stage, column.k)
 
     def __str__(self) -> str:
         return str(self.model)

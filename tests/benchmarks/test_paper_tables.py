@@ -21,7 +21,7 @@ import eval
 import eval_rerank
 import train
 from benchmarks.paper import __main__ as program
-from benchmarks.paper import counts, depths, latency, runner, toy
+from benchmarks.paper import counts, latency, runner, toy
 from benchmarks.paper.measure import Measured, check, measure
 from benchmarks.paper.plan import AVERAGE, SETS, Column, Evaluated, EvaluationSet, Released, Settings, Training
 from benchmarks.paper.report import as_csv, markdown
@@ -32,7 +32,7 @@ from utils import cli
 from utils.cli.variants import chosen_fields
 from utils.run import exit_with
 
-MODULES = {f"benchmarks.paper.{module.__name__.rpartition('.')[2]}": module for module in (depths, counts, latency)}
+MODULES = {f"benchmarks.paper.{module.__name__.rpartition('.')[2]}": module for module in (counts, latency)}
 
 
 def figures(number: str, row: str) -> dict[tuple[str, str], float]:
@@ -69,7 +69,7 @@ class Pretend:
         recall = self.recall(words) if callable(self.recall) else self.recall
         recalls = {str(k): recall for k in (1, 5, 10, 20, 100)}
         (run / "results.json").write_text(json.dumps({
-            "recalls": dict.fromkeys(("first_stage", "final", "20", "50", "100", "200"), recalls),
+            "recalls": {"first_stage": recalls, "final": recalls},
             "n_queries": self.n_queries, "n_database": 10000,
             "training": {"trainable_parameters": 2_000_000, "peak_memory_mib": 512.0, "minutes_per_epoch": 7.5}}))
         return run / "results.json"
@@ -290,21 +290,21 @@ def test_published_files_stand_for_the_trainings_that_gave_them():
     assert Evaluated(Released("dinov2-base", "rerank").training).untrained.model.branches == "rerank"
 
 
-def test_depths_come_from_one_extraction_of_the_right_split(sets, tmp_path, call):
+def test_depths_share_one_extraction_of_the_right_split(sets, tmp_path, call):
     lines = printed_commands(call("table", "X", "--dry_run", "--datasets_folder", sets, "--out", tmp_path)[1])
-    assert [(options.dataset_name, options.split, options.depths) for options in map(parsed, lines)] == [
-        (name, split, [20, 50, 100, 200]) for name, split in (
-            ("pitts30k", "test"), ("msls_val_740", "val"), ("tokyo247", "test"), ("nordland_27592_w2s_10f", "test"))]
+    found = {(options.dataset_name, options.split, options.rerank_num): options.index for options in map(parsed, lines)}
+    names = [("pitts30k", "test"), ("msls_val_740", "val"), ("tokyo247", "test"), ("nordland_27592_w2s_10f", "test")]
+    assert list(found) == [(*name, depth) for depth in (20, 50, 100, 200) for name in names]
+    assert all(len({found[*name, depth] for depth in (20, 50, 100, 200)}) == 1 for name in names)
+    assert len(set(found.values())) == 4
 
-    def by_depth(words, folder):
-        recalls = {str(depth): {"1": depth / 10, "5": depth / 4} for depth in (20, 50, 100, 200)}
-        (folder / "results.json").write_text(json.dumps({"recalls": recalls, "n_queries": 740}))
-        return folder / "results.json"
+    def by_depth(words):
+        return int(words[words.index("--rerank_num") + 1]) / 10
 
-    rows = run_table("X", Settings(out=tmp_path, datasets_folder=sets), by_depth)
+    rows = run_table("X", Settings(out=tmp_path, datasets_folder=sets), Pretend(by_depth))
     assert [row.mean(NORDLAND) for row in rows] == [2.0, 5.0, 10.0, 20.0]
     lines = printed_commands(call("table", "X", "--toy", "--dry_run", "--out", tmp_path)[1])
-    assert sum(words[1] == "benchmarks.paper.depths" for words in lines) == 2  # also on the set that training evaluates
+    assert sum("--rerank_num" in words for words in lines) == 2 * 4  # also on the set that training evaluates
 
 
 def test_a_file_in_the_weights_folder_is_named_and_others_are_fetched(tmp_path):
@@ -347,7 +347,7 @@ def test_rows_and_tables_that_share_a_training_train_once(sets, tmp_path):
     assert len(execute.trainings) == 6 + 9 + 2  # of Table XII two are Table IV's and VII's
     assert len(execute.calls) == 17 * 4  # the training itself is the evaluation on Pitts30k
     execute = Pretend()
-    for number, calls in (("VIII", 2 * 2 * 4), ("II", 0), ("X", 4)):  # binary, re-ranked and Table II's rows are one
+    for number, calls in (("VIII", 2 * 2 * 4), ("II", 0), ("X", 4 * 4)):  # binary, re-ranked, Table II's rows are one
         before = len(execute.calls)
         run_table(number, settings, execute)
         assert len(execute.calls) - before == calls
@@ -612,7 +612,7 @@ def test_the_list_names_every_row_and_how_it_is_got(capsys):
     program.main(["list"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == sum(1 + len(table.rows) for table in TABLES.values())
-    for line in ("Nordland: its images are counted", "BoQ: the paper's figures", "Float (512D): timed",
+    for line in ("Nordland: its images are counted", "BoQ: the paper's figures alone", "Float (512D): timed",
                  "SelaVPR++: published dinov2-large file, rerank", "STE: train_hashing.py dinov2-base gsv_cities ste",
                  "Freezing, DINOv2-B: an epoch of dinov2-base freezing"):
         assert f"    {line}" in lines
@@ -674,13 +674,28 @@ def test_the_toy_page_has_all_tables_and_keeps_what_was_written(tmp_path, call, 
 
 # The commands of this package, and the scripts
 
-def test_depths_are_those_of_separate_evaluations(data, rerank_run, tmp_path):
-    options = ("--resume", rerank_run / "best_model.pth", "--dataset_name", "msls", *evaluation_options(data))
-    found = results(run_folder(depths.main, *options, "--depths", 2, 5, cwd=tmp_path))
-    for depth in (2, 5):
-        alone = results(run_folder(eval_rerank.main, *options, "--rerank_num", depth, cwd=tmp_path))
-        assert found["recalls"][str(depth)] == alone["recalls"]["final"]
-    assert found["n_queries"] == 9 and set(found["recalls"]) == {"2", "5"}
+def test_rows_of_two_depths_extract_once_and_have_the_recalls_of_separate_evaluations(data, rerank_run, tmp_path,
+                                                                                       monkeypatch):
+    monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "test"))
+    model = Released("dinov2-base", "rerank")  # for which a tiny one stands
+    rows = tuple(Row(f"Top-{depth}", (None,), Evaluated(model, depth=depth)) for depth in (2, 5))
+    table = Table(number="Q", title="", columns=(MSLS,), rows=rows)
+    reused = []
+
+    def execute(words: list[str], folder: Path) -> Path:
+        assert words[1:3] == ["--backbone", "dinov2-base"]
+        path = run_folder(eval_rerank.main, *words[3:], "--resume", rerank_run / "best_model.pth",
+                          *evaluation_options(data), cwd=folder) / "results.json"
+        reused.append(json.loads(path.read_text())["extraction"]["reused"])
+        return path
+
+    settings = Settings(out=tmp_path / "out", datasets_folder=data)
+    found = list(measure(table, seeds=(0,), settings=settings, runner=Runner(execute=execute, obtain=lambda _: None)))
+    assert reused == [False, True]
+    for row, depth in zip(found, (2, 5), strict=True):
+        run = run_folder(eval_rerank.main, "--resume", rerank_run / "best_model.pth", "--dataset_name", "msls",
+                         *evaluation_options(data), "--rerank_num", depth, cwd=tmp_path)
+        assert row.mean(MSLS) == results(run)["recalls"]["final"]["1"]
 
 
 def test_images_are_counted(data, tmp_path):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scripts import one_thread
 
-from benchmarks import extraction, precision, retrieval, scale, search, to_disk
-from benchmarks.plain_search import plain_recalls, plain_rerank
+from benchmarks import extraction, precision, retrieval, scale, search
 from benchmarks.report import Report
+from benchmarks.search import plain_recalls, plain_rerank
 from utils.evaluation.metrics import recall_at_k
 
 
@@ -39,10 +39,10 @@ def test_rows_of_searching(monkeypatch):
 
 
 def test_rows_from_files_to_an_index(monkeypatch):
-    monkeypatch.setattr(to_disk, "SIZE", 28)
+    monkeypatch.setattr(extraction, "SIZE", 28)
     report = Report()
     with one_thread():
-        to_disk.rows(report, device=torch.device("cpu"), backbone="dinov2-tiny", images=96)
+        extraction.rows_from_files(report, device=torch.device("cpu"), backbone="dinov2-tiny", images=96)
     first, *told = report.rows
     assert first["measured"].endswith("images/s")
     assert [row["goal"] for row in told] == ["within 25 %"] * 3
@@ -50,13 +50,14 @@ def test_rows_from_files_to_an_index(monkeypatch):
 
 
 def test_the_command_writes_its_page(tmp_path, monkeypatch, capsys):
-    for module in (extraction, to_disk, search, scale):
-        def rows(report, *, name=module.__name__, **options):
-            report.add(name, ">= 1", "2", ", ".join(options), True)
-        monkeypatch.setattr(module, "rows", rows)
+    parts = (extraction, "rows_from_files"), (extraction, "rows"), (search, "rows"), (scale, "rows")
+    for module, name in parts:
+        def rows(report, *, name=f"{module.__name__}.{name}", **options):
+            report.add(name, "2", ", ".join(options), goal=">= 1", met=True)
+        monkeypatch.setattr(module, name, rows)
     retrieval.main(["--images", "10000", "--out", str(tmp_path)])
     (stored,) = json.loads((tmp_path / "retrieval.json").read_text()).values()
-    assert [row["what"].partition(".")[2] for row in stored["rows"]] == ["to_disk", "extraction", "search", "scale"]
+    assert [row["what"] for row in stored["rows"]] == [f"{module.__name__}.{name}" for module, name in parts]
     assert (tmp_path / "retrieval.md").read_text().count("| met |") == 4
     capsys.readouterr()
     with pytest.raises(SystemExit):

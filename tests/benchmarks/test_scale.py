@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import scale_page, simulated
+from benchmarks import scale, scale_page, simulated
+from benchmarks.report import Report, machine
 from benchmarks.simulated import PER_PLACE, PER_STREET, REACH
 from utils.evaluation.metrics import recall_at_k
 from utils.search import rerank_l2, search_hamming
 
-N = 6 * PER_STREET + 38 * PER_PLACE
+N = 18 * PER_STREET + 38 * PER_PLACE
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +30,19 @@ def hamming(a, b):
     return np.unpackbits(a ^ b, axis=-1).sum(axis=-1)
 
 
-def test_blocks_of_any_size_give_the_same_images(city, database):
-    for rows in (777, PER_STREET, 10 * N):
-        codes, floats = zip(*city.blocks(rows), strict=True)
-        assert {len(block) for block in codes[:-1]} <= {rows}
-        np.testing.assert_array_equal(np.concatenate(codes), database[0])
-        np.testing.assert_array_equal(np.concatenate(floats), database[1])
+def test_blocks_hold_all_images_in_order(city, database):
+    codes, floats = zip(*city.blocks(), strict=True)
+    assert len(codes) == 2 and [len(block) for block in codes] == [len(block) for block in floats]
     assert (database[0].shape, database[0].dtype) == ((N, 64), np.uint8)
     assert (database[1].shape, database[1].dtype) == ((N, 128), np.float32)
     np.testing.assert_allclose(np.linalg.norm(database[1], axis=1), 1, rtol=1e-5)
 
 
-def test_a_smaller_set_is_the_beginning_of_a_larger(database):
-    small = simulated.simulated(1500, queries=5)
-    (codes, floats), = small.blocks()
-    np.testing.assert_array_equal(codes, database[0][:1500])
-    assert floats is None and small.query_floats is None
+@pytest.mark.parametrize("n", [1, 1500, 3 * PER_STREET, 16 * PER_STREET, 17 * PER_STREET - 5])
+def test_a_smaller_set_is_the_beginning_of_a_larger(n, database):
+    codes, floats = zip(*simulated.simulated(n, queries=5, float_dim=128).blocks(), strict=True)
+    np.testing.assert_array_equal(np.concatenate(codes), database[0][:n])
+    np.testing.assert_array_equal(np.concatenate(floats), database[1][:n])
 
 
 def test_the_seed_decides(city, database):
@@ -91,11 +90,11 @@ def test_floats_and_codes_agree_on_the_angle(city, database):
 def test_mistakes_are_named():
     for n, queries in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match=f"n is {n} and queries {queries}"):
-            simulated.simulated(n, queries=queries)
+            simulated.simulated(n, queries=queries, float_dim=128)
     with pytest.raises(ValueError, match="float_dim is 64; expected at least 128"):
         simulated.simulated(10, queries=1, float_dim=64)
-    with pytest.raises(ValueError, match="rows is 0"):
-        next(simulated.simulated(10, queries=1).blocks(0))
+    with pytest.raises(ValueError, match="images is 9999; expected at least 10000"):
+        scale.rows(Report(), images=9999)
 
 
 def size(n: int) -> dict:
@@ -112,6 +111,21 @@ def size(n: int) -> dict:
             "disk": {"index": (64 + 60 + (4096 if n < 1_000_000 else 512)) * n, "ivf": 72 * n}}
 
 
+@pytest.mark.slow
+def test_a_measured_size_has_all_that_the_page_shows(tmp_path, monkeypatch):
+    for name, value in (("QUERIES", 400), ("BATCH", 20), ("COLD", 3), ("REPEATS", 1)):
+        monkeypatch.setattr(scale, name, value)
+    report = Report()
+    found = scale.measure(3000, tmp_path, report)
+    scale.add_rows(report, found)
+    assert found.keys() == size(3000).keys() and found["ms"].keys() == size(3000)["ms"].keys()
+    first, exact = (found["recall"][way]["100"] for way in ("ivf", "exact"))
+    assert exact > 98 and first >= 0.96 * exact
+    assert found["disk"]["index"] > 3000 * (64 + 2 * 2048) and found["disk"]["ivf"] > 3000 * 72
+    assert min(found["ms"].values()) > 0
+    assert "| 3,000 |" in scale_page.tables([found])
+
+
 def test_growth_is_a_power_law_by_least_squares():
     sizes = [size(n) for n in (10_000, 100_000, 1_000_000)]
     sizes[0]["ms"]["exact one"] = 5.0  # which does not count: costs that do not grow show there
@@ -125,19 +139,25 @@ def test_growth_is_a_power_law_by_least_squares():
 
 
 def test_the_page_gets_its_tables_and_larger_sizes_stay(tmp_path, monkeypatch):
+    this = machine(torch.device("cpu"))
+    page = tmp_path / "scale.md"
+    page.write_text(f"# Scale\n\nabout\n\n## {this}\n\nstale\n\n## Another machine\n\nkept\n")
+    monkeypatch.setattr(scale, "measure", lambda n, folder, report: size(n))
     draw = scale_page.draw
     monkeypatch.setattr(scale_page, "draw", lambda *_: None)
-    page = tmp_path / "scale.md"
-    page.write_text(f"before\n{scale_page.START}\nstale\n{scale_page.STOP}\nafter\n")
-    scale_page.write([size(n) for n in (10_000, 100_000, 1_000_000)], tmp_path)
+    scale.rows(Report(), images=1_000_000, out=tmp_path)
     monkeypatch.setattr(scale_page, "draw", draw)
-    scale_page.write([size(n) for n in (10_000, 100_000)], tmp_path)
+    report = Report()
+    scale.rows(report, images=100_000, out=tmp_path)
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
+    assert text.startswith("# Scale\n\nabout\n\n## Another machine\n\nkept\n") and "stale" not in text
+    assert text.count(f"\n## {this}\n") == 1
     assert "| images | 10,000 | 100,000 | 1,000,000 |" in text and "| exact, one query | n^1.00 |" in text
     assert "| 0.020 / 0.020 | 0.200 / 0.200 | 2.000 / 2.000 |" in text
     # Computed from what was measured with 256-d: 2048-d and 4096-d, two bytes a value.
     assert "| 0.04 / 0.08 | 0.42 / 0.83 | 4.22 / 8.32 |" in text
-    assert [s["images"] for s in json.loads((tmp_path / "scale.json").read_text())["sizes"]] == [
-        10_000, 100_000, 1_000_000]
+    stored = json.loads((tmp_path / "scale.json").read_text())[this]
+    assert [s["images"] for s in stored["sizes"]] == [10_000, 100_000, 1_000_000]
+    assert stored["growth"]["exact, one query"] == pytest.approx(1)
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+    assert any(row["what"] == "growth, exact, one query" and row["measured"] == "n^1.00" for row in report.rows)

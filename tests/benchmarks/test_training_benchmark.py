@@ -59,26 +59,28 @@ def test_the_command_writes_its_rows(tmp_path, monkeypatch):
         assert float(measured[f"{script}.py, dinov2-tiny, gradient's cosine, bf16 to fp32"]) > 0.99
 
 
-def test_the_rows_of_a_gpu(tmp_path, monkeypatch):
-    """On the CPU, with a GPU's counters made up: a run of the code, not of the figures."""
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_the_rows_of_a_gpu(monkeypatch):
+    """Of two batches, one of which does not fit by one path."""
+    call = training.Step.__call__
+
     def too_much(self, kind, precision):
         if (kind, precision) == ("plain", "fp32") and len(self.images) == 16:
             raise torch.cuda.OutOfMemoryError
-        if kind != "compiled":
-            self.forward(kind, precision)
+        call(self, kind, precision)
 
-    monkeypatch.setattr(training, "SIZE", 14)
+    monkeypatch.setattr(training, "SIZE", 28)
     monkeypatch.setattr(training, "BATCHES", (16, 20))
     monkeypatch.setattr(training.Step, "__call__", too_much)
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 10**9)
     report = training.Report()
-    with one_thread():
-        training.on_gpu(report, "dinov2-tiny", {"fp32": 1e11, "bf16": 4e11}, torch.device("cpu"))
+    training.on_gpu(report, "dinov2-tiny", {"fp32": 1e13, "bf16": 1e14}, torch.device("cuda"))
     assert [row["what"] for row in report.rows if row["measured"] == "does not fit"] == [
         f"{script}.py, dinov2-tiny, 16 images, plain fp32" for script in ("train", "train_rerank")]
     assert len(report.rows) == 2 * 2 * 2 * len(training.KINDS)
+    measured = [row for row in report.rows if row["measured"] != "does not fit"]
+    assert all(float(row["measured"].removesuffix(" images/s")) > 0 for row in measured)
+    assert all(float(row["beside"].partition(" GB")[0]) > 0 for row in measured)
 
 
 @pytest.mark.gpu
