@@ -139,7 +139,7 @@ def exit_with(main: Callable[[], object]) -> None:
         pressed.append(True)
         raise KeyboardInterrupt
 
-    before, code = signal.signal(signal.SIGINT, interrupt), 0
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         try:
             main()
@@ -152,7 +152,7 @@ def exit_with(main: Callable[[], object]) -> None:
                 text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
             distributed.let_the_first_speak()
             _say(f"error: {text}")
-            code = 2
+            sys.exit(2)
         except RuntimeError as error:
             # Python swallows a Ctrl-C that comes while it forks a loader's worker; then it shows as that worker's end.
             if pressed:
@@ -161,17 +161,14 @@ def exit_with(main: Callable[[], object]) -> None:
                 raise
             distributed.let_the_others_speak()
             _say(f"error: another process ended, or cannot be reached: {error}")
-            code = 1
+            sys.exit(1)
     except KeyboardInterrupt:
         if local_rank() == 0:
             _say("interrupted")
-        code = 130
+        sys.exit(130)
     finally:
         distributed.stop()
         signal.signal(signal.SIGINT, before)
-    # Only here: the error, and the step's graph that it refers to, must not live until the interpreter ends.
-    if code:
-        sys.exit(code)
 
 
 def _say(message: str) -> None:
