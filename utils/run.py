@@ -13,7 +13,8 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -169,6 +170,22 @@ def exit_with(main: Callable[[], object]) -> None:
     finally:
         distributed.stop()
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def interrupted_afterwards() -> Iterator[None]:
+    """A Ctrl-C inside has its effect at the end, for what must not be left half done."""
+    if threading.current_thread() is not threading.main_thread():  # which alone meets signals
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _say(message: str) -> None:

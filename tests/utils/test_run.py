@@ -5,6 +5,7 @@ import json
 import logging
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from model import ModelConfig
 from utils import distributed
 from utils import run as module
 from utils.device import pick_device
-from utils.run import Run, RunOptions, exit_with, hardware, start_log, versions
+from utils.run import Run, RunOptions, exit_with, hardware, interrupted_afterwards, start_log, versions
 
 TINY = ModelConfig(backbone="dinov2-tiny")
 log = logging.getLogger("selavprpp")
@@ -215,3 +216,25 @@ def test_versions_and_hardware():
     assert extracted["threads"] == torch.get_num_threads()
     assert extracted["processes"] == 1
     assert extracted["cpu"]
+
+
+def test_a_ctrl_c_waits_for_what_must_not_be_left_half_done():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        with interrupted_afterwards():
+            signal.raise_signal(signal.SIGINT)
+            done.append("inside")
+        done.append("behind")
+    assert done == ["inside"]
+    with interrupted_afterwards():
+        pass
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_thread_meets_no_signals():
+    def work():
+        with interrupted_afterwards():
+            return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() == "done"

@@ -22,7 +22,7 @@ from ..device import PRECISIONS, random_states, restore_random_states, warm_up_c
 from ..evaluation.evaluator import Evaluation
 from ..files import temporary_path
 from ..ranks import is_first, progress
-from ..run import Run
+from ..run import Run, interrupted_afterwards
 from .epoch import EpochMeter
 from .memory import report_step_memory
 
@@ -162,7 +162,9 @@ class Training:
 
         Nothing in it waits for a GPU, neither does fp16's scaler: a fused optimiser itself skips what overflowed.
         """
-        self.scaler.scale(loss).backward()
+        # An error inside leaves computations in autograd's queue, whose end, after Python's, is a crash (torch 2.15).
+        with interrupted_afterwards():
+            self.scaler.scale(loss).backward()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
