@@ -1,5 +1,6 @@
 """What every benchmark here shares: rows with goals, the samples behind them, a calibration, the writing of a page."""
 
+import argparse
 import datetime
 import json
 import statistics
@@ -21,6 +22,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 PAGES, RESULTS = PROJECT / "docs" / "benchmarks", PROJECT / "benchmarks" / "results"
 MIB = 2**20
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def command_parser(module: str, doc: str) -> argparse.ArgumentParser:
+    """With --out, a folder that is made before the work, not after it; the text's first line is the description."""
+    made = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.splitlines()[0])
+    made.add_argument("--out", type=folder, default=PAGES, help="folder of what is written (docs/benchmarks)")
+    return made
+
+
+def folder(path: str) -> Path:
+    Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
 
 
 class Report:

@@ -4,11 +4,9 @@ Every figure is set against the plain path (plain.py) or a floor measured in the
 with the images in memory. Prints the rows and writes them, with every sample, into training.json and training.md.
 """
 
-import argparse
 import contextlib
 import functools
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,7 +21,7 @@ from utils.training.memory import step_memory
 
 from .measure import saved_bytes
 from .plain import plain_forward
-from .report import MIB, PAGES, TYPES, Report, calibrate
+from .report import MIB, TYPES, Report, calibrate, command_parser
 
 SIZE = 224
 PUBLISHED_MIB = {"dinov2-base": 32.74, "dinov2-large": 56.21}  # fp32, measured on the published code
@@ -102,13 +100,11 @@ class Step:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backbone", choices=BACKBONES, nargs="+", help="default: base and large; cuda: small as well")
-    parser.add_argument("--out", type=Path, default=PAGES, help="folder of what is written (docs/benchmarks)")
     args = parser.parse_args(argv)
     device = pick_device(args.device)
-    args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     report = Report()
     rates = calibrate(report, device)
     if device.type == "cpu":
