@@ -2,7 +2,7 @@
 
 Ours beside the straightforward pipeline (Pillow's resize, float tensors) on the same places, alternately, in one
 process with one thread; medians. FOLDER is in the GSV-Cities layout; without it: a small toy city at 112x112 as in the
-demo, then enlarged to 640x480 at 224x224. Prints the tables and writes them, with every sample, into loader.md and .json.
+demo, then enlarged to 640x480 at 224x224. Prints the tables and writes them, with every sample, to loader.md and .json.
 """
 
 import statistics
