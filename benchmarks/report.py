@@ -27,11 +27,11 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def command_parser(module: str, doc: str) -> argparse.ArgumentParser:
     """With --out, a folder that is made before the work, not after it; the text's first line is the description."""
     made = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.splitlines()[0])
-    made.add_argument("--out", type=folder, default=PAGES, help="folder of what is written (docs/benchmarks)")
+    made.add_argument("--out", type=new_folder, default=PAGES, help="folder of what is written (docs/benchmarks)")
     return made
 
 
-def folder(path: str) -> Path:
+def new_folder(path: str) -> Path:
     Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
 

@@ -7,7 +7,6 @@ every set, whatever its size.
 """
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,24 +106,17 @@ class Simulated:
 
 
 def simulated(n: int, *, queries: int, float_dim: int, seed: int = 0) -> Simulated:
-    """The first `n` images of the world `seed`, and queries at places spread evenly over them.
-
-    Raises ValueError for counts below 1 and a float_dim below LATENT, which could not hold the latent.
-    """
-    if n < 1 or queries < 1:
-        raise ValueError(f"n is {n} and queries {queries}; expected at least 1 of each")
-    if float_dim < LATENT:
-        raise ValueError(f"float_dim is {float_dim}; expected at least {LATENT}, the size of the latent")
+    """The first `n` images of the world `seed`, and queries at places spread evenly over them; float_dim >= LATENT."""
     world = World(seed, float_dim)
     places = (np.arange(queries) * -(-n // PER_PLACE)) // queries
     rng = world.generator(_QUERY_STREAM)
     headings = rng.integers(HEADINGS, size=queries)
     nuisance = world.nuisance(rng, queries)
-    latents = np.empty((queries, LATENT), np.float32)
-    for street, group in itertools.groupby(range(queries), key=lambda query: places[query] // PLACES):
-        group = np.fromiter(group, int)
-        latents[group] = world.street(street)[0][places[group] % PLACES, headings[group]]
-    codes, floats = world.describe(latents + nuisance)
+    views = np.empty((queries, LATENT), np.float32)
+    for street in np.unique(places // PLACES):
+        here = places // PLACES == street
+        views[here] = world.street(street)[0][places[here] % PLACES, headings[here]]
+    codes, floats = world.describe(views + nuisance)
     return Simulated(n, float_dim, world, codes, floats, [_positives(place, n) for place in places])
 
 
