@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from utils.device import synchronise
@@ -59,6 +60,14 @@ class Report:
         """Keeps the samples, and returns the median of each."""
         self.samples |= {f"{name}: {key}": values for key, values in samples.items()}
         return {key: statistics.median(values) for key, values in samples.items()}
+
+    def cosine(self, what: str, a: Tensor, b: Tensor, beside: str = "the least") -> None:
+        least = F.cosine_similarity(a, b, dim=-1).min().item()
+        self.add(what, f"{least:.6f}", beside, goal=">= 0.999", met=least >= 0.999)
+
+    def matrix_share(self, what: str, share: float, precision: str) -> None:
+        goal = {"goal": ">= 70 %", "met": share >= 0.7} if precision == "fp32" else {}
+        self.add(f"{what}, share of the matrix rate", f"{100 * share:.0f} %", **goal)
 
     def markdown(self) -> str:
         verdict = {None: "", True: "met", False: "**missed**"}

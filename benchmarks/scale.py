@@ -23,7 +23,7 @@ from utils.search import IndexWriter, ModelIdentity, StoredRows, TwoStageIndex, 
 
 from . import scale_page, sublinear
 from .report import PAGES, Report, command_parser, machine, new_folder, stored, write_section
-from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, Simulated, simulated
+from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, City
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 WIDE = 1_000_000  # images up to which floats have 2048 dimensions, those of DINOv2-base; beyond, 256
@@ -60,7 +60,7 @@ def rows(report: Report, *, images: int = 1_000_000, work: Path | None = None, o
 
 def measure(n: int, folder: Path, report: Report) -> dict:
     """Everything about one size; times in ms a query or s, sizes in bytes, recalls in percent."""
-    city = simulated(n, queries=QUERIES, float_dim=2048 if n <= WIDE else 256)
+    city = City(n, queries=QUERIES, float_dim=2048 if n <= WIDE else 256)
     started = time.perf_counter()
     write_index(city, folder / "index")
     written = time.perf_counter()
@@ -83,8 +83,8 @@ def measure(n: int, folder: Path, report: Report) -> dict:
             "write_s": written - started, "build_s": built - written, "ms": ms, "ram": held, "disk": disk, **recall}
 
 
-def write_index(city: Simulated, folder: Path) -> None:
-    with IndexWriter(folder, n=city.n, identity={"seed": city.world.seed}, code_bytes=BITS // 8,
+def write_index(city: City, folder: Path) -> None:
+    with IndexWriter(folder, n=city.n, identity={"seed": city.seed}, code_bytes=BITS // 8,
                      float_dim=city.float_dim, store="fp16") as writer:
         start = 0
         for codes, floats in city.blocks():
@@ -96,7 +96,7 @@ def write_index(city: Simulated, folder: Path) -> None:
         writer.finish(names=names, model=ModelIdentity("0" * 64, "simulated"), coordinates=coordinates)
 
 
-def mapped(index: Path, city: Simulated) -> tuple[np.ndarray, StoredRows]:
+def mapped(index: Path, city: City) -> tuple[np.ndarray, StoredRows]:
     """Codes and floats of an index as it holds them: memory maps."""
     codes, floats = (np.asarray(np.memmap(index / name, dtype, "r", shape=(city.n, width))) for name, dtype, width in (
         ("codes", np.uint8, BITS // 8), ("floats", np.float16, city.float_dim)))
@@ -108,7 +108,7 @@ def open_inverted(folder: Path) -> faiss.IndexBinaryIVF:
     return faiss.read_index_binary(str(folder / "ivf"), faiss.IO_FLAG_MMAP_IFC)
 
 
-def recalls(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: faiss.IndexBinaryIVF) -> dict:
+def recalls(city: City, codes: np.ndarray, floats: StoredRows, ivf: faiss.IndexBinaryIVF) -> dict:
     """Recalls of both first stages on every second query; the others choose how many lists are probed."""
     exact = search_hamming(codes, city.query_codes, DEPTH)[1]
     sample, rest = slice(0, None, 2), slice(1, None, 2)
@@ -126,7 +126,7 @@ def recalls(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: faiss.I
             "probes_for_same_images": same}
 
 
-def latencies(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: faiss.IndexBinaryIVF, report: Report
+def latencies(city: City, codes: np.ndarray, floats: StoredRows, ivf: faiss.IndexBinaryIVF, report: Report
               ) -> dict[str, float]:
     """ms a query with everything in RAM, all ways taking turns: BATCH queries at once, and one at a time."""
     queries, described = city.query_codes[:BATCH], city.query_floats[:BATCH]
@@ -143,7 +143,7 @@ def latencies(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: faiss
     return medians
 
 
-def cold(city: Simulated, candidates: np.ndarray, folder: Path, report: Report) -> dict[str, float]:
+def cold(city: City, candidates: np.ndarray, folder: Path, report: Report) -> dict[str, float]:
     """ms of opening the index, and of re-ranking one query at a time, with none of its pages in RAM: through a plain
     map, around whose touched pages the system reads others, and through the index, which asks for rows one by one."""
     described = city.query_floats[-len(candidates):]
@@ -188,12 +188,10 @@ def ram(folder: Path, codes: np.ndarray, floats: np.ndarray) -> dict[str, dict[s
         return ivf
 
     kept: list = []  # until all is measured
-    ivf = added(first_stage)
-    opened = added(lambda: TwoStageIndex.open(folder / "index"))
-    index = kept[-1]
-    exact = added(lambda: index.search_codes(codes, DEPTH))
-    reranked = added(lambda: index.search(codes, floats, k=1, depth=DEPTH))
-    return {"ivf": ivf, "opened": opened, "exact": exact, "rerank": reranked}
+    return {"ivf": added(first_stage),
+            "opened": added(lambda: TwoStageIndex.open(folder / "index")),
+            "exact": added(lambda: kept[1].search_codes(codes, DEPTH)),
+            "rerank": added(lambda: kept[1].search(codes, floats, k=1, depth=DEPTH))}
 
 
 def resident() -> tuple[int, int]:

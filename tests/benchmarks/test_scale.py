@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import scale, scale_page, simulated
+from benchmarks import scale, scale_page
 from benchmarks.report import Report, machine
-from benchmarks.simulated import PER_PLACE, PER_STREET, REACH
+from benchmarks.simulated import PER_PLACE, PER_STREET, REACH, City
 from utils.evaluation.metrics import recall_at_k
 from utils.search import rerank_l2, search_hamming
 
@@ -17,7 +17,7 @@ N = 18 * PER_STREET + 38 * PER_PLACE
 
 @pytest.fixture(scope="module")
 def city():
-    return simulated.simulated(N, queries=300, float_dim=128)
+    return City(N, queries=300, float_dim=128)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def test_blocks_hold_all_images_in_order(city, database):
 
 @pytest.mark.parametrize("n", [1, 1500, 3 * PER_STREET, 16 * PER_STREET, 17 * PER_STREET - 5])
 def test_a_smaller_set_is_the_beginning_of_a_larger(n, database):
-    codes, floats = zip(*simulated.simulated(n, queries=5, float_dim=128).blocks(), strict=True)
+    codes, floats = zip(*City(n, queries=5, float_dim=128).blocks(), strict=True)
     np.testing.assert_array_equal(np.concatenate(codes), database[0][:n])
     np.testing.assert_array_equal(np.concatenate(floats), database[1][:n])
 
 
 def test_the_seed_decides(city, database):
     def drawn(seed):
-        other = simulated.simulated(2000, queries=300, float_dim=128, seed=seed)
+        other = City(2000, queries=300, float_dim=128, seed=seed)
         return next(other.blocks())[0], other.query_codes
 
     np.testing.assert_array_equal(drawn(0)[0], database[0][:2000])
