@@ -50,7 +50,6 @@ def main(argv: list[str] | None = None) -> None:
             print(tables[-1], flush=True)
     report.write_section(args.out / "loader.md", "\n".join(tables), {"seconds_an_image": found},
                          device=torch.device("cpu"), seconds=time.perf_counter() - started)
-    print(f"written to {args.out / 'loader.md'} and loader.json")
 
 
 def drawn(scratch: str) -> Iterator[tuple[str, Path, tuple[int, int]]]:

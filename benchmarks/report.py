@@ -76,10 +76,8 @@ class Report:
 
     def write(self, page: Path, device: torch.device) -> None:
         """Writes the rows, and every sample, as `write_section` does."""
-        seconds = time.perf_counter() - self.started
         write_section(page, self.markdown(), {"rows": self.rows, "samples": self.samples}, device=device,
-                      seconds=seconds)
-        print(f"{seconds:.0f} s; written to {page} and {store_of(page)}")
+                      seconds=time.perf_counter() - self.started)
 
 
 def calibrate(report: Report, device: torch.device) -> dict[str, float]:
@@ -132,6 +130,7 @@ def write_section(page: Path, text: str, found: dict, *, device: torch.device, s
              f"{name}\n\n{date}; {libraries}; {seconds:.0f} s in all.\n\n{text}"]
     with temporary_path(page) as temporary:
         temporary.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in parts))
+    print(f"{seconds:.0f} s; written to {page} and {store_of(page)}", flush=True)
 
 
 def machine(device: torch.device) -> str:

@@ -232,7 +232,6 @@ def main(argv: list[str] | None = None) -> None:
     add_options(parser)
     args = parser.parse_args(argv)
     rows(Report(), images=args.images, work=args.work, out=args.out)
-    print(f"written to {args.out / 'scale.md'}, scale.json and scale.png")
 
 
 if __name__ == "__main__":
