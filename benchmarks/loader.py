@@ -24,7 +24,6 @@ from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image
 from utils.run import exit_with
 
 from . import report
-from .measure import alternate
 
 IMAGES = 96  # a repeat's
 EPOCHS = 4  # of them through a worker
@@ -84,7 +83,7 @@ def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict
     seconds: dict[str, dict[str, list[float]]] = {}
     for runs, clock, count in ((core, time.process_time, len(images)),
                                (worker, time.perf_counter, EPOCHS * len(images))):
-        for (name, pipeline), samples in alternate(runs, repeats=repeats, clock=clock).items():
+        for (name, pipeline), samples in report.alternate(runs, repeats=repeats, clock=clock).items():
             seconds.setdefault(name, {})[pipeline] = [taken / count for taken in samples]
     return seconds
 

@@ -1,6 +1,7 @@
 """What every benchmark here shares: rows with goals, the samples behind them, a calibration, the writing of a page."""
 
 import argparse
+import contextlib
 import datetime
 import json
 import statistics
@@ -16,8 +17,6 @@ from torch.nn import functional as F
 from utils.device import synchronise
 from utils.files import temporary_path, write_json
 from utils.run import hardware, versions
-
-from .measure import alternate
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES, RESULTS = PROJECT / "docs" / "benchmarks", PROJECT / "benchmarks" / "results"
@@ -35,6 +34,26 @@ def command_parser(module: str, doc: str) -> argparse.ArgumentParser:
 def new_folder(path: str) -> Path:
     Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
+
+
+def alternate(runs: dict[str, Callable[[], object]], *, repeats: int = 5,
+              clock: Callable[[], float] = time.perf_counter,
+              around: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+              ) -> dict[str, list[float]]:
+    """Seconds of `repeats` calls of each, one after the other in turn, after one call of each that does not count.
+
+    `around` gives, for a run's name, a context for its call whose own time does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            with around(name):
+                started = clock()
+                run()
+                taken = clock() - started
+            if turn:
+                seconds[name].append(taken)
+    return seconds
 
 
 class Report:

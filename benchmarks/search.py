@@ -16,7 +16,7 @@ import torch
 from utils.evaluation.metrics import recall_at_k
 from utils.search import STORES, StoredRows, rerank_l2, search_hamming, search_l2, store_rows
 
-from .report import MIB, Report, unit_rows
+from .report import Report, unit_rows
 
 BITS = 512
 DEPTH = 100
@@ -35,9 +35,6 @@ Call = Callable[[slice], object]  # with the queries meant
 def rows(report: Report, *, device: torch.device | None = None, images: int = 10_000, queries: int = 6816,
          repeats: int = 5) -> None:
     """Adds the rows of searching `images` by `queries`, one at a time and together; ours on `device`."""
-    source, target = np.ones(32 * MIB, np.float32), np.empty(32 * MIB, np.float32)
-    seconds = report.medians("search", {"copy": lambda: np.copyto(target, source)}, repeats=repeats)
-    report.add("copy of 128 MiB, one thread", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s", "calibration")
     rng = np.random.default_rng(0)
     codes, query_codes = (rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8) for n in (images, queries))
     for dim in (512, 2048, 4096):

@@ -26,7 +26,6 @@ def test_the_plain_path_sorts_and_counts():
 
 
 def test_rows_of_searching(monkeypatch):
-    monkeypatch.setattr(search, "MIB", 2**8)
     monkeypatch.setattr(search, "L2_QUERIES", 6)
     monkeypatch.setattr(search, "SINGLE", 3)
     report = Report()
