@@ -65,14 +65,10 @@ def _case(report: Report, backbone: str, branches: tuple[str, ...], rates: dict[
     for path, taken in seconds.items():
         precision = path.split()[1]
         floor = flops / rates[precision]
-        over, share = {}, {}  # each precision has a goal of its own
-        if precision == "bf16":
-            over = {"goal": ">= 5", "met": plain / taken >= 5}
-        else:
-            share = {"goal": ">= 70 %", "met": floor / taken >= 0.7}
+        goal = {"goal": ">= 5", "met": plain / taken >= 5} if precision == "bf16" else {}
         report.add(f"{name}, {path}, over plain", f"{plain / taken:.2f}", f"{batch / taken:.2f} images/s; the products "
-                   f"alone at the matrix rate would give {plain / floor:.2f}", **over)
-        report.add(f"{name}, {path}, share of the matrix rate", f"{100 * floor / taken:.0f} %", **share)
+                   f"alone at the matrix rate would give {plain / floor:.2f}", **goal)
+        report.matrix_share(f"{name}, {path}", floor / taken, precision)
         _agreement(report, f"{name}, {path}", precision, found["plain fp32"], found[path])
 
 
@@ -86,9 +82,7 @@ def _agreement(report: Report, name: str, precision: str, exact: Descriptors, ou
             report.add(f"{name}, {field}, BatchNorm folded to unfolded", f"{apart:.1e}", "largest difference",
                        goal="<= 1e-5", met=apart <= 1e-5)
         else:
-            cosine = F.cosine_similarity(a, b).min().item()
-            report.add(f"{name}, {field}, cosine to fp32", f"{cosine:.6f}", "the least", goal=">= 0.999",
-                       met=cosine >= 0.999)
+            report.cosine(f"{name}, {field}, cosine to fp32", a, b)
     if exact.relaxed is not None:
         # With random weights all images' codes are nearly one; a trained code's bits are +1 for about half of them.
         centre = exact.relaxed.mean(dim=0)

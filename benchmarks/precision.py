@@ -6,7 +6,6 @@ more or fewer find a right image at k = 1, 5, 10 in either stage, and how many c
 writes it into precision.md, with all that was found in precision.json.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -33,10 +32,9 @@ COMBINATIONS = [(precision, store) for precision in PRECISIONS if precision != "
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__.splitlines()[0])
+    parser = report.command_parser(__spec__.name, __doc__)
     parser.add_argument("--set", nargs=3, action="append", required=True, metavar=("MODEL", "FOLDER", "SIZE"),
                         help="a model file, a benchmark folder and a side in pixels")
-    parser.add_argument("--out", type=Path, default=report.PAGES, help="folder of precision.md and precision.json")
     args = parser.parse_args(argv)
     wrong = [size for *_, size in args.set if not size.isdecimal() or size == "0"]
     if wrong:

@@ -1,5 +1,7 @@
 """What every benchmark here shares: rows with goals, the samples behind them, a calibration, the writing of a page."""
 
+import argparse
+import contextlib
 import datetime
 import json
 import statistics
@@ -9,18 +11,49 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from utils.device import synchronise
 from utils.files import temporary_path, write_json
 from utils.run import hardware, versions
 
-from .measure import alternate
-
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES, RESULTS = PROJECT / "docs" / "benchmarks", PROJECT / "benchmarks" / "results"
 MIB = 2**20
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def command_parser(module: str, doc: str) -> argparse.ArgumentParser:
+    """With --out, a folder that is made before the work, not after it; the text's first line is the description."""
+    made = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.splitlines()[0])
+    made.add_argument("--out", type=new_folder, default=PAGES, help="folder of what is written (docs/benchmarks)")
+    return made
+
+
+def new_folder(path: str) -> Path:
+    Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+def alternate(runs: dict[str, Callable[[], object]], *, repeats: int = 5,
+              clock: Callable[[], float] = time.perf_counter,
+              around: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+              ) -> dict[str, list[float]]:
+    """Seconds of `repeats` calls of each, one after the other in turn, after one call of each that does not count.
+
+    `around` gives, for a run's name, a context for its call whose own time does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            with around(name):
+                started = clock()
+                run()
+                taken = clock() - started
+            if turn:
+                seconds[name].append(taken)
+    return seconds
 
 
 class Report:
@@ -47,6 +80,14 @@ class Report:
         self.samples |= {f"{name}: {key}": values for key, values in samples.items()}
         return {key: statistics.median(values) for key, values in samples.items()}
 
+    def cosine(self, what: str, a: Tensor, b: Tensor, beside: str = "the least") -> None:
+        least = F.cosine_similarity(a, b, dim=-1).min().item()
+        self.add(what, f"{least:.6f}", beside, goal=">= 0.999", met=least >= 0.999)
+
+    def matrix_share(self, what: str, share: float, precision: str) -> None:
+        goal = {"goal": ">= 70 %", "met": share >= 0.7} if precision == "fp32" else {}
+        self.add(f"{what}, share of the matrix rate", f"{100 * share:.0f} %", **goal)
+
     def markdown(self) -> str:
         verdict = {None: "", True: "met", False: "**missed**"}
         return table(("what", "goal", "measured", "beside", "verdict"), ({**row, "met": verdict[row["met"]]}.values()
@@ -54,10 +95,8 @@ class Report:
 
     def write(self, page: Path, device: torch.device) -> None:
         """Writes the rows, and every sample, as `write_section` does."""
-        seconds = time.perf_counter() - self.started
         write_section(page, self.markdown(), {"rows": self.rows, "samples": self.samples}, device=device,
-                      seconds=seconds)
-        print(f"{seconds:.0f} s; written to {page} and {store_of(page)}")
+                      seconds=time.perf_counter() - self.started)
 
 
 def calibrate(report: Report, device: torch.device) -> dict[str, float]:
@@ -110,6 +149,7 @@ def write_section(page: Path, text: str, found: dict, *, device: torch.device, s
              f"{name}\n\n{date}; {libraries}; {seconds:.0f} s in all.\n\n{text}"]
     with temporary_path(page) as temporary:
         temporary.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in parts))
+    print(f"{seconds:.0f} s; written to {page} and {store_of(page)}", flush=True)
 
 
 def machine(device: torch.device) -> str:

@@ -5,27 +5,19 @@ curves over the number of images. Prints the rows and writes them, with every sa
 retrieval.md; the curves are scale.md's.
 """
 
-import argparse
-from pathlib import Path
-
 from utils.device import pick_device
 from utils.run import exit_with
 
 from . import extraction, scale, search
-from .report import PAGES, Report
+from .report import Report, command_parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval", description=__doc__.splitlines()[0])
+    parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--images", type=int, default=1_000_000, help="largest database of the curves (1000000)")
-    parser.add_argument("--work", type=Path, help="folder for their files, some 4.4 GB for a million images")
-    parser.add_argument("--out", type=Path, default=PAGES, help="folder of what is written (docs/benchmarks)")
+    scale.add_options(parser)
     args = parser.parse_args(argv)
-    if args.images < scale.SIZES[0]:
-        parser.error(f"--images {args.images}: expected at least {scale.SIZES[0]}")
     device = pick_device(args.device)
-    args.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     report = Report()
     extraction.rows_from_files(report, device=device)  # first: the process's peak of memory is then its own
     extraction.rows(report, device=device)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import faiss
 import numpy as np
 import torch
 
@@ -20,10 +21,9 @@ from utils.evaluation.metrics import correctness, recall_at_k
 from utils.run import exit_with
 from utils.search import IndexWriter, ModelIdentity, StoredRows, TwoStageIndex, rerank_l2, search_hamming
 
-from . import scale_page
-from .report import PAGES, Report, machine, stored, write_section
-from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, Simulated, simulated
-from .sublinear import BinaryIVF
+from . import scale_page, sublinear
+from .report import PAGES, Report, command_parser, machine, new_folder, stored, write_section
+from .simulated import BITS, PER_PLACE, PER_STREET, SPACING, City
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 WIDE = 1_000_000  # images up to which floats have 2048 dimensions, those of DINOv2-base; beyond, 256
@@ -45,35 +45,31 @@ def rows(report: Report, *, images: int = 1_000_000, work: Path | None = None, o
     """
     started, processor, page = time.perf_counter(), torch.device("cpu"), out / "scale.md"
     sizes = []
-    for n in SIZES:
-        if n > images:
-            break
-        with tempfile.TemporaryDirectory(dir=work) as folder:
-            sizes.append(measure(n, Path(folder), report))
-        add_rows(report, sizes[-1])
-    if not sizes:
-        raise ValueError(f"images is {images}; expected at least {SIZES[0]}")
-    for name, exponent in scale_page.growth(sizes).items():
-        report.add(f"growth, {name}", f"n^{exponent:.2f}", "least squares of the logarithms")
+    for n in (n for n in SIZES if n <= images):
+        with tempfile.TemporaryDirectory(dir=work) as scratch:
+            sizes.append(measure(n, Path(scratch), report))
+        add_goals(report, sizes[-1])
     before = stored(page).get(machine(processor), {"sizes": []})["sizes"]
     sizes += [size for size in before if size["images"] > sizes[-1]["images"]]
     scale_page.draw(sizes, out / "scale.png")
-    write_section(page, scale_page.tables(sizes), {"sizes": sizes, "growth": scale_page.growth(sizes)},
-                  device=processor, seconds=time.perf_counter() - started)
+    tables = scale_page.tables(sizes)
+    print(tables)
+    write_section(page, tables, {"sizes": sizes, "growth": scale_page.growth(sizes)}, device=processor,
+                  seconds=time.perf_counter() - started)
 
 
 def measure(n: int, folder: Path, report: Report) -> dict:
     """Everything about one size; times in ms a query or s, sizes in bytes, recalls in percent."""
-    city = simulated(n, queries=QUERIES, float_dim=2048 if n <= WIDE else 256)
+    city = City(n, queries=QUERIES, float_dim=2048 if n <= WIDE else 256)
     started = time.perf_counter()
     write_index(city, folder / "index")
     written = time.perf_counter()
     codes, floats = mapped(folder / "index", city)
-    ivf = BinaryIVF.build(codes)
+    ivf = sublinear.build(codes)
     built = time.perf_counter()
     recall = recalls(city, codes, floats, ivf)
-    ivf.save(folder / "ivf")
-    ivf = BinaryIVF.open(folder / "ivf")
+    faiss.write_index_binary(ivf, str(folder / "ivf"))
+    ivf = open_inverted(folder)
     ms = latencies(city, codes, floats, ivf, report)
     candidates = search_hamming(codes, city.query_codes[-COLD * REPEATS:], DEPTH)[1]
     del codes, floats  # what is mapped cannot be dropped from the page cache
@@ -81,13 +77,14 @@ def measure(n: int, folder: Path, report: Report) -> dict:
     some = city.query_codes[:200], city.query_floats[:200]
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process that holds nothing else
         held = pool.apply(ram, (folder, *some))
-    disk = {"index": bytes_of(folder / "index"), "ivf": bytes_of(folder / "ivf")}
-    return {"images": n, "float_dim": city.float_dim, "store": "fp16", "lists": ivf.lists, "probes": ivf.probes,
+    disk = {"index": sum(file.stat().st_size for file in (folder / "index").iterdir()),
+            "ivf": (folder / "ivf").stat().st_size}
+    return {"images": n, "float_dim": city.float_dim, "store": "fp16", "lists": ivf.nlist, "probes": ivf.nprobe,
             "write_s": written - started, "build_s": built - written, "ms": ms, "ram": held, "disk": disk, **recall}
 
 
-def write_index(city: Simulated, folder: Path) -> None:
-    with IndexWriter(folder, n=city.n, identity={"seed": city.world.seed}, code_bytes=BITS // 8,
+def write_index(city: City, folder: Path) -> None:
+    with IndexWriter(folder, n=city.n, identity={"seed": city.seed}, code_bytes=BITS // 8,
                      float_dim=city.float_dim, store="fp16") as writer:
         start = 0
         for codes, floats in city.blocks():
@@ -99,23 +96,27 @@ def write_index(city: Simulated, folder: Path) -> None:
         writer.finish(names=names, model=ModelIdentity("0" * 64, "simulated"), coordinates=coordinates)
 
 
-def mapped(index: Path, city: Simulated) -> tuple[np.ndarray, StoredRows]:
+def mapped(index: Path, city: City) -> tuple[np.ndarray, StoredRows]:
     """Codes and floats of an index as it holds them: memory maps."""
-    def open_map(name: str, dtype: type, width: int) -> np.ndarray:
-        return np.asarray(np.memmap(index / name, dtype, "r", shape=(city.n, width)))
+    codes, floats = (np.asarray(np.memmap(index / name, dtype, "r", shape=(city.n, width))) for name, dtype, width in (
+        ("codes", np.uint8, BITS // 8), ("floats", np.float16, city.float_dim)))
+    return codes, StoredRows(floats)
 
-    return open_map("codes", np.uint8, BITS // 8), StoredRows(open_map("floats", np.float16, city.float_dim))
+
+def open_inverted(folder: Path) -> faiss.IndexBinaryIVF:
+    """Its lists stay on disk, as a memory map."""
+    return faiss.read_index_binary(str(folder / "ivf"), faiss.IO_FLAG_MMAP_IFC)
 
 
-def recalls(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: BinaryIVF) -> dict:
+def recalls(city: City, codes: np.ndarray, floats: StoredRows, ivf: faiss.IndexBinaryIVF) -> dict:
     """Recalls of both first stages on every second query; the others choose how many lists are probed."""
     exact = search_hamming(codes, city.query_codes, DEPTH)[1]
     sample, rest = slice(0, None, 2), slice(1, None, 2)
-    same = ivf.choose_probes(city.query_codes[sample], exact[sample], goal=GOAL)
-    ivf.probes = ivf.choose_probes(city.query_codes[sample], exact[sample], goal=CHOSEN_FOR,
-                                   positives=city.positives[sample])
+    same = sublinear.choose_probes(ivf, city.query_codes[sample], exact[sample], goal=GOAL)
+    ivf.nprobe = sublinear.choose_probes(ivf, city.query_codes[sample], exact[sample], goal=CHOSEN_FOR,
+                                         positives=city.positives[sample])
     exact, positives = exact[rest], city.positives[rest]
-    found = ivf.search(city.query_codes[rest], DEPTH)[1]
+    found = sublinear.search(ivf, city.query_codes[rest], DEPTH)[1]
     recall = {}
     for name, ids in (("exact", exact), ("ivf", found)):
         reranked = rerank_l2(floats, city.query_floats[rest], ids, DEPTH)[0]
@@ -125,15 +126,15 @@ def recalls(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: BinaryI
             "probes_for_same_images": same}
 
 
-def latencies(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: BinaryIVF, report: Report
+def latencies(city: City, codes: np.ndarray, floats: StoredRows, ivf: faiss.IndexBinaryIVF, report: Report
               ) -> dict[str, float]:
     """ms a query with everything in RAM, all ways taking turns: BATCH queries at once, and one at a time."""
     queries, described = city.query_codes[:BATCH], city.query_floats[:BATCH]
     candidates = search_hamming(codes, queries, DEPTH)[1]
     ways = {"exact": lambda of: search_hamming(codes, queries[of], DEPTH),
-            "ivf": lambda of: ivf.search(queries[of], DEPTH),
+            "ivf": lambda of: sublinear.search(ivf, queries[of], DEPTH),
             "rerank": lambda of: rerank_l2(floats, described[of], candidates[of], DEPTH)}
-    alone = [slice(i, i + 1) for i in range(0, BATCH, 2 if city.n <= 1_000_000 else 20)]
+    alone = [slice(i, i + 1) for i in range(0, BATCH, 2 if city.n <= WIDE else 20)]
     medians = {}
     for kind, parts, n_queries in (("batched", [slice(0, BATCH)], BATCH), ("one", alone, len(alone))):
         runs = {f"{name} {kind}": lambda way=way, parts=parts: [way(part) for part in parts]
@@ -142,7 +143,7 @@ def latencies(city: Simulated, codes: np.ndarray, floats: StoredRows, ivf: Binar
     return medians
 
 
-def cold(city: Simulated, candidates: np.ndarray, folder: Path, report: Report) -> dict[str, float]:
+def cold(city: City, candidates: np.ndarray, folder: Path, report: Report) -> dict[str, float]:
     """ms of opening the index, and of re-ranking one query at a time, with none of its pages in RAM: through a plain
     map, around whose touched pages the system reads others, and through the index, which asks for rows one by one."""
     described = city.query_floats[-len(candidates):]
@@ -181,18 +182,16 @@ def ram(folder: Path, codes: np.ndarray, floats: np.ndarray) -> dict[str, dict[s
         kept.append(step())
         return dict(zip(("own", "mapped"), np.subtract(resident(), before).tolist(), strict=True))
 
-    def first_stage() -> BinaryIVF:
-        ivf = BinaryIVF.open(folder / "ivf")
-        ivf.search(codes, DEPTH)
+    def first_stage() -> faiss.IndexBinaryIVF:
+        ivf = open_inverted(folder)
+        sublinear.search(ivf, codes, DEPTH)
         return ivf
 
     kept: list = []  # until all is measured
-    ivf = added(first_stage)
-    opened = added(lambda: TwoStageIndex.open(folder / "index"))
-    index = kept[-1]
-    exact = added(lambda: index.search_codes(codes, DEPTH))
-    reranked = added(lambda: index.search(codes, floats, k=1, depth=DEPTH))
-    return {"ivf": ivf, "opened": opened, "exact": exact, "rerank": reranked}
+    return {"ivf": added(first_stage),
+            "opened": added(lambda: TwoStageIndex.open(folder / "index")),
+            "exact": added(lambda: kept[1].search_codes(codes, DEPTH)),
+            "rerank": added(lambda: kept[1].search(codes, floats, k=1, depth=DEPTH))}
 
 
 def resident() -> tuple[int, int]:
@@ -201,42 +200,38 @@ def resident() -> tuple[int, int]:
     return tuple(1024 * int(lines[name].split()[0]) for name in ("RssAnon", "RssFile"))
 
 
-def bytes_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
-
-
-def add_rows(report: Report, size: dict) -> None:
-    """The rows with goals, and what an image costs."""
-    n, ms, recall = size["images"], size["ms"], size["recall"]
-    name = f"{n:,} images"
-    kept = recall["ivf"][str(DEPTH)] / recall["exact"][str(DEPTH)]
+def add_goals(report: Report, size: dict) -> None:
+    """The rows with goals; the others stand in scale.md alone."""
+    name, kept, ms = f"{size['images']:,} images", scale_page.kept(size), size["ms"]
     report.add(f"{name}, inverted file's recall@100 over the exact search's", f"{100 * kept:.2f} %",
-               f"{size['probes']} of {size['lists']} lists; exact {recall['exact']['100']:.2f}",
+               f"{size['probes']} of {size['lists']} lists; exact {size['recall']['exact']['100']:.2f}",
                goal=f">= {100 * GOAL:.0f} %", met=kept >= GOAL)
     report.add(f"{name}, opening the index", f"{ms['open warm'] / 1000:.3f} s",
                f"{ms['open cold'] / 1000:.3f} s with no page in RAM", goal="< 2 s", met=ms["open warm"] < 2000)
-    for kind, label in (("one", "one query at a time"), ("batched", f"{BATCH} queries at once")):
-        report.add(f"{name}, {label}, exact / inverted file",
-                   f"{ms[f'exact {kind}']:.3f} / {ms[f'ivf {kind}']:.3f} ms",
-                   f"re-ranking {DEPTH} of {size['float_dim']}-d {ms[f'rerank {kind}']:.3f} ms")
-    report.add(f"{name}, re-ranking one query, no page in RAM", f"{ms['rerank cold']:.2f} ms",
-               f"through the index {ms['rerank cold, index']:.2f} ms; in RAM {ms['rerank one']:.3f} ms")
     held = sum(sum(size["ram"][stage].values()) for stage in ("opened", "exact"))
-    report.add(f"{name}, RAM of opening and exact search, an image", f"{held / n:.0f} B",
+    report.add(f"{name}, RAM of opening and exact search, an image", f"{held / size['images']:.0f} B",
                f"{size['ram']['exact']['own'] / 2**20:.0f} MiB of it grow with the queries, not with n",
                goal="about 64 B")
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=image_count, default=1_000_000,
+                        help="largest database of the curves, one of 10,000 ... 10,000,000 (1000000)")
+    parser.add_argument("--work", type=new_folder, help="folder on the disk to be measured, 4.4 GB for a million "
+                                                        "images (default: the system's for temporary files)")
+
+
+def image_count(text: str) -> int:
+    if int(text) < SIZES[0]:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least {SIZES[0]}")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1_000_000, help="largest size, one of 10,000 ... 10,000,000")
-    parser.add_argument("--work", type=Path, help="folder on the disk to be measured (default: for temporary files)")
-    parser.add_argument("--out", type=Path, default=PAGES, help="folder of what is written (docs/benchmarks)")
+    parser = command_parser(__spec__.name, __doc__)
+    add_options(parser)
     args = parser.parse_args(argv)
-    for folder in filter(None, (args.work, args.out)):
-        folder.mkdir(parents=True, exist_ok=True)
     rows(Report(), images=args.images, work=args.work, out=args.out)
-    print(f"written to {args.out / 'scale.md'}, scale.json and scale.png")
 
 
 if __name__ == "__main__":

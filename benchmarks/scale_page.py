@@ -45,15 +45,18 @@ def growth(sizes: Sequence[dict]) -> dict[str, float]:
 
 
 def fit(sizes: Sequence[dict], read: Callable[[dict], float]) -> tuple[float, float]:
-    """(exponent, factor) of factor * n ** exponent by least squares of the logarithms, from FITTED_FROM images on."""
-    points = np.array([(size["images"], read(size)) for size in sizes])
-    points = points[np.isfinite(points[:, 1])]
-    large = points[points[:, 0] >= FITTED_FROM]
-    points = np.log(large if len(large) > 1 else points)
+    """(exponent, factor) of factor * n ** exponent by least squares of the logarithms of the large sizes."""
+    points = np.log([(size["images"], read(size)) for size in large([s for s in sizes if np.isfinite(read(s))])])
     if len(points) < 2:
         return float("nan"), float("nan")
-    exponent, constant = np.polyfit(points[:, 0], points[:, 1], 1)
+    exponent, constant = np.polyfit(*points.T, 1)
     return float(exponent), float(np.exp(constant))
+
+
+def large(sizes: Sequence[dict]) -> Sequence[dict]:
+    """From FITTED_FROM images on, where there are two."""
+    found = [size for size in sizes if size["images"] >= FITTED_FROM]
+    return found if len(found) > 1 else sizes
 
 
 def tables(sizes: Sequence[dict]) -> str:
@@ -73,11 +76,11 @@ def tables(sizes: Sequence[dict]) -> str:
         "RAM, re-ranking 200 x 100, own + mapped, MiB": lambda s: ram(s, "rerank"),
         "disk: index / inverted file, GB": lambda s: f"{s['disk']['index'] / 1e9:.2f} / {s['disk']['ivf'] / 1e9:.3f}",
         "disk with 2048-d / 4096-d fp16 floats, GB, computed": lambda s: " / ".join(
-            f"{(s['disk']['index'] + 2 * (dim - s['float_dim']) * s['images']) / 1e9:.2f}" for dim in (2048, 4096)),
+            f"{disk(s, dim) / 1e9:.2f}" for dim in (2048, 4096)),
         "exact: recall@1 / @5 / @10 / @100": lambda s: recall(s, "exact"),
         "inverted file: recall@1 / @5 / @10 / @100": lambda s: recall(s, "ivf"),
         "its recall@100 over the exact one; same images": lambda s: (
-            f"{100 * s['recall']['ivf']['100'] / s['recall']['exact']['100']:.2f} %; {s['same_images']:.1f} %"),
+            f"{100 * kept(s):.2f} %; {s['same_images']:.1f} %"),
         "re-ranked recall@1, exact / inverted file": lambda s: " / ".join(
             f"{s['recall'][way]['reranked 1']:.1f}" for way in ("exact", "ivf")),
         "lists to probe for 99 % of the same images": lambda s: f"{s['probes_for_same_images']}",
@@ -102,35 +105,37 @@ def recall(size: dict, way: str) -> str:
     return " / ".join(f"{size['recall'][way][k]:.1f}" for k in ("1", "5", "10", "100"))
 
 
+def disk(size: dict, dim: int) -> int:
+    """Bytes of the index with fp16 floats of `dim` dimensions: all else as measured."""
+    return size["disk"]["index"] + 2 * (dim - size["float_dim"]) * size["images"]
+
+
+def kept(size: dict) -> float:
+    return size["recall"]["ivf"]["100"] / size["recall"]["exact"]["100"]
+
+
 def draw(sizes: Sequence[dict], path: Path) -> None:
     """Four panels: points are measured, lines through them fitted or computed, as their labels say."""
     n = np.array([size["images"] for size in sizes])
     figure = Figure(figsize=(9, 9), dpi=100, layout="constrained")
-    (latency, memory), (disk, correct) = figure.subplots(2, 2)
+    (time, memory), (space, correct) = figure.subplots(2, 2)
     for name, read, colour, line in LATENCY:
-        curve(latency, sizes, read, name, colour, line)
-    latency.set(title="Time", ylabel="ms a query")
+        curve(time, sizes, read, name, colour, line)
     for name, way, colour in (("exact", "exact", BLUE), ("inverted file", "ivf", ORANGE)):
         curve(memory, sizes, pages(way), name, colour, "-")
-    memory.plot(n, 64 * n / GIB, ":", color=GREY, label="64 B an image (computed)")
-    memory.set(title="RAM: pages of codes that a search touches", ylabel="GiB")
-    curve(disk, sizes, lambda s: s["disk"]["ivf"] / 1e9, "inverted file", ORANGE, "-")
-    for dim, line in ((256, ":"), (2048, "-"), (4096, "--")):
-        # All but the floats as measured, per image; the floats by their size.
-        total = [s["disk"]["index"] + 2 * (dim - s["float_dim"]) * s["images"] for s in sizes]
-        disk.plot(n, np.array(total) / 1e9, line, color=BLUE, label=f"index, {dim}-d fp16 (computed)")
-    disk.plot(n, [s["disk"]["index"] / 1e9 for s in sizes], "o", color=BLUE, markersize=5, label="index (measured)")
-    disk.set(title="Disk", ylabel="GB")
-    for way, colour, name in (("exact", BLUE, "exact"), ("ivf", ORANGE, "inverted file")):
         for k, line, what in (("100", "-", "first stage, R@100"), ("reranked 1", ":", "re-ranked, R@1"),
                               ("1", "--", "first stage, R@1")):
             correct.plot(n, [s["recall"][way][k] for s in sizes], line, marker="o", color=colour, markersize=4,
                          label=f"{name}: {what}")
-    correct.set(title="Recall", ylabel="% of queries", xscale="log")
-    for axes in (latency, memory, disk):
-        axes.set(xscale="log", yscale="log")
-    for axes in (latency, memory, disk, correct):
-        axes.set_xlabel("database images")
+    memory.plot(n, 64 * n / GIB, ":", color=GREY, label="64 B an image (computed)")
+    curve(space, sizes, lambda s: s["disk"]["ivf"] / 1e9, "inverted file", ORANGE, "-")
+    for dim, line in ((256, ":"), (2048, "-"), (4096, "--")):
+        space.plot(n, [disk(s, dim) / 1e9 for s in sizes], line, color=BLUE, label=f"index, {dim}-d fp16 (computed)")
+    space.plot(n, [s["disk"]["index"] / 1e9 for s in sizes], "o", color=BLUE, markersize=5, label="index (measured)")
+    for axes, title, unit in ((time, "Time", "ms a query"), (space, "Disk", "GB"), (correct, "Recall", "% of queries"),
+                              (memory, "RAM: pages of codes that a search touches", "GiB")):
+        axes.set(title=title, ylabel=unit, xlabel="database images", xscale="log",
+                 yscale="linear" if axes is correct else "log")
         axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
         axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     with temporary_path(path) as temporary:
@@ -139,10 +144,9 @@ def draw(sizes: Sequence[dict], path: Path) -> None:
 
 def curve(axes, sizes: Sequence[dict], read: Callable[[dict], float], name: str, colour: str, line: str) -> None:
     """Measured points and the power law fitted to them."""
-    n = np.array([size["images"] for size in sizes])
     exponent, factor = fit(sizes, read)
     law = "" if np.isnan(exponent) else f": $n^{{{exponent:.2f}}}$"
-    filled = colour if line == "-" else "white"
-    axes.plot(n, [read(size) for size in sizes], "o", color=colour, markerfacecolor=filled, markersize=5)
-    fitted = n[n >= FITTED_FROM] if (n >= FITTED_FROM).sum() > 1 else n
+    axes.plot([size["images"] for size in sizes], [read(size) for size in sizes], "o", color=colour,
+              markerfacecolor=colour if line == "-" else "white", markersize=5)
+    fitted = np.array([size["images"] for size in large(sizes)])
     axes.plot(fitted, factor * fitted**exponent, line, color=colour, linewidth=1.2, label=name + law)

@@ -16,7 +16,7 @@ import torch
 from utils.evaluation.metrics import recall_at_k
 from utils.search import STORES, StoredRows, rerank_l2, search_hamming, search_l2, store_rows
 
-from .report import MIB, Report, unit_rows
+from .report import Report, unit_rows
 
 BITS = 512
 DEPTH = 100
@@ -35,9 +35,6 @@ Call = Callable[[slice], object]  # with the queries meant
 def rows(report: Report, *, device: torch.device | None = None, images: int = 10_000, queries: int = 6816,
          repeats: int = 5) -> None:
     """Adds the rows of searching `images` by `queries`, one at a time and together; ours on `device`."""
-    source, target = np.ones(32 * MIB, np.float32), np.empty(32 * MIB, np.float32)
-    seconds = report.medians("search", {"copy": lambda: np.copyto(target, source)}, repeats=repeats)
-    report.add("copy of 128 MiB, one thread", f"{2 * source.nbytes / seconds['copy'] / 1e9:.1f} GB/s", "calibration")
     rng = np.random.default_rng(0)
     codes, query_codes = (rng.integers(0, 256, (n, BITS // 8), dtype=np.uint8) for n in (images, queries))
     for dim in (512, 2048, 4096):
@@ -90,6 +87,13 @@ class Timed:
         return self.report.medians(name, {kind: partial(one_by_one, call) for kind, call in calls.items()},
                                    scale=1000 / times, repeats=SAMPLES * self.repeats)
 
+    def both(self, name: str, calls: dict[str, Call], *, single: int, together: int, repeats: int
+             ) -> tuple[dict[str, float], dict[str, float]]:
+        """Milliseconds a query: of `single` queries as `alone` takes them, and of `together` at once."""
+        at_once = {kind: partial(call, slice(together)) for kind, call in calls.items()}
+        return self.alone(f"{name}, one query", calls, single), self.report.medians(
+            f"{name}, {together} queries", at_once, scale=1000 / together, repeats=repeats)
+
     def one_query(self) -> None:
         ms = self.alone(f"one query, {self.dim}-d",
                         {"plain": self.plain, "ours": self.ours, "Hamming alone, ours": self.hamming}, SINGLE)
@@ -107,17 +111,11 @@ class Timed:
         first = self.hamming(every)
         positives = [np.sort(rng.choice(row, min(5, len(row)), replace=False)) if i % 10 else np.array([self.n])
                      for i, row in enumerate(first)]
-        found = {}
-
-        def plain() -> None:
-            found["plain"] = plain_recalls(self.plain(every), positives, VALUES)
-
-        def ours() -> None:
-            found["ours"] = list(recall_at_k(self.ours(every), positives, VALUES).values())
-
+        paths = {"plain": lambda: plain_recalls(self.plain(every), positives, VALUES),
+                 "ours": lambda: list(recall_at_k(self.ours(every), positives, VALUES).values()),
+                 "flat L2": lambda: flat.search(self.queries, self.depth)}
         name = f"{len(self.queries)} queries, {self.dim}-d"
-        seconds = report.medians(name, {"plain": plain, "ours": ours,
-                                        "flat L2": lambda: flat.search(self.queries, self.depth)}, repeats=self.repeats)
+        seconds = report.medians(name, paths, repeats=self.repeats)
         parts = report.medians(f"{name}, parts of ours", {
             "search": partial(self.hamming, every),
             "re-rank": partial(self.reranked, self.floats, first, every),
@@ -130,20 +128,18 @@ class Timed:
         times = seconds["flat L2"] / seconds["ours"]
         report.add(f"{name}, against flat L2", f"{times:.1f}x", f"flat L2 {seconds['flat L2']:.2f} s", goal="> 1x",
                    met=times > 1)
-        most = max(abs(a - b) for a, b in zip(found["plain"], found["ours"], strict=True))
-        report.add(f"{name}, recalls", f"{most:.4f} apart", f"R@1 {found['ours'][0]:.2f}", goal="the same",
-                   met=most < 1e-9)
+        plain, ours = paths["plain"](), paths["ours"]()
+        most = max(abs(a - b) for a, b in zip(plain, ours, strict=True))
+        report.add(f"{name}, recalls", f"{most:.4f} apart", f"R@1 {ours[0]:.2f}", goal="the same", met=most < 1e-9)
 
     def stores(self) -> None:
         stored, first = {kind: store_rows(self.floats, kind) for kind in STORES}, self.hamming(slice(None))
         calls = {kind: lambda of, held=held: self.reranked(held, first[of], of) for kind, held in stored.items()}
-        single = self.alone("re-rank, one query", calls, SINGLE)
-        together = self.report.medians("re-rank, batched", {
-            kind: partial(call, slice(None)) for kind, call in calls.items()}, repeats=self.repeats)
+        n = len(self.queries)
+        single, together = self.both("re-rank", calls, single=SINGLE, together=n, repeats=self.repeats)
         for kind, held in stored.items():
             self.report.add(f"re-rank {DEPTH}, {self.dim}-d, {kind}", f"{single[kind]:.3f} ms",
-                            f"{held.bytes_per_row} bytes an image; {1000 * together[kind] / len(self.queries):.3f} ms "
-                            f"of {len(self.queries)} queries together", goal="reported")
+                            f"{held.bytes_per_row} bytes an image; {together[kind]:.3f} ms of {n} queries together")
 
     def flat_l2(self) -> None:
         index = faiss.IndexFlatL2(self.dim)
@@ -151,13 +147,10 @@ class Timed:
         calls = {"faiss": lambda of: index.search(self.queries[of], self.depth),
                  "ours": lambda of: search_l2(self.floats, self.queries[of], self.depth, device=self.device)}
         name, n = f"flat L2, {self.n} images, {self.dim}-d", len(self.queries[:L2_QUERIES])
-        single = self.alone(f"flat L2, one query, {self.dim}-d", calls, L2_SINGLE)
-        together = self.report.medians(f"flat L2, {n} queries, {self.dim}-d", {
-            kind: partial(call, slice(n)) for kind, call in calls.items()}, repeats=min(3, self.repeats))
-        self.report.add(f"{name}, one query", f"{single['ours']:.2f} ms", f"faiss's index {single['faiss']:.2f} ms",
-                        goal="reported")
-        self.report.add(f"{name}, of {n} queries", f"{1000 * together['ours'] / n:.3f} ms",
-                        f"faiss's index {1000 * together['faiss'] / n:.3f} ms", goal="reported")
+        single, together = self.both(name, calls, single=L2_SINGLE, together=n, repeats=min(3, self.repeats))
+        self.report.add(f"{name}, one query", f"{single['ours']:.2f} ms", f"faiss's index {single['faiss']:.2f} ms")
+        self.report.add(f"{name}, of {n} queries", f"{together['ours']:.3f} ms",
+                        f"faiss's index {together['faiss']:.3f} ms")
 
 
 def plain_rerank(database: np.ndarray, queries: np.ndarray, predictions: np.ndarray) -> np.ndarray:

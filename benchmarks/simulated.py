@@ -6,8 +6,6 @@ the weights were fitted to. A street is drawn from random numbers of its own, so
 every set, whatever its size.
 """
 
-import dataclasses
-import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,11 +31,17 @@ STREETS = 16  # in hand at a time
 _QUERY_STREAM = 2**32  # beside the streets' numbers
 
 
-class World:
-    """What all streets share: kinds of scene, seasons, and the projections to codes and floats."""
+class City:
+    """The first `n` images of the world `seed`, and queries at places spread evenly over them; float_dim >= LATENT.
 
-    def __init__(self, seed: int, float_dim: int):
-        self.seed = seed
+    query_codes   (queries, 64) uint8
+    query_floats  (queries, float_dim) float32, unit length
+    positives     for each query the database indices within 25 m
+    """
+
+    def __init__(self, n: int, *, queries: int, float_dim: int, seed: int = 0):
+        self.n, self.float_dim, self.seed = n, float_dim, seed
+        # What all streets share: kinds of scene, seasons, and the projections to codes and floats.
         rng = self.generator(_QUERY_STREAM + 1)
         scale = (1 + np.arange(LATENT) / 16) ** -DECAY
         self.scale = (scale / np.linalg.norm(scale)).astype(np.float32)
@@ -46,6 +50,26 @@ class World:
         self.to_code = rng.standard_normal((LATENT, BITS), np.float32)
         # Orthonormal rows: distances among floats are those among latents.
         self.to_float = np.linalg.qr(rng.standard_normal((float_dim, LATENT), np.float32))[0].T.copy()
+
+        places = (np.arange(queries) * -(-n // PER_PLACE)) // queries
+        rng = self.generator(_QUERY_STREAM)
+        headings = rng.integers(HEADINGS, size=queries)
+        latents = self.nuisance(rng, queries)
+        for street in np.unique(places // PLACES):
+            here = places // PLACES == street
+            latents[here] += self.street(street)[0][places[here] % PLACES, headings[here]]
+        self.query_codes, self.query_floats = self.describe(latents)
+        self.positives = [_positives(place, n) for place in places]
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The database in order, some streets at a time, drawn by as many threads as there are processors."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, self.n, STREETS * PER_STREET):
+                stop = min(start + STREETS * PER_STREET, self.n)
+                drawn = pool.map(lambda street: self.describe(self.street(street)[1]),
+                                 range(start // PER_STREET, -(-stop // PER_STREET)))
+                codes, floats = map(np.concatenate, zip(*drawn, strict=True))
+                yield codes[:stop - start], floats[:stop - start]
 
     def generator(self, stream: int) -> np.random.Generator:
         return np.random.Generator(np.random.SFC64([self.seed, stream]))
@@ -77,55 +101,6 @@ class World:
         """Codes (n, 64) uint8 and floats (n, float_dim) float32 of unit length."""
         codes = np.packbits(latents @ self.to_code >= 0, axis=1)
         return codes, latents / np.linalg.norm(latents, axis=1, keepdims=True) @ self.to_float
-
-
-@dataclasses.dataclass(frozen=True)
-class Simulated:
-    """A set of `n` database images and `queries` queries; see `simulated`.
-
-    query_codes   (queries, 64) uint8
-    query_floats  (queries, float_dim) float32, unit length
-    positives     for each query the database indices within 25 m
-    """
-
-    n: int
-    float_dim: int
-    world: World
-    query_codes: np.ndarray
-    query_floats: np.ndarray
-    positives: list[np.ndarray]
-
-    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The database in order, some streets at a time, drawn by as many threads as there are processors."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, self.n, STREETS * PER_STREET):
-                stop = min(start + STREETS * PER_STREET, self.n)
-                drawn = pool.map(lambda street: self.world.describe(self.world.street(street)[1]),
-                                 range(start // PER_STREET, -(-stop // PER_STREET)))
-                codes, floats = map(np.concatenate, zip(*drawn, strict=True))
-                yield codes[:stop - start], floats[:stop - start]
-
-
-def simulated(n: int, *, queries: int, float_dim: int, seed: int = 0) -> Simulated:
-    """The first `n` images of the world `seed`, and queries at places spread evenly over them.
-
-    Raises ValueError for counts below 1 and a float_dim below LATENT, which could not hold the latent.
-    """
-    if n < 1 or queries < 1:
-        raise ValueError(f"n is {n} and queries {queries}; expected at least 1 of each")
-    if float_dim < LATENT:
-        raise ValueError(f"float_dim is {float_dim}; expected at least {LATENT}, the size of the latent")
-    world = World(seed, float_dim)
-    places = (np.arange(queries) * -(-n // PER_PLACE)) // queries
-    rng = world.generator(_QUERY_STREAM)
-    headings = rng.integers(HEADINGS, size=queries)
-    nuisance = world.nuisance(rng, queries)
-    latents = np.empty((queries, LATENT), np.float32)
-    for street, group in itertools.groupby(range(queries), key=lambda query: places[query] // PLACES):
-        group = np.fromiter(group, int)
-        latents[group] = world.street(street)[0][places[group] % PLACES, headings[group]]
-    codes, floats = world.describe(latents + nuisance)
-    return Simulated(n, float_dim, world, codes, floats, [_positives(place, n) for place in places])
 
 
 def _positives(place: int, n: int) -> np.ndarray:

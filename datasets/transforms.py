@@ -11,8 +11,6 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision import transforms
 
-from .training.augmentation import RandAugment
-
 # Channel statistics (RGB, images in [0, 1]) of the ImageNet training set, as torchvision documents them for
 # its pretrained models; DINOv2 was trained with the same.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -55,8 +53,8 @@ def training_transform(size: tuple[int, int]) -> Transform:
     `size` is (H, W) in pixels; the ratio is not kept.  RandAugment (Cubuk et al., 2020) has torchvision's default
     magnitude 9 and draws from torch's global CPU generator.
     """
-    size = tuple(size)
-    return transforms.Compose([partial(resize, size=size), RandAugment(size, num_ops=3), to_uint8_tensor])
+    augment = transforms.RandAugment(num_ops=3, interpolation=transforms.InterpolationMode.BILINEAR)
+    return transforms.Compose([partial(resize, size=tuple(size)), augment, to_uint8_tensor])
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

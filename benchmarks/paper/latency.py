@@ -20,8 +20,7 @@ from utils.files import write_json
 from utils.run import exit_with, hardware, versions
 from utils.search import rerank_l2
 
-from ..measure import alternate
-from ..report import unit_rows
+from ..report import alternate, unit_rows
 
 CANDIDATES = 100
 BITS = 512

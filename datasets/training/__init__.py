@@ -1,1 +1,1 @@
-"""Places to train on: tables, cities, batches, augmentation."""
+"""Places to train on: tables, cities, batches."""

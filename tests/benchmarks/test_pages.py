@@ -5,9 +5,11 @@ import re
 
 import pytest
 import torch
+from scripts import one_thread
 
 from benchmarks import loader, precision, scale_page
 from benchmarks.report import PAGES, PROJECT, Report, store_of, write_section
+from datasets.toy_city.city import build_toy_city
 from utils.run import hardware
 
 
@@ -50,3 +52,20 @@ def test_a_section_is_replaced_and_other_machines_stay(tmp_path):
     (stored,) = json.loads((tmp_path / "some_page.json").read_text()).values()
     assert (stored["figure"], stored["hardware"]) == ("third", hardware(device))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", stored["date"]) and f"\n{stored['date']}; python 3." in page.read_text()
+
+
+@pytest.mark.slow
+def test_the_loader_is_measured_on_a_folder_and_on_drawn_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "IMAGES", 16)
+    with one_thread():
+        loader.main(["--repeats", "1", "--out", str(tmp_path / "drawn")])
+        toy = build_toy_city(tmp_path / "toy", train_places=4, val_places=1, test_places=1)
+        loader.main([str(toy / "gsv_cities"), "--size", "28", "42", "--repeats", "2", "--out", str(tmp_path)])
+    (stored,) = json.loads((tmp_path / "drawn" / "loader.json").read_text()).values()
+    assert [name.partition("->")[2] for name in stored["seconds_an_image"]] == [" 112x112", " 224x224"]
+    (stored,) = json.loads((tmp_path / "loader.json").read_text()).values()
+    ((name, found),) = stored["seconds_an_image"].items()
+    assert name == f"{toy / 'gsv_cities'} -> 42x28" and len(found) == 6
+    assert all(len(samples) == 2 and min(samples) > 0 for by in found.values() for samples in by.values())
+    page = (tmp_path / "loader.md").read_text()
+    assert loader.table(found) in page and page.count("images/s") == 2

@@ -26,7 +26,6 @@ def test_the_plain_path_sorts_and_counts():
 
 
 def test_rows_of_searching(monkeypatch):
-    monkeypatch.setattr(search, "MIB", 2**8)
     monkeypatch.setattr(search, "L2_QUERIES", 6)
     monkeypatch.setattr(search, "SINGLE", 3)
     report = Report()
@@ -62,7 +61,7 @@ def test_the_command_writes_its_page(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     with pytest.raises(SystemExit):
         retrieval.main(["--images", "9999"])
-    assert "--images 9999: expected at least 10000" in capsys.readouterr().err
+    assert "argument --images: 9999: expected at least 10000" in capsys.readouterr().err
 
 
 def test_what_precision_and_store_change(data, rerank_run, tmp_path, monkeypatch, capsys):

@@ -7,8 +7,9 @@ import torch
 from scripts import one_thread
 
 from benchmarks import training
-from benchmarks.measure import alternate, saved_bytes
 from benchmarks.plain import plain_forward
+from benchmarks.report import alternate
+from benchmarks.training import saved_bytes
 from losses import mine_pairs, multi_similarity_loss
 from model import ModelConfig, build_model
 from utils.run import hardware

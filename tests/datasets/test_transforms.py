@@ -1,16 +1,17 @@
 """Transforms against golden values of the published code and against Pillow."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from paths import DATA
 from PIL import Image
 from torchvision import transforms
-from torchvision.transforms import Compose
+from torchvision.transforms import Compose, InterpolationMode, RandAugment
 from torchvision.transforms.functional import pil_to_tensor
 
 from datasets import evaluation_transform, nearest_multiple, normalise, training_transform
-from datasets.training.augmentation import RandAugment
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image, resize, to_uint8_tensor
 
 # The published transforms' output [:, 100:108, 150:166] for one 360x480 image.  The image is stored black
@@ -50,6 +51,30 @@ def test_training_golden():
     image = without_randaugment(training_transform((224, 224)))(Image.fromarray(GOLDEN["image"]))
     assert image.shape == (3, 224, 224) and image.dtype == torch.uint8
     np.testing.assert_allclose(normalise(image[None])[0][WINDOW], GOLDEN["training"], rtol=0, atol=1e-5)
+
+
+def seeded(transform, image, seed):
+    """What this seed gives, and the state of torch's generator behind it."""
+    torch.manual_seed(seed)
+    return transform(image), torch.get_rng_state()
+
+
+@pytest.mark.parametrize("size", [(42, 56), (112, 84)])
+def test_training_is_the_resize_then_three_operations_of_randaugment(image, size):
+    transform, published = training_transform(size), RandAugment(3, interpolation=InterpolationMode.BILINEAR)
+    resized, outputs = resize(image, size), set()
+    for seed in range(60):
+        (found, our_state), (expected, state) = seeded(transform, image, seed), seeded(published, resized, seed)
+        assert torch.equal(found, pil_to_tensor(expected)) and torch.equal(our_state, state)
+        outputs.add(found.numpy().tobytes())
+    assert len(outputs) > 50
+
+
+def test_the_training_transform_reaches_workers_that_are_not_forked(image):
+    transform = training_transform((28, 42))
+    copy = pickle.loads(pickle.dumps(transform))
+    for seed in range(40):
+        assert torch.equal(*(seeded(made, image, seed)[0] for made in (transform, copy)))
 
 
 @pytest.mark.parametrize("size", [(42, 56), (98, 140), (14, 210)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fill import batch
 
-from benchmarks.measure import saved_bytes
+from benchmarks.training import saved_bytes
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BRANCHES, ModelConfig, build_model
 from model.layers.batch_norm import BatchNorm

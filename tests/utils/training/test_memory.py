@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.measure import saved_bytes
+from benchmarks.training import saved_bytes
 from model import AGGREGATORS, BACKBONES, ModelConfig, build_model
 from utils.training.memory import LiveBytes, StepMemory, free_memory, step_memory
 
