@@ -40,13 +40,11 @@ class Images(NamedTuple):
 
 
 class City(NamedTuple):
-    """One group as a city of the GSV-Cities layout: its table, and for each row the image and its new name."""
+    """One group as a city of the GSV-Cities layout."""
 
     name: str
     table: str
-    sources: Sequence[str]
-    targets: Sequence[str]
-    n_places: int
+    images: dict[str, str]  # new name -> image, in the order of the table
 
 
 class Plan(NamedTuple):
@@ -122,8 +120,7 @@ def make_city(name: str, images: Images, rows: Sequence[int], places: Sequence[i
                              "and heading; expected every image once: take one of them out")
         taken[target] = row
         writer.writerow(values)
-    return City(name=name, table=table.getvalue(), sources=[images.path(row) for row in taken.values()],
-                targets=list(taken), n_places=len(set(places)))
+    return City(name, table.getvalue(), {target: images.path(row) for target, row in taken.items()})
 
 
 def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tuple[dict[str, object], str]:
@@ -140,61 +137,65 @@ def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tup
                          f"expected {FORM}") from None
 
 
+class Difference(NamedTuple):
+    """What lies in a folder, compared with what is to be built there of a city."""
+
+    table: Path
+    images: Path
+    said: str | None  # how the table differs, if it does
+    missing: dict[str, str]  # images that are not there, and what they are made of
+    unlisted: list[str]  # images that would not be built
+
+
+def compare(city: City, folder: Path) -> Difference:
+    """A link whose image is gone is no image."""
+    table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
+    present, said = set(), "no such file"
+    if images.is_dir():
+        with os.scandir(images) as entries:
+            present = {entry.name for entry in entries
+                       if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry.path).exists())}
+    if table.is_file():
+        found, expected = table.read_text(encoding="utf-8").splitlines(), city.table.splitlines()
+        line = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), None)
+        if len(found) != len(expected):
+            said = f"{len(found) - 1} images, expected {len(expected) - 1}"
+        else:
+            said = None if line is None else f"line {line + 1} is {found[line]!r}, expected {expected[line]!r}"
+    missing = {target: source for target, source in city.images.items() if target not in present}
+    return Difference(table, images, said, missing, sorted(present - city.images.keys()))
+
+
 def build_city(city: City, folder: Path, *, copy: bool) -> int:
     """Puts the city's images and table into `folder`, what is there already excepted: number of images put there.
 
     The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else.
     """
-    table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
-    if table.exists() and (difference := _table_difference(city, table)):
-        raise ValueError(f"{table}: {difference}; expected what the same images and options gave before: to build it "
-                         f"anew, remove it and {images}")
-    images.mkdir(parents=True, exist_ok=True)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    present = _images_in(images)
-    lacking = [(source, target) for source, target in zip(city.sources, city.targets, strict=True)
-               if target not in present]
+    there = compare(city, folder)
+    built = there.table.exists()
+    if built and there.said:
+        raise ValueError(f"{there.table}: {there.said}; expected what the same images and options gave before: to build "
+                         f"it anew, remove it and {there.images}")
+    there.images.mkdir(parents=True, exist_ok=True)
+    there.table.parent.mkdir(parents=True, exist_ok=True)
     put = copy_image if copy else link_image
-    for source, target in progress(lacking, city.name):
-        put(source, images / target)
-    if not table.exists():
-        with temporary_path(table) as temporary:
+    for target, source in progress(there.missing.items(), city.name):
+        put(source, there.images / target)
+    if not built:
+        with temporary_path(there.table) as temporary:
             temporary.write_text(city.table, encoding="utf-8", newline="")
-    return len(lacking)
+    return len(there.missing)
 
 
 def check_city(city: City, folder: Path) -> list[str]:
     """What of the city is missing in `folder`, or is not what would be built; nothing is written."""
-    table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
-    difference = _table_difference(city, table) if table.is_file() else "no such file"
-    problems = [f"{table}: {difference}"] if difference else []
-    present = _images_in(images)
-    missing = [target for target in city.targets if target not in present]
-    unlisted = sorted(present.difference(city.targets))
-    for names, what in ((missing, f"{len(missing)} of {len(city.targets)} images missing"),
-                        (unlisted, f"{len(unlisted)} images that would not be built")):
+    there = compare(city, folder)
+    problems = [f"{there.table}: {there.said}"] if there.said else []
+    for names, what in ((list(there.missing), f"{len(there.missing)} of {len(city.images)} images missing"),
+                        (there.unlisted, f"{len(there.unlisted)} images that would not be built")):
         if names:
-            problems.append(f"{images}: {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+            problems.append(f"{there.images}: {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
     return problems
-
-
-def _table_difference(city: City, table: Path) -> str | None:
-    found, expected = table.read_text(encoding="utf-8").splitlines(), city.table.splitlines()
-    if found == expected:
-        return None
-    if len(found) != len(expected):
-        return f"{len(found) - 1} images, expected {len(expected) - 1}"
-    line = next(i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
-    return f"line {line + 1} is {found[line]!r}, expected {expected[line]!r}"
-
-
-def _images_in(images: Path) -> set[str]:
-    """Names of the images there; a link whose image is gone is none."""
-    if not images.is_dir():
-        return set()
-    with os.scandir(images) as entries:
-        return {entry.name for entry in entries
-                if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry.path).exists())}
 
 
 def link_image(source: str, target: Path) -> None:
