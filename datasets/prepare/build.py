@@ -46,6 +46,10 @@ class City(NamedTuple):
     table: str
     images: dict[str, str]  # new name -> image, in the order of the table
 
+    def paths(self, folder: Path) -> tuple[Path, Path]:
+        """Of the table and the images in a data set's folder."""
+        return folder / "Dataframes" / f"{self.name}.csv", folder / "Images" / self.name
+
 
 class Plan(NamedTuple):
     """What the images of one city become; `cities()` makes them one at a time."""
@@ -137,33 +141,23 @@ def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tup
                          f"expected {FORM}") from None
 
 
-class Difference(NamedTuple):
-    """What lies in a folder, compared with what is to be built there of a city."""
-
-    table: Path
-    images: Path
-    said: str | None  # how the table differs, if it does
-    missing: dict[str, str]  # images that are not there, and what they are made of
-    unlisted: list[str]  # images that would not be built
-
-
-def compare(city: City, folder: Path) -> Difference:
-    """A link whose image is gone is no image."""
-    table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
-    present, said = set(), "no such file"
+def compare(city: City, folder: Path) -> tuple[str | None, dict[str, str], list[str]]:
+    """How the city's table there differs, if it does; the images that are missing, by new name, and those that would
+    not be built. A link whose image is gone is no image."""
+    table, images = city.paths(folder)
+    difference, present = "no such file", set()
+    if table.is_file():
+        found, expected = table.read_text(encoding="utf-8").splitlines(), city.table.splitlines()
+        difference = next((f"line {line} is {pair[0]!r}, expected {pair[1]!r}" for line, pair in enumerate(
+            zip(found, expected, strict=False), 1) if pair[0] != pair[1]), None)
+        if len(found) != len(expected):
+            difference = f"{len(found) - 1} images, expected {len(expected) - 1}"
     if images.is_dir():
         with os.scandir(images) as entries:
             present = {entry.name for entry in entries
                        if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry.path).exists())}
-    if table.is_file():
-        found, expected = table.read_text(encoding="utf-8").splitlines(), city.table.splitlines()
-        line = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), None)
-        if len(found) != len(expected):
-            said = f"{len(found) - 1} images, expected {len(expected) - 1}"
-        else:
-            said = None if line is None else f"line {line + 1} is {found[line]!r}, expected {expected[line]!r}"
     missing = {target: source for target, source in city.images.items() if target not in present}
-    return Difference(table, images, said, missing, sorted(present - city.images.keys()))
+    return difference, missing, sorted(present - city.images.keys())
 
 
 def build_city(city: City, folder: Path, *, copy: bool) -> int:
@@ -171,30 +165,29 @@ def build_city(city: City, folder: Path, *, copy: bool) -> int:
 
     The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else.
     """
-    there = compare(city, folder)
-    built = there.table.exists()
-    if built and there.said:
-        raise ValueError(f"{there.table}: {there.said}; expected what the same images and options gave before: to build "
-                         f"it anew, remove it and {there.images}")
-    there.images.mkdir(parents=True, exist_ok=True)
-    there.table.parent.mkdir(parents=True, exist_ok=True)
+    (table, images), (difference, missing, _) = city.paths(folder), compare(city, folder)
+    if table.exists() and difference:
+        raise ValueError(f"{table}: {difference}; expected what the same images and options gave before: to build it "
+                         f"anew, remove it and {images}")
+    images.mkdir(parents=True, exist_ok=True)
+    table.parent.mkdir(parents=True, exist_ok=True)
     put = copy_image if copy else link_image
-    for target, source in progress(there.missing.items(), city.name):
-        put(source, there.images / target)
-    if not built:
-        with temporary_path(there.table) as temporary:
+    for target, source in progress(missing.items(), city.name):
+        put(source, images / target)
+    if not table.exists():
+        with temporary_path(table) as temporary:
             temporary.write_text(city.table, encoding="utf-8", newline="")
-    return len(there.missing)
+    return len(missing)
 
 
 def check_city(city: City, folder: Path) -> list[str]:
     """What of the city is missing in `folder`, or is not what would be built; nothing is written."""
-    there = compare(city, folder)
-    problems = [f"{there.table}: {there.said}"] if there.said else []
-    for names, what in ((list(there.missing), f"{len(there.missing)} of {len(city.images)} images missing"),
-                        (there.unlisted, f"{len(there.unlisted)} images that would not be built")):
+    (table, images), (difference, missing, unlisted) = city.paths(folder), compare(city, folder)
+    problems = [f"{table}: {difference}"] if difference else []
+    for names, what in ((list(missing), f"{len(missing)} of {len(city.images)} images missing"),
+                        (unlisted, f"{len(unlisted)} images that would not be built")):
         if names:
-            problems.append(f"{there.images}: {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+            problems.append(f"{images}: {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
     return problems
 
 
