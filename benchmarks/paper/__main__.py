@@ -31,11 +31,11 @@ from utils.run import exit_with
 
 from ..report import PAGES
 from .measure import Measured, cells_of, check, measure, read_given
-from .plan import Settings, Timed
-from .report import reasons, write_report
-from .runner import Absent, Failed, Runner, Step
+from .plan import Settings
+from .report import missing, write_report
+from .runner import Runner, Step
 from .tables import TABLES, Table, find
-from .toy import MACHINE, ToyResult, toy_settings, toy_table, write_page
+from .toy import MACHINE, toy_settings, toy_table, write_page
 
 NOT_GIVEN = Path("DATASETS_FOLDER")  # stands for the folder in printed commands
 MACHINE_OPTIONS = ("device", "num_workers", "infer_batch_size")
@@ -82,40 +82,40 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
 
 def run(args: argparse.Namespace, runner: Runner) -> bool:
     """One table, or all that have a toy; False where a command failed or a check did not pass."""
-    papers = [find(args.number)] if args.task == "table" else [table for table in TABLES.values() if table.toy_seeds]
-    tables = [toy_table(table) for table in papers] if args.toy else papers
-    settings = toy_settings(args.out.resolve(), machine(args, MACHINE)) if args.toy else paper_settings(args, papers[0])
-    if args.toy and args.datasets_folder:
-        say("--toy: --datasets_folder is not read, the images are drawn")
+    args.out = args.out.resolve()
+    tables = [find(args.number)] if args.task == "table" else [table for table in TABLES.values() if table.toy_seeds]
+    if args.toy:
+        tables = [toy_table(table) for table in tables]
+        settings = toy_settings(args.out, machine(args, MACHINE))
+        if args.datasets_folder:
+            say("--toy: --datasets_folder is not read, the images are drawn")
+    else:
+        settings = paper_settings(args, tables[0])
     given = read_given(args.predictions, tables[0])
     if args.dry_run:
         print_commands(tables, args, settings)
         return True
     if args.toy:
         build_toy_city(settings.datasets_folder)  # where it lies complete already, it stays as it is
-    results, passed = [], True
-    for paper, table in zip(papers, tables, strict=True):
-        rows, good = run_table(table, args, settings, runner, given)
-        results.append(ToyResult(paper, table, rows))
-        passed = passed and good
+    results = [(table, *run_table(table, args, settings, runner, given)) for table in tables]
     if args.task == "toy":
-        write_page(args.page, results, seconds=runner.seconds())
+        write_page(args.page, [(table, rows) for table, rows, _ in results], seconds=runner.seconds())
         print(args.page)
-    return passed
+    return all(passed for *_, passed in results)
 
 
 def paper_settings(args: argparse.Namespace, table: Table) -> Settings:
     """Of the real sets. ValueError or FileNotFoundError where a folder is missing."""
-    data, weights = args.datasets_folder and Path(args.datasets_folder).resolve(), args.weights_folder
+    data, weights = (folder and Path(folder).resolve() for folder in (args.datasets_folder, args.weights_folder))
     if weights and not weights.is_dir():
-        raise FileNotFoundError(f"--weights_folder {weights}: no such folder")
-    if data is None and not args.dry_run and not all(isinstance(row.how, Timed | None) for row in table.rows):
-        raise ValueError("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
-                         "<name>/images/<split>/{database,queries} and the training sets")
-    if data and not args.dry_run and not data.is_dir():
-        raise FileNotFoundError(f"--datasets_folder {data}: no such folder")
-    return Settings(out=args.out.resolve(), datasets_folder=data or NOT_GIVEN, machine=machine(args, {}),
-                    weights_folder=weights and weights.resolve())
+        raise FileNotFoundError(f"--weights_folder {args.weights_folder}: no such folder")
+    if not args.dry_run:
+        if data is None and any(row.how and row.how.of_images for row in table.rows):
+            raise ValueError("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
+                             "<name>/images/<split>/{database,queries} and the training sets")
+        if data and not data.is_dir():
+            raise FileNotFoundError(f"--datasets_folder {data}: no such folder")
+    return Settings(out=args.out, datasets_folder=data or NOT_GIVEN, machine=machine(args, {}), weights_folder=weights)
 
 
 def machine(args: argparse.Namespace, defaults: dict[str, str]) -> tuple[str, ...]:
@@ -127,25 +127,22 @@ def machine(args: argparse.Namespace, defaults: dict[str, str]) -> tuple[str, ..
 def run_table(table: Table, args: argparse.Namespace, settings: Settings, runner: Runner,
               given: dict[str, Measured]) -> tuple[list[Measured], bool]:
     """Measures, writes the page and its .csv row by row, and says what is not there."""
-    folder, rows = args.out.resolve(), []
+    rows, remarks = [], []
     name = f"{'toy_' if args.toy else ''}table_{table.number}{'_check' if args.check else ''}"
     for row in measure(table, seeds=args.seeds or table.seeds, settings=settings, runner=runner, given=given,
                        checking=args.check):
         rows.append(row)
-        page = write_report(table, rows, folder, name=name)
-    failed = reasons(table, rows, Failed)
-    for heading, lines in (("not measured", reasons(table, rows, Absent)), ("failed", failed)):
-        for line in lines:
-            say(f"Table {table.number}: {heading}: {line}")
-    passed = not failed
+        page = write_report(table, rows, args.out, name=name)
+    reasons = missing(table, rows)
+    passed = not reasons["Failed"]
     if args.check:
         figures, differing = check(table, rows)
         verdict = f"{figures} figures checked, {len(differing)} differ from the paper's"
         remarks = [verdict if figures else "nothing could be checked", *differing]
-        page = write_report(table, rows, folder, name=name, remarks=remarks)
-        for line in remarks:
-            say(f"Table {table.number}: {line}")
+        write_report(table, rows, args.out, name=name, remarks=remarks)
         passed = passed and figures > 0 and not differing
+    for line in [*(f"{heading.lower()}: {line}" for heading, lines in reasons.items() for line in lines), *remarks]:
+        say(f"Table {table.number}: {line}")
     print(page)
     return rows, passed
 
@@ -158,10 +155,11 @@ def print_commands(tables: Sequence[Table], args: argparse.Namespace, settings: 
     for table, row in [(one, row) for one in tables for row in one.rows]:
         name = f"# Table {table.number}, {row.name}"
         of_seeds = cells_of(row, table, args.seeds or table.seeds, settings, checking=args.check)
-        steps, reasons = {}, {} if of_seeds else {row.why_not: None}  # in order, each once
+        reasons = [] if of_seeds else [row.why_not]
+        steps: dict[Step, None] = {}  # in order, each once
         for column, cell in (pair for cells in of_seeds for pair in cells.items()):
             if isinstance(cell, str):
-                reasons[f"{column.of}: {cell}"] = None
+                reasons.append(f"{column.of}: {cell}")
             else:
                 steps |= dict.fromkeys(cell[0].chain)
         for step in steps:
@@ -169,7 +167,7 @@ def print_commands(tables: Sequence[Table], args: argparse.Namespace, settings: 
                 print(f"{name}; shares {step.folder}")
             else:
                 print(f"{name}; in {step.folder}{' (done)' if step.results else ''}\n{step.shell()}")
-        for reason in reasons:
+        for reason in dict.fromkeys(reasons):
             print(f"{name}; not measured: {reason}")
         printed |= steps.keys()
 

@@ -119,30 +119,33 @@ def read_given(words: Sequence[str], table: Table) -> dict[str, Measured]:
     Without a set, results.json beside the file tells it. ValueError for what fits no column, or a row that is measured
     by itself.
     """
-    sets = [name for name in table.groups if name in SETS]
-    figures: dict[str, dict[Column, float]] = {}
-    given: dict[str, Measured] = {}
+    sets = {name: SETS[name] for name in table.groups if name in SETS}
+    known = f"the data sets of Table {table.number} are {', '.join(sets)}" if sets else (
+        f"Table {table.number} has no data sets")
+    files: dict[str, dict[str, Predictions]] = {}  # of a method, by data set
     for word in words:
-        left, equals, file = word.partition("=")
+        left, _, file = word.partition("=")
         name, _, data_set = left.partition(":")
-        if not equals or not name or not file or not sets:
-            raise ValueError(f"--predictions {word!r}: expected NAME=FILE or NAME:SET=FILE"
-                             + (f", and Table {table.number} has no data sets" if not sets else ""))
+        if not name or not file or not sets:
+            raise ValueError(f"--predictions {word!r}: expected NAME=FILE or NAME:SET=FILE, and {known}")
         if any(row.name == name and row.how for row in table.rows):
             raise ValueError(f"--predictions {word!r}: that row is measured by commands; choose another name")
         predictions = read_predictions(Path(file), "final")
-        data_set = data_set or _set_beside(predictions.path, sets)
+        written = predictions.ground_truth and predictions.ground_truth[:2]
+        data_set = data_set or next((of for of, tested in sets.items() if tested[:2] == written), None)
         if data_set not in sets:
-            raise ValueError(f"--predictions {word!r}: the data sets of Table {table.number} are {', '.join(sets)}")
-        measured = given.setdefault(name, Measured.of(name, table))
-        if data_set in measured.queries:
+            found = "" if data_set else f"of {' '.join(written)}; " if written else (
+                "no results.json beside it that names its data set, write NAME:SET=FILE; ")
+            raise ValueError(f"--predictions {word!r}: {found}{known}")
+        if data_set in files.setdefault(name, {}):
             raise ValueError(f"--predictions {word!r}: a second file of {name} on {data_set}")
-        measured.queries[data_set] = len(predictions.correct)
-        figures.setdefault(name, {}).update({column: _recall(predictions, int(column.k)) for column in table.columns
-                                             if column.of == data_set})
+        files[name][data_set] = predictions
+    given = {name: Measured.of(name, table) for name in files}
     for name, measured in given.items():
-        measured.add(figures[name])
-        measured.missing = {of: Absent("no predictions given") for of in sets if of not in measured.queries}
+        measured.queries = {of: len(predictions.correct) for of, predictions in files[name].items()}
+        measured.add({column: _recall(files[name][column.of], int(column.k)) for column in table.columns
+                      if column.of in files[name]})
+        measured.missing = {of: Absent("no predictions given") for of in sets if of not in files[name]}
     return given
 
 
@@ -152,19 +155,6 @@ def _recall(predictions: Predictions, k: int) -> float:
     if kept < min(k, len(predictions.database_names)):
         raise ValueError(f"{predictions.path}: {kept} predictions of each query; recall@{k} needs {k}")
     return 100 * float(predictions.correct[:, :k].any(axis=1).mean())
-
-
-def _set_beside(path: Path, sets: Sequence[str]) -> str:
-    results = path.with_name("results.json")
-    if not results.is_file():
-        raise ValueError(f"{path}: no results.json beside it that names its data set; write NAME:SET={path} with a SET "
-                         f"of {', '.join(sets)}")
-    written = json.loads(results.read_text())
-    of = written.get("dataset"), written.get("split")
-    for name in sets:
-        if of == SETS[name][:2]:
-            return name
-    raise ValueError(f"{results}: of {of[0]} {of[1]}; expected one of {', '.join(sets)}")
 
 
 def check(table: Table, rows: Sequence[Measured]) -> tuple[int, list[str]]:

@@ -1,7 +1,6 @@
 """What a row of a table measures, and the commands that measure it."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,13 +63,14 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """A command of a training script, but for its seed, folders and machine.
+    """A model by the command of a training script that gives it, but for its seed, folders and machine.
 
     places      a batch
     variant     of utils.cli.variants; None: the paper's final method for that backbone
     cities      of the training set; empty: all
     validation  sets whose `val` split is evaluated after every epoch; the last decides
     start       the training whose best model this one begins with
+    published   its model is the file that the authors published: nothing is trained
     """
 
     backbone: str
@@ -82,43 +82,38 @@ class Training:
     epochs: int = 25
     validation: tuple[str, ...] = ("pitts30k", "msls")
     start: "Training | None" = None
+    published: bool = False
 
     def __str__(self) -> str:
+        if self.published:
+            return f"published {self.backbone} file, {self.kind}"
         said = ("an epoch of", self.backbone) if self.epochs == 1 else (self.script, self.backbone, self.dataset)
         return " ".join([*said, self.variant or ""]).strip()
 
     @property
+    def kind(self) -> str:
+        return self.script.removesuffix(".py").partition("_")[2] or "float"
+
+    @property
     def name(self) -> str:
         """Of its folder."""
-        kind = self.script.removesuffix(".py").partition("_")[2] or "float"
         cities = f"{len(self.cities)}cities" if self.cities else None
         places = f"{self.places}places" if self.places != 120 else None
-        return "-".join(filter(None, (kind, self.backbone, self.dataset, cities, self.variant, places)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Released:
-    """A published file; branches "float" or "rerank" (both branches)."""
-
-    backbone: str
-    branches: str
-
-    def __str__(self) -> str:
-        return f"published {self.backbone} file, {self.branches}"
+        return "-".join(filter(None, (self.kind, self.backbone, self.dataset, cities, self.variant, places)))
 
     @property
-    def config(self) -> ModelConfig:
-        branches = {"float": ("float",), "rerank": ("float", "binary")}[self.branches]
+    def published_config(self) -> ModelConfig:
+        """Of the published file."""
+        branches = ("float",) if self.kind == "float" else ("float", "binary")
         return ModelConfig(backbone=self.backbone, branches=branches)
 
-    @property
-    def training(self) -> Training:
-        """The training that gave it."""
-        first = Training(backbone=self.backbone, dataset="unified_dataset")
-        return first if self.branches == "float" else dataclasses.replace(first, script="train_rerank.py", start=first)
 
-
-Model = Training | Released
+def published(backbone: str, kind: str) -> Training:
+    """The model of a published file; kind "float" or "rerank" (both branches)."""
+    first = Training(backbone=backbone, dataset="unified_dataset")
+    if kind == "rerank":
+        first = dataclasses.replace(first, script="train_rerank.py", start=first)
+    return dataclasses.replace(first, published=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +124,6 @@ class Settings:
     machine         options of every command that trains or evaluates
     image_options, training_image_options  sizes, where they are not the scripts' own
     random_weights  instead of DINOv2's
-    model           what stands for a model: the toy city has others
     """
 
     out: Path
@@ -140,7 +134,6 @@ class Settings:
     image_options: tuple[str, ...] = ()
     training_image_options: tuple[str, ...] = ()
     random_weights: bool = False
-    model: Callable[[Model], Model] = lambda model: model
 
     def file(self, address: str) -> list[str]:
         """The path of a file that can be fetched from `address`, where the weights folder has it."""
@@ -171,28 +164,27 @@ def training_step(training: Training, seed: int, settings: Settings) -> Step:
                 machine=settings.machine, needs=tuple(needs), weights=fetched, after=after)
 
 
-def evaluation_step(model: Model, tested: EvaluationSet, seed: int, settings: Settings, depth: int | None) -> Step:
+def evaluation_step(model: Training, tested: EvaluationSet, seed: int, settings: Settings, depth: int | None) -> Step:
     """The evaluation of a model on a set; the training itself where it evaluates that set.
 
     depth  candidates that are re-ranked; evaluations of several depths share one extraction, which stays on disk
     """
-    model, data, trained, fetched = settings.model(model), settings.datasets_folder, None, None
-    if isinstance(model, Training):
+    data, trained, fetched = settings.datasets_folder, None, None
+    if model.published:
+        file = settings.file(released_address(model.published_config))
+        fetched = None if file else model.published_config
+        folder = f"published-{model.backbone}-{model.kind}"
+        options = ["--backbone", model.backbone, *(["--resume", *file] if file else [])]
+    else:
         trained = training_step(model, seed, settings)
         if tested == TEST_SET and depth is None:
             return trained
-        script, folder = model.script.replace("train", "eval"), f"{model.name}/seed{seed}"
-        options = ["--resume", str(trained.best_model)]
-    else:
-        file = settings.file(released_address(model.config))
-        fetched = None if file else model.config
-        script = "eval.py" if model.branches == "float" else "eval_rerank.py"
-        folder = f"published-{model.backbone}-{model.branches}"
-        options = ["--backbone", model.backbone, *(["--resume", *file] if file else [])]
+        folder, options = f"{model.name}/seed{seed}", ["--resume", str(trained.best_model)]
     options += ["--datasets_folder", str(data), "--dataset_name", tested.name, "--split", tested.split,
                 *settings.image_options]
-    step = Step(out=settings.out, name=f"{folder}/{tested.name}-{tested.split}", command=(script, *options),
-                machine=settings.machine, needs=tested.needs(data), weights=fetched, after=trained)
+    step = Step(out=settings.out, name=f"{folder}/{tested.name}-{tested.split}", machine=settings.machine,
+                command=(model.script.replace("train", "eval"), *options), needs=tested.needs(data), weights=fetched,
+                after=trained)
     if depth is None:
         return step
     deeper = ("--rerank_num", str(depth), "--index", str(step.folder / "index"))
@@ -200,7 +192,8 @@ def evaluation_step(model: Model, tested: EvaluationSet, seed: int, settings: Se
 
 
 # How a row is measured. `cell`: the step, and the keys in its results.json that lead to a column's figure, or why there
-# is none; `untrained`: what gives the same figures without training, or None; a string for `list`.
+# is none; `untrained`: what gives the same figures without training, or None; `of_images`: whether it needs some; a
+# string for `list`.
 
 Cell = tuple[Step, tuple[str, ...]] | str
 
@@ -212,20 +205,21 @@ class Evaluated:
     depth  candidates that are re-ranked; None: the scripts' 100
     """
 
-    model: Model
+    model: Training
     stage: str = "final"
     depth: int | None = None
+    of_images = True
 
     @property
     def untrained(self) -> "Evaluated | None":
-        """The published file of a training, where there is one."""
-        files = [Released(self.model.backbone, branches) for branches in ("float", "rerank")]
-        found = [file for file in files if self.model in (file, file.training)]
-        return dataclasses.replace(self, model=found[0]) if found else None
+        """By the published file, where there is one."""
+        files = [published(self.model.backbone, kind) for kind in ("float", "rerank")]
+        file = dataclasses.replace(self.model, published=True)
+        return dataclasses.replace(self, model=file) if file in files else None
 
     def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
         if column.keys:
-            return training_step(settings.model(self.model), seed, settings), column.keys
+            return training_step(self.model, seed, settings), column.keys
         tested = SETS[column.of]
         if tested.name is None:
             return tested.why_not
@@ -236,13 +230,21 @@ class Evaluated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Counted:
-    """The images of a data set."""
+class Own:
+    """What a module of this package measures without a model: images are counted, or searching is timed.
+
+    of  a data set, or a key of latency.METHODS
+    """
 
     of: str
     untrained = property(lambda self: self)
+    of_images = property(lambda self: self.of in SETS)
 
     def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
+        if not self.of_images:
+            step = Step(out=settings.out, name="latency", command=("-m", f"{__package__}.latency"))
+            way = {"One query at a time": "one"}.get(column.of, "batched")
+            return step, ("methods", self.of, way, *column.keys)
         (name, split, *_), data = SETS[self.of], settings.datasets_folder
         command = ("-m", f"{__package__}.counts", "--datasets_folder", str(data), "--dataset_name", name,
                    "--split", split)
@@ -250,22 +252,7 @@ class Counted:
                     needs=SETS[self.of].needs(data)), column.keys
 
     def __str__(self) -> str:
-        return "its images are counted"
+        return "its images are counted" if self.of_images else "timed"
 
 
-@dataclasses.dataclass(frozen=True)
-class Timed:
-    """Search among random descriptors; a key of latency.METHODS."""
-
-    method: str
-    untrained = property(lambda self: self)
-
-    def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
-        step = Step(out=settings.out, name="latency", command=("-m", f"{__package__}.latency"))
-        return step, ("methods", self.method, {"One query at a time": "one"}.get(column.of, "batched"), *column.keys)
-
-    def __str__(self) -> str:
-        return "timed"
-
-
-How = Evaluated | Counted | Timed
+How = Evaluated | Own

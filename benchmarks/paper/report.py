@@ -38,7 +38,7 @@ def markdown(table: Table, rows: Sequence[Measured], remarks: Sequence[str] = ()
                        for column in table.columns if column.of == group]
             cells = (" / ".join(cell) if set(cell) != {"-"} else "-" for cell in zip(*figures, strict=True))
             lines.append(f"| {row.name} | {table.prefix}{group} | {' | '.join(cells)} |")
-    below = {"Not measured": reasons(table, rows, Absent), "Failed": reasons(table, rows, Failed),
+    below = {**missing(table, rows),
              "Remarks": dict.fromkeys([*remarks, *(said for row in rows for said in row.remarks), *table.notes])}
     for heading, text in below.items():
         lines += ["", f"{heading}:", "", *(f"* {line}" for line in text)] if text else []
@@ -68,13 +68,16 @@ def as_csv(table: Table, rows: Sequence[Measured]) -> str:
     return text.getvalue()
 
 
-def reasons(table: Table, rows: Sequence[Measured], kind: type[Absent] | type[Failed]) -> list[str]:
-    """Why figures are missing: a line for each reason of that kind, with the rows and data sets without a figure."""
-    named: dict[str, list[str]] = {}
-    for row in rows:
-        found = {of: str(reason) for of, reason in row.missing.items() if isinstance(reason, kind)}
-        for reason in dict.fromkeys(found.values()):
-            of = [group for group in table.groups if found.get(group) == reason]
-            everywhere = set(of) >= set(table.groups) - {AVERAGE}
-            named.setdefault(reason, []).append(row.name if everywhere else f"{row.name} ({', '.join(of)})")
-    return [f"{', '.join(names)}: {reason}" for reason, names in named.items()]
+def missing(table: Table, rows: Sequence[Measured]) -> dict[str, list[str]]:
+    """Why figures are missing, by heading: a line for each reason, with the rows and data sets without a figure."""
+    lines = {}
+    for heading, kind in (("Not measured", Absent), ("Failed", Failed)):
+        named: dict[str, list[str]] = {}
+        for row in rows:
+            found = {of: str(reason) for of, reason in row.missing.items() if isinstance(reason, kind)}
+            for reason in dict.fromkeys(found.values()):
+                of = [group for group in table.groups if found.get(group) == reason]
+                everywhere = set(of) >= set(table.groups) - {AVERAGE}
+                named.setdefault(reason, []).append(row.name if everywhere else f"{row.name} ({', '.join(of)})")
+        lines[heading] = [f"{', '.join(names)}: {reason}" for reason, names in named.items()]
+    return lines

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from .plan import Column, Counted, Evaluated, How, Released, Timed, Training
+from .plan import Column, Evaluated, How, Own, Training, published
 
 BASE, LARGE = "dinov2-base", "dinov2-large"
 LETTERS = {"B": BASE, "L": LARGE}
@@ -51,22 +51,14 @@ class Table:
     toy_seeds: tuple[int, ...] = ()
     prefix: str = ""
 
-    def __post_init__(self):
-        if len({row.name for row in self.rows}) < len(self.rows):
-            raise ValueError(f"Table {self.number}: two rows have one name")
-        for row in self.rows:
-            if len(row.paper) != len(self.columns):
-                raise ValueError(f"Table {self.number}, {row.name}: {len(row.paper)} figures in {len(self.columns)} "
-                                 "columns")
-
     @property
     def groups(self) -> tuple[str, ...]:
         """Data sets, AVERAGE, or groups of other measures, in order."""
         return tuple(dict.fromkeys(column.of for column in self.columns))
 
 
-def released(backbone: str, branches: str, **stage: str | int) -> Evaluated:
-    return Evaluated(Released(backbone, branches), **stage)
+def released(backbone: str, kind: str, **stage: str | int) -> Evaluated:
+    return Evaluated(published(backbone, kind), **stage)
 
 
 def trained(backbone: str, dataset: str, **options: str | int | None) -> Evaluated:
@@ -77,7 +69,7 @@ def trained(backbone: str, dataset: str, **options: str | int | None) -> Evaluat
 # validation set: only the training pass is measured.
 EPOCH = {"places": 40, "epochs": 1, "validation": ("pitts30k",)}
 HOW: dict[str, dict[str, How]] = {
-    "I": {name: Counted(name) for name in ("Pitts30k-test", "MSLS-val", "Tokyo24/7", "Nordland")},
+    "I": {name: Own(name) for name in ("Pitts30k-test", "MSLS-val", "Tokyo24/7", "Nordland")},
     "II": {"SelaVPR++ (resource)": released(BASE, "rerank"), "SelaVPR++ (performance)": released(LARGE, "rerank")},
     "III": {"SelaVPR++": released(LARGE, "rerank")},
     "IV": {name: trained(BASE, GSV, variant=variant) for name, variant in TUNED.items()},
@@ -94,7 +86,7 @@ HOW: dict[str, dict[str, How]] = {
         "Float (4096D), DINOv2-L": released(LARGE, "float"),
         "Our re-ranking, DINOv2-L": released(LARGE, "rerank"),
     },
-    "IX": {name: Timed(name) for name in ("Float (4096D)", "Float (2048D)", "Float (512D)", "Binary (512D)",
+    "IX": {name: Own(name) for name in ("Float (4096D)", "Float (2048D)", "Float (512D)", "Binary (512D)",
                                           "SelaVPR++ (resource)", "SelaVPR++ (performance)")},
     "X": {f"Top-{depth}": released(LARGE, "rerank", depth=depth) for depth in (20, 50, 100, 200)},
     "XI": {name: trained(BASE, GSV, script="train_hashing.py", variant=variant) for name, variant in HASHED.items()},

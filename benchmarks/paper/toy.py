@@ -2,20 +2,19 @@
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from utils.files import temporary_path
 from utils.run import hardware, versions
 
+from ..report import table as markdown_table
 from .measure import Measured
-from .plan import AVERAGE, Model, Released, Settings, Training
-from .report import measured_text, reasons
-from .runner import Absent, Failed
-from .tables import BASE, GSV, LARGE, UNIFIED, Row, Table
+from .plan import AVERAGE, Settings, Training
+from .report import measured_text, missing
+from .tables import BASE, GSV, LARGE, TABLES, UNIFIED, Row, Table
 
 BACKBONES = {BASE: "dinov2-tiny", LARGE: "dinov2-narrow"}  # narrow has the 24 blocks of large: placements differ
 CITIES = {GSV: ("Boston", "Lisbon"), UNIFIED: ("Boston", "Lisbon", "Osaka", "PRS")}
@@ -44,87 +43,70 @@ be trained and evaluated, and which rows differ. They say nothing about photogra
 """
 
 
-def stand_in(model: Model) -> Training:
+def stand_in(model: Training) -> Training:
     """The training that stands for one of the paper's, or for a published file."""
-    if isinstance(model, Released):
-        return stand_in(model.training)
     return dataclasses.replace(
-        model, backbone=BACKBONES[model.backbone], dataset=GSV, cities=CITIES[model.dataset], places=PLACES,
-        validation=("msls",), epochs=RERANK_EPOCHS if model.script == "train_rerank.py" else EPOCHS,
+        model, published=False, backbone=BACKBONES[model.backbone], dataset=GSV, cities=CITIES[model.dataset],
+        places=PLACES, validation=("msls",), epochs=RERANK_EPOCHS if model.script == "train_rerank.py" else EPOCHS,
         start=model.start and stand_in(model.start))
 
 
 def toy_settings(out: Path, machine: tuple[str, ...] = ()) -> Settings:
     """Small models on seeded random weights, which learn in minutes; they follow the demo's settings."""
-    return Settings(out=out / "toy", datasets_folder=out / CITY, machine=machine, lr="0.004", model=stand_in,
-                    random_weights=True, image_options=("--resize", *SIZE),
-                    training_image_options=("--train_resize", *SIZE))
+    return Settings(out=out / "toy", datasets_folder=out / CITY, machine=machine, lr="0.004", random_weights=True,
+                    image_options=("--resize", *SIZE), training_image_options=("--train_resize", *SIZE))
 
 
 def toy_table(table: Table) -> Table:
-    """The columns that the toy city has, without the paper's figures, which are of other images.
+    """The columns that the toy city has, and its models, without the paper's figures, which are of other images.
 
     ValueError for a table without them.
     """
     if not table.toy_seeds:
         raise ValueError(f"Table {table.number} has no toy: it is not of trained models, or another has its rows")
     columns = tuple(column for column in table.columns if column.of in (*TEST_SETS, AVERAGE))
-    rows = tuple(Row(row.name, (None,) * len(columns), row.how) for row in table.rows)
+    rows = tuple(Row(row.name, (None,) * len(columns), dataclasses.replace(row.how, model=stand_in(row.how.model)))
+                 for row in table.rows)
     note = "Drawn images and small models that start from random weights: paths exercised, not a reproduction."
     return dataclasses.replace(table, title=f"{table.title} (toy city)", columns=columns, rows=rows, prefix="toy ",
                                seeds=table.toy_seeds, notes=(note,))
 
 
-class ToyResult(NamedTuple):
-    """A table of the paper, the toy's, and its rows."""
-
-    paper: Table
-    toy: Table
-    rows: Sequence[Measured]
-
-
-def write_page(path: Path, results: Sequence[ToyResult], *, seconds: float) -> None:
+def write_page(path: Path, results: Iterable[tuple[Table, Sequence[Measured]]], *, seconds: float) -> None:
     """Writes the page whole; what stands under its last heading, where there is one already, stays."""
     kept = path.read_text().partition(WORDS)[2].strip() if path.is_file() else ""
     machine, software = hardware(torch.device("cpu")), versions()
     lines = [INTRODUCTION, f"{seconds / 60:.0f} minutes of commands on {machine['cores']} cores ({machine['cpu']}), "
              f"torch {software['torch']}.", ""]
-    for result in results:
-        lines += [*toy_lines(result), ""]
+    for toy, rows in results:
+        lines += [*toy_lines(toy, rows), ""]
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_path(path) as temporary:
         temporary.write_text("\n".join([*lines, WORDS, "", kept or TO_WRITE]) + "\n")
 
 
-def toy_lines(result: ToyResult) -> list[str]:
-    """One table, a line a row."""
-    paper, toy, rows = result
+def toy_lines(toy: Table, rows: Sequence[Measured]) -> list[str]:
+    """One table, a line a row, with each row's place here (of those with all figures) and in the paper."""
+    paper = TABLES[toy.number]
+    columns = [column for column in toy.columns if column.measure == "R@1" and column.of != AVERAGE]
+    here = places({row.name: statistics.mean(map(row.mean, columns)) for row in rows
+                   if all(column in row.values for column in columns)})
+    there = places({row.name: statistics.mean(row.paper[paper.columns.index(column)] for column in columns)
+                    for row in paper.rows})
     seeds = "seed" if len(toy.seeds) == 1 else "mean +- standard deviation over seeds"
     names = [f"{toy.prefix}{column.of} {column.measure}" for column in toy.columns]
-    lines = [f"## Table {toy.number}: {paper.title}", "",
-             f"Toy city; {seeds} {', '.join(map(str, toy.seeds))}.", "",
-             f"| row | {' | '.join(names)} | order here | order in the paper |",
-             "|---|" + "---:|" * (len(names) + 2)]
-    here, there = orders(result)
-    for row in rows:
-        cells = [measured_text(row, column) for column in toy.columns]
-        lines.append(f"| {row.name} | {' | '.join(cells)} | {here.get(row.name, '-')} | {there[row.name]} |")
-    for heading, text in (("Not measured", reasons(toy, rows, Absent)), ("Failed", reasons(toy, rows, Failed))):
+    figures = [[row.name, *(measured_text(row, column) for column in toy.columns), here.get(row.name, "-"),
+                there[row.name]] for row in rows]
+    head = ("row", *names, "order here", "order in the paper")
+    lines = [f"## Table {toy.number}: {paper.title}", "", f"Toy city; {seeds} {', '.join(map(str, toy.seeds))}.", "",
+             markdown_table(head, figures, figures=len(names) + 2).strip()]
+    for heading, text in missing(toy, rows).items():
         lines += ["", *(f"* {heading}: {line}" for line in text)] if text else []
     return lines
 
 
-def orders(result: ToyResult) -> tuple[dict[str, int], dict[str, int]]:
-    """Each row's place, 1 the best and equal ones alike, here (rows with all figures) and in the paper."""
-    columns = [column for column in result.toy.columns if column.measure == "R@1" and column.of != AVERAGE]
-    places = [result.paper.columns.index(column) for column in columns]
-    here = {row.name: statistics.mean(row.mean(column) for column in columns) for row in result.rows
-            if all(column in row.values for column in columns)}
-    there = {row.name: statistics.mean(row.paper[place] for place in places) for row in result.paper.rows}
-    return _places(here), _places(there)
-
-
-def _places(scores: dict[str, float]) -> dict[str, int]:
+def places(scores: dict[str, float]) -> dict[str, int]:
+    """1 for the best; equal ones have one place."""
     rounded = {name: round(score, 6) for name, score in scores.items()}  # equal recalls may differ in their last bit
     ordered = sorted(rounded.values(), reverse=True)
     return {name: 1 + ordered.index(score) for name, score in rounded.items()}

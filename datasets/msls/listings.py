@@ -77,9 +77,7 @@ def msls_val(datasets_folder: Path | str, *, version: str) -> Listing:
     if strict:
         headings = (np.array([frame.heading for frame in side.frames]) for side in (database, queries))
         near = within_degrees(near, *headings, THRESHOLD_DEGREES)
-    warnings += _said_left_out(queries, database) + _counted(version, queries, database)
-    return _listing(f"msls_val_{version}", "val", home, queries, database, near, warnings,
-                    rule="within 25 m and 40 degrees" if strict else "within 25 m")
+    return _listing(version, home, queries, database, near, warnings + _counted(version, queries, database))
 
 
 def msls_test(datasets_folder: Path | str) -> Listing:
@@ -109,8 +107,7 @@ def msls_test(datasets_folder: Path | str) -> Listing:
     else:
         queries, near = _with_answer(queries, _right_answers(queries, database))
         warnings.append(f"ground truth: postprocessed.csv of {', '.join(city.name for city in cities)}")
-    warnings += _said_left_out(queries, database)
-    return _listing("msls_test", "test", cities[0].parent, queries, database, near, warnings, rule="within 25 m")
+    return _listing("test", cities[0].parent, queries, database, near, warnings)
 
 
 def subset_of(whole: Listing, part: Listing) -> Subset:
@@ -187,16 +184,6 @@ def _with_answer(queries: Frames, near: list[np.ndarray]) -> tuple[Frames, list[
     return Frames([frame for frame, _ in kept], left_out), [ids for _, ids in kept]
 
 
-def _said_left_out(queries: Frames, database: Frames) -> list[str]:
-    """What was left out of each side, a line each."""
-    said = []
-    for side, frames in (("queries", queries), ("database images", database)):
-        reasons = [f"{count} {reason}" for reason, count in frames.left_out.items() if count]
-        if reasons:
-            said.append(f"left out by the rule, of {side}: {', '.join(reasons)}")
-    return said
-
-
 def _counted(version: str, queries: Frames, database: Frames) -> list[str]:
     said = []
     for what, frames, expected in zip(("queries", "database images"), (queries, database), COUNTS[version],
@@ -208,17 +195,23 @@ def _counted(version: str, queries: Frames, database: Frames) -> list[str]:
     return said
 
 
-def _listing(name: str, split: str, folder: Path, queries: Frames, database: Frames, near: list[np.ndarray] | None,
-             warnings: list[str], *, rule: str) -> Listing:
-    for side, frames in (("query", queries), ("database image", database)):
+def _listing(version: str, folder: Path, queries: Frames, database: Frames, near: list[np.ndarray] | None,
+             warnings: list[str]) -> Listing:
+    """Warns of what was left out of each side, too."""
+    name, warnings = f"msls_val_{version}" if version in VERSIONS else "msls_test", [*warnings]
+    for side, frames in (("queries", queries), ("database images", database)):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in frames.left_out.items() if count)
         if not len(frames):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in frames.left_out.items()) or "none was there"
-            raise ValueError(f"{folder}: no {side} of {name} is left ({reasons}); expected at least one")
+            raise ValueError(f"{folder}: no {side} of {name} are left ({reasons or 'none was there'}); expected at "
+                             "least one")
+        if reasons:
+            warnings.append(f"left out by the rule, of {side}: {reasons}")
     missed = sum(not len(ids) for ids in near or ())
     if missed:
-        warnings = [*warnings, f"{missed} of {len(queries)} queries have no right answer and count as missed"]
+        warnings.append(f"{missed} of {len(queries)} queries have no right answer and count as missed")
     return Listing(
-        name=name, split=split, folder=folder, rule=rule, threshold_m=THRESHOLD_M, positives=near,
+        name=name, split="val" if version in VERSIONS else "test", folder=folder, threshold_m=THRESHOLD_M,
+        rule="within 25 m and 40 degrees" if version == "740_40deg" else "within 25 m", positives=near,
         query_paths=queries.paths, database_paths=database.paths, warnings=tuple(warnings),
         query_utm=queries.utm if near is not None else None,
         database_utm=database.utm if near is not None else None)

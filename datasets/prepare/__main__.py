@@ -93,9 +93,9 @@ def _check(parts: Iterable[Part], folder: Path) -> int:
 def _gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[Part]:
     """GSV-Cities needs no division; each city is said in a line."""
     seen = set()
-    for city in gsv_cities(datasets_folder, folder):
+    for city, n_places in gsv_cities(datasets_folder, folder):
         seen.add(city.name)
-        print(f"{city.name}: {city.n_places} places, {len(city.targets)} images", flush=True)
+        print(f"{city.name}: {n_places} places, {len(city.images)} images", flush=True)
         yield city.name, [city.name], [city]
     _say_absent(name for name in GSV_CITIES if name not in seen)
 

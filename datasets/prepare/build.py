@@ -40,13 +40,15 @@ class Images(NamedTuple):
 
 
 class City(NamedTuple):
-    """One group as a city of the GSV-Cities layout: its table, and for each row the image and its new name."""
+    """One group as a city of the GSV-Cities layout."""
 
     name: str
     table: str
-    sources: Sequence[str]
-    targets: Sequence[str]
-    n_places: int
+    images: dict[str, str]  # new name -> image, in the order of the table
+
+    def paths(self, folder: Path) -> tuple[Path, Path]:
+        """Of the table and the images in a data set's folder."""
+        return folder / "Dataframes" / f"{self.name}.csv", folder / "Images" / self.name
 
 
 class Plan(NamedTuple):
@@ -122,8 +124,7 @@ def make_city(name: str, images: Images, rows: Sequence[int], places: Sequence[i
                              "and heading; expected every image once: take one of them out")
         taken[target] = row
         writer.writerow(values)
-    return City(name=name, table=table.getvalue(), sources=[images.path(row) for row in taken.values()],
-                targets=list(taken), n_places=len(set(places)))
+    return City(name, table.getvalue(), {target: images.path(row) for target, row in taken.items()})
 
 
 def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tuple[dict[str, object], str]:
@@ -140,61 +141,54 @@ def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tup
                          f"expected {FORM}") from None
 
 
+def compare(city: City, folder: Path) -> tuple[str | None, dict[str, str], list[str]]:
+    """How the city's table there differs, if it does; the images that are missing, by new name, and those that would
+    not be built. A link whose image is gone is no image."""
+    table, images = city.paths(folder)
+    difference, present = "no such file", set()
+    if table.is_file():
+        found, expected = table.read_text(encoding="utf-8").splitlines(), city.table.splitlines()
+        difference = next((f"line {line} is {pair[0]!r}, expected {pair[1]!r}" for line, pair in enumerate(
+            zip(found, expected, strict=False), 1) if pair[0] != pair[1]), None)
+        if len(found) != len(expected):
+            difference = f"{len(found) - 1} images, expected {len(expected) - 1}"
+    if images.is_dir():
+        with os.scandir(images) as entries:
+            present = {entry.name for entry in entries
+                       if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry.path).exists())}
+    missing = {target: source for target, source in city.images.items() if target not in present}
+    return difference, missing, sorted(present - city.images.keys())
+
+
 def build_city(city: City, folder: Path, *, copy: bool) -> int:
     """Puts the city's images and table into `folder`, what is there already excepted: number of images put there.
 
     The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else.
     """
-    table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
-    if table.exists() and (difference := _table_difference(city, table)):
+    (table, images), (difference, missing, _) = city.paths(folder), compare(city, folder)
+    if table.exists() and difference:
         raise ValueError(f"{table}: {difference}; expected what the same images and options gave before: to build it "
                          f"anew, remove it and {images}")
     images.mkdir(parents=True, exist_ok=True)
     table.parent.mkdir(parents=True, exist_ok=True)
-    present = _images_in(images)
-    lacking = [(source, target) for source, target in zip(city.sources, city.targets, strict=True)
-               if target not in present]
     put = copy_image if copy else link_image
-    for source, target in progress(lacking, city.name):
+    for target, source in progress(missing.items(), city.name):
         put(source, images / target)
     if not table.exists():
         with temporary_path(table) as temporary:
             temporary.write_text(city.table, encoding="utf-8", newline="")
-    return len(lacking)
+    return len(missing)
 
 
 def check_city(city: City, folder: Path) -> list[str]:
     """What of the city is missing in `folder`, or is not what would be built; nothing is written."""
-    table, images = folder / "Dataframes" / f"{city.name}.csv", folder / "Images" / city.name
-    difference = _table_difference(city, table) if table.is_file() else "no such file"
+    (table, images), (difference, missing, unlisted) = city.paths(folder), compare(city, folder)
     problems = [f"{table}: {difference}"] if difference else []
-    present = _images_in(images)
-    missing = [target for target in city.targets if target not in present]
-    unlisted = sorted(present.difference(city.targets))
-    for names, what in ((missing, f"{len(missing)} of {len(city.targets)} images missing"),
+    for names, what in ((list(missing), f"{len(missing)} of {len(city.images)} images missing"),
                         (unlisted, f"{len(unlisted)} images that would not be built")):
         if names:
             problems.append(f"{images}: {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
     return problems
-
-
-def _table_difference(city: City, table: Path) -> str | None:
-    found, expected = table.read_text(encoding="utf-8").splitlines(), city.table.splitlines()
-    if found == expected:
-        return None
-    if len(found) != len(expected):
-        return f"{len(found) - 1} images, expected {len(expected) - 1}"
-    line = next(i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
-    return f"line {line + 1} is {found[line]!r}, expected {expected[line]!r}"
-
-
-def _images_in(images: Path) -> set[str]:
-    """Names of the images there; a link whose image is gone is none."""
-    if not images.is_dir():
-        return set()
-    with os.scandir(images) as entries:
-        return {entry.name for entry in entries
-                if not entry.name.startswith(".") and (not entry.is_symlink() or Path(entry.path).exists())}
 
 
 def link_image(source: str, target: Path) -> None:

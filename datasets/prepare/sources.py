@@ -54,8 +54,8 @@ def _sf_xl(datasets_folder: Path, folder: Path | None, cities: Collection[str] |
     yield Images(name="SFXL", folder=folder, paths=some_images(folder, f"<folder>/**/{FORM}; or use --source"))
 
 
-def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
-    """The cities of GSV-Cities as they are; the unified data set holds them beside the categories of the others.
+def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[tuple[City, int]]:
+    """The cities of GSV-Cities as they are, and how many places each has.
 
     Raises FileNotFoundError where none is there.
     """
@@ -70,9 +70,8 @@ def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[City]:
         elsewhere = next((name for name in names if name.partition("/")[0] != city), None)
         if elsewhere:
             raise ValueError(f"{table}: lists {elsewhere}, an image of another city; expected city_id {city}")
-        yield City(name=city, table=table.read_text(encoding="utf-8-sig"), n_places=len(set(places.tolist())),
-                   sources=[str(folder / "Images" / name) for name in names],
-                   targets=[name.partition("/")[2] for name in names])
+        yield City(city, table.read_text(encoding="utf-8-sig"), {
+            name.partition("/")[2]: str(folder / "Images" / name) for name in names}), len(set(places.tolist()))
 
 
 _COARSE = Rule(M=15, alpha=60, N=3, L=2)

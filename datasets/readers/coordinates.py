@@ -50,9 +50,7 @@ def from_name(name: str) -> Metres | None:
     fields = parse_name(name)
     if not name.startswith("@") or not np.isfinite(fields.metres).all():
         return None
-    if not fields.zone_number:
-        return Metres(*fields.metres)
-    return Metres(*fields.metres, fields.zone_number, fields.band or None)
+    return Metres(*fields.metres, *((fields.zone_number, fields.band or None) if fields.zone_number else ()))
 
 
 def from_exif(path: Path) -> Degrees | None:

@@ -2,6 +2,7 @@
 parsers, and the runner with commands that are only pretended."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -23,7 +24,7 @@ import train
 from benchmarks.paper import __main__ as program
 from benchmarks.paper import counts, latency, runner, toy
 from benchmarks.paper.measure import Measured, check, measure
-from benchmarks.paper.plan import AVERAGE, SETS, Column, Evaluated, EvaluationSet, Released, Settings, Training
+from benchmarks.paper.plan import AVERAGE, SETS, Column, Evaluated, EvaluationSet, Settings, Training, published
 from benchmarks.paper.report import as_csv, markdown
 from benchmarks.paper.runner import Failed, Runner, Step
 from benchmarks.paper.tables import TABLES, Row, Table, find
@@ -199,11 +200,9 @@ def test_there_are_all_rows_and_figures_of_all_tables():
 
 
 def test_a_row_has_a_name_and_a_figure_for_each_column():
-    columns = Column("MSLS-val", "R@1"), Column("MSLS-val", "R@5")
-    with pytest.raises(ValueError, match="Table Q, one: 1 figures in 2 columns"):
-        Table(number="Q", title="", columns=columns, rows=(Row("one", (1.0,)),))
-    with pytest.raises(ValueError, match="Table Q: two rows have one name"):
-        Table(number="Q", title="", columns=columns, rows=(Row("one", (1.0, 2.0)), Row("one", (1.0, 2.0))))
+    for table in TABLES.values():
+        assert len({row.name for row in table.rows}) == len(table.rows)
+        assert {len(row.paper) for row in table.rows} == {len(table.columns)}
 
 
 # The commands
@@ -283,11 +282,13 @@ def test_rows_of_published_files_take_the_right_file_and_stage(tmp_path):
 
 def test_published_files_stand_for_the_trainings_that_gave_them():
     found = {(number, row.name): row.how.untrained.model for number, table in TABLES.items() for row in table.rows
-             if isinstance(row.how, Evaluated) and isinstance(row.how.model, Training) and row.how.untrained}
-    assert found == {("VII", "Last 16"): Released("dinov2-large", "float"),
-                     ("XII", "Unified dataset, DINOv2-B"): Released("dinov2-base", "float"),
-                     ("XII", "Unified dataset, DINOv2-L"): Released("dinov2-large", "float")}
-    assert Evaluated(Released("dinov2-base", "rerank").training).untrained.model.branches == "rerank"
+             if isinstance(row.how, Evaluated) and not row.how.model.published and row.how.untrained}
+    assert found == {("VII", "Last 16"): published("dinov2-large", "float"),
+                     ("XII", "Unified dataset, DINOv2-B"): published("dinov2-base", "float"),
+                     ("XII", "Unified dataset, DINOv2-L"): published("dinov2-large", "float")}
+    reranking = published("dinov2-base", "rerank")
+    assert Evaluated(dataclasses.replace(reranking, published=False)).untrained == Evaluated(reranking)
+    assert reranking.published_config == ModelConfig(backbone="dinov2-base", branches=("float", "binary"))
 
 
 def test_depths_share_one_extraction_of_the_right_split(sets, tmp_path, call):
@@ -382,7 +383,7 @@ def test_an_interrupted_training_is_resumed_and_what_is_done_is_skipped(sets, tm
 
 
 def test_resuming_leaves_out_what_the_training_began_with(tmp_path):
-    step = step_of("VIII", 0, Column("Pitts30k-test", "R@1"), toy.toy_settings(tmp_path))
+    step = toy.toy_table(TABLES["VIII"]).rows[0].how.cell(PITTS, 0, toy.toy_settings(tmp_path))[0]
     assert Path(step.argv()[0]).name == "train_rerank.py"
     assert step.command[1:3] == ("--resume", str(step.after.best_model))
     words = step.argv(resume=Path("last_model.pth"))
@@ -623,7 +624,7 @@ def test_the_list_names_every_row_and_how_it_is_got(capsys):
 def test_every_toy_row_is_another_model_and_the_tables_are_those_asked_for():
     assert {number: table.toy_seeds for number, table in TABLES.items() if table.toy_seeds} == {
         **dict.fromkeys(("IV", "VII", "VIII", "X", "XII"), (0,)), "XI": (0, 1, 2)}
-    models = {number: [toy.stand_in(row.how.model) for row in table.rows] for number, table in TABLES.items()
+    models = {number: [row.how.model for row in toy.toy_table(table).rows] for number, table in TABLES.items()
               if table.toy_seeds}
     configs = set()
     for training in models["VII"]:
@@ -677,7 +678,7 @@ def test_the_toy_page_has_all_tables_and_keeps_what_was_written(tmp_path, call, 
 def test_rows_of_two_depths_extract_once_and_have_the_recalls_of_separate_evaluations(data, rerank_run, tmp_path,
                                                                                        monkeypatch):
     monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "test"))
-    model = Released("dinov2-base", "rerank")  # for which a tiny one stands
+    model = published("dinov2-base", "rerank")  # for which a tiny one stands
     rows = tuple(Row(f"Top-{depth}", (None,), Evaluated(model, depth=depth)) for depth in (2, 5))
     table = Table(number="Q", title="", columns=(MSLS,), rows=rows)
     reused = []
@@ -730,7 +731,7 @@ def test_latency_has_a_time_for_every_method(tmp_path):
     shown = [rows[-1].mean(column) for column in TABLES["IX"].columns]
     assert shown == [found["methods"]["SelaVPR++ (performance)"][way][stage] for way in ("one", "batched")
                      for stage in ("initial", "rerank", "total")]
-    assert set(found["methods"]) == {row.how.method for row in TABLES["IX"].rows if row.how}
+    assert set(found["methods"]) == {row.how.of for row in TABLES["IX"].rows if row.how}
     for name, ways in found["methods"].items():
         for ms in ways.values():
             assert ms["initial"] > 0 and (ms["rerank"] is not None) == name.startswith("SelaVPR++")

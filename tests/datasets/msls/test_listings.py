@@ -182,16 +182,16 @@ def test_rows_of_tables_are_matched_by_key(tmp_path, table):
 def test_what_is_left_out_is_counted_and_said(tmp_path, monkeypatch):
     raw(tmp_path)
     assert msls_val(tmp_path, version="740").warnings == (
-        "left out by the rule, of queries: 1 not in subtask all, 1 panoramas, 2 without a database image within 25 m",
-        "left out by the rule, of database images: 2 not in subtask all, 1 panoramas",
         "4 queries, expected 740: not comparable with published figures",
-        "9 database images, expected 18,871: not comparable with published figures")
+        "9 database images, expected 18,871: not comparable with published figures",
+        "left out by the rule, of queries: 1 not in subtask all, 1 panoramas, 2 without a database image within 25 m",
+        "left out by the rule, of database images: 2 not in subtask all, 1 panoramas")
     assert msls_val(tmp_path, version="740_40deg").warnings[-1] == (
         "1 of 4 queries have no right answer and count as missed")
     monkeypatch.setitem(msls.COUNTS, "11k", (None, 11))
     assert msls_val(tmp_path, version="11k").warnings == (
-        "left out by the rule, of queries: 1 panoramas", "left out by the rule, of database images: 1 panoramas",
         "7 queries: not verified, sources say 11,084 or 11,120",
+        "left out by the rule, of queries: 1 panoramas", "left out by the rule, of database images: 1 panoramas",
         "1 of 7 queries have no right answer and count as missed")
     monkeypatch.setitem(msls.COUNTS, "740", (4, 9))
     assert len(msls_val(tmp_path, version="740").warnings) == 2
@@ -401,7 +401,7 @@ def test_nothing_left_is_an_error(tmp_path):
     raw(tmp_path)
     for path in tmp_path.glob("*/train_val/*/query/subtask_index.csv"):
         path.write_text(path.read_text().replace("True", "False"))
-    with pytest.raises(ValueError, match=r"no query of msls_val_740 is left \(8 not in subtask all\); expected"):
+    with pytest.raises(ValueError, match=r"no queries of msls_val_740 are left \(8 not in subtask all\); expected"):
         msls_val(tmp_path, version="740")
 
 

@@ -71,17 +71,17 @@ def test_golden_tables_and_file_names(golden_names):
     planned = plan(Images(name="Pitts30k", folder=Path(), paths=[names[i] for i in order]), RULES["pitts_msls"],
                    numbered=True)
     published, cities = GOLDEN["benchmark_py"], list(planned.cities())
-    assert [len(city.targets) for city in cities] == published["files_per_city"]
-    assert [len(set(city.targets)) for city in cities] == published["lines_per_city"]
+    assert [len(city.images) for city in cities] == published["files_per_city"]
+    assert [len(set(city.images)) for city in cities] == published["lines_per_city"]
     for city in cities[:2]:
         lines, expected = city.table.splitlines(), published["cities"][city.name]
         assert lines[0] == expected["csv_head"][0]
         place_of = {line.partition(",")[2]: line.partition(",")[0] for line in lines[1:]}
         assert len({place_of[line.partition(",")[2]] for line in expected["csv_head"][1:]}) == 1
         # the published places have other numbers, and so have the files
-        anonymous = {re.sub(r"_\d{7}_", "_*_", target) for target in city.targets}
+        anonymous = {re.sub(r"_\d{7}_", "_*_", target) for target in city.images}
         assert re.sub(r"_\d{7}_", "_*_", expected["first_file"]) in anonymous
-        for line, target in zip(lines[1:], city.targets, strict=True):
+        for line, target in zip(lines[1:], city.images, strict=True):
             place, *_, pano = line.split(",")
             assert target == f"{city.name}_{int(place):07d}_2024_09_010_45.0_9.0_{pano}.jpg"
 
