@@ -7,6 +7,7 @@ from scripts import RANDOM, run_folder, training_options
 
 import train
 import train_rerank
+from utils.training import memory
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,6 +17,22 @@ def impatient_loaders():
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
     yield
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory_measured_once():
+    """Of equal models equal steps take equal memory, which a script measures for a second: here once for them all."""
+    measure, known = memory.step_memory, {}
+
+    def step_memory(model, **step):
+        key = repr(model), *((p.requires_grad, p.dtype) for p in model.parameters()), *step.items()
+        if key not in known:
+            known[key] = measure(model, **step)
+        return known[key]
+
+    memory.step_memory = step_memory
+    yield
+    memory.step_memory = measure
 
 
 @pytest.fixture(scope="session")
