@@ -174,6 +174,7 @@ assert {module!r} != "model" or "torchvision" not in sys.modules
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["model", "the rest"])
 def test_importing_has_no_effects(module, tmp_path):
     dotted = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in MODULES]

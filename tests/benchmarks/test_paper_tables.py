@@ -675,6 +675,7 @@ def test_the_toy_page_has_all_tables_and_keeps_what_was_written(tmp_path, call, 
 
 # The commands of this package, and the scripts
 
+@pytest.mark.slow
 def test_rows_of_two_depths_extract_once_and_have_the_recalls_of_separate_evaluations(data, rerank_run, tmp_path,
                                                                                        monkeypatch):
     monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "test"))
@@ -704,6 +705,7 @@ def test_images_are_counted(data, tmp_path):
     assert (found["n_database"], found["n_queries"], found["n_queries_without_positives"]) == (8, 5, 1)
 
 
+@pytest.mark.slow
 def test_a_row_from_training_to_report_by_the_scripts(data, tmp_path, monkeypatch):
     """A tiny model for an epoch, its evaluation on a second set, both read as figures."""
     monkeypatch.setitem(SETS, "MSLS-val", EvaluationSet("msls", "val"))  # these images are no MSLS

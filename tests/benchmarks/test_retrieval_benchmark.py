@@ -37,6 +37,7 @@ def test_rows_of_searching(monkeypatch):
     assert any("int8" in what for what in rows)
 
 
+@pytest.mark.slow
 def test_rows_from_files_to_an_index(monkeypatch):
     monkeypatch.setattr(extraction, "SIZE", 28)
     report = Report()

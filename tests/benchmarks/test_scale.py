@@ -134,6 +134,7 @@ def test_growth_is_a_power_law_by_least_squares():
     assert exponents["re-ranking one, in RAM"] == pytest.approx(1) == scale_page.growth(sizes)["re-ranking one, in RAM"]
 
 
+@pytest.mark.slow
 def test_the_page_gets_its_tables_and_larger_sizes_stay(tmp_path, monkeypatch):
     this = machine(torch.device("cpu"))
     page = tmp_path / "scale.md"

@@ -41,6 +41,7 @@ def test_runs_alternate_and_the_first_of_each_does_not_count():
     assert [len(values) for values in seconds.values()] == [2, 2]
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SIZE", 28)
     with one_thread():

@@ -213,6 +213,7 @@ def test_registers_stand_behind_the_class_token_and_have_no_position():
 # SelaVPR's adapters (equations 3 and 4).
 
 
+@pytest.mark.slow
 def test_inner_adapters_equal_the_published_selavpr():
     """Its ViT-L, filled by name, at 224: tokens 0 to 3 and the last two, 16 channels."""
     golden = np.load(DATA / "golden_selavpr_global.npz")

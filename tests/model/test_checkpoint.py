@@ -56,6 +56,7 @@ def assert_refused(path, message: str) -> str:
 
 # What loads
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("config", [TINY, ODD, ModelConfig(backbone="dinov2-tiny", branches=("binary",), code_bits=64)],
                          ids=["both", "float", "binary"])
@@ -168,6 +169,7 @@ def training_file(request, tmp_path, weights):
     return path
 
 
+@pytest.mark.slow
 def test_published_training_file_loads_where_numpy_cannot_be_imported(training_file, weights):
     code = """
 import sys
@@ -187,6 +189,7 @@ def test_published_training_file_loads_beside_numpy(training_file, weights):
         torch.load(training_file, weights_only=True)
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_nothing_and_needs_torch_alone():
     code = """
 import sys, torch.utils.checkpoint

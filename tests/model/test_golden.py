@@ -38,6 +38,7 @@ def assert_forward(model, key: str) -> None:
         assert set(binary.unique().tolist()) == {-1.0, 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["float/gem", "hashing", "rerank/gem"])
 def test_base_equals_the_published_code(base_weights, mode):
     model = base_model(base_weights, mode)
@@ -48,6 +49,7 @@ def test_base_equals_the_published_code(base_weights, mode):
     assert (model(torch.zeros(1, 3, 28, 28)).relaxed is None) == (mode == "float/gem")
 
 
+@pytest.mark.slow
 def test_large_equals_the_published_code():
     model = model_of(fill(published_shapes("large/rerank/gem")))
     assert fingerprint(model) == PUBLISHED["large/rerank/gem"]["fingerprint"]
@@ -75,6 +77,7 @@ def losses_of(outputs, labels):
 # The re-ranking step runs in double precision: of the 4 million values before a ReLU some lie within the rounding of
 # fp32 around the kink, and where two of them fall to the other side, which depends on threads and on torch, a gradient
 # of the smallest branch moves by 0.2 %.
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["float_init", "hashing", "hashing_init", "rerank_init"])
 def test_training_step_equals_the_published_code(base_weights, tag):
     summary = TRAIN_SUMMARY[tag]
@@ -145,6 +148,7 @@ def assert_statistics(model, tag, base_weights):
             assert np.allclose(buffers[name].numpy(), TRAIN[key], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_three_adam_steps_equal_the_published_code(base_weights):
     model = base_model(base_weights, "float/gem").train()
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=4e-4)

@@ -99,6 +99,7 @@ def backbone_weights(request):
     return request.param, fill(shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_descriptors_equal_the_published_code(backbone_weights, aggregation, mode):
     backbone, weights = backbone_weights

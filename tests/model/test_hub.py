@@ -35,6 +35,7 @@ def run_hub(tmp_path: Path, code: str, *arguments) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_each_mode_gives_what_the_published_code_gives(tmp_path):
     run_hub(tmp_path, """
 images = torch.randn(3, 3, 28, 42)
@@ -67,6 +68,7 @@ assert all(torch.equal(second[name], value) for name, value in first.items())
 """)
 
 
+@pytest.mark.slow
 def test_published_weights_load_into_the_same_numbers(tmp_path):
     config = ModelConfig(backbone="dinov2-tiny")
     weights = filled_weights(config)
@@ -92,6 +94,7 @@ assert all(torch.equal(ours, theirs) for ours, theirs in zip(outputs, expected))
 """, (tmp_path / "released.pth").as_uri(), tmp_path / "expected.pt")
 
 
+@pytest.mark.slow
 def test_what_does_not_exist_is_one_line_before_any_download(tmp_path):
     output = run_hub(tmp_path, """
 import urllib.request, socket
@@ -126,6 +129,7 @@ def ours():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["foreign() == 42; assert ours() == 3", "ours() == 3; assert foreign() == 42",
                                    "ours() == 3; assert foreign() == 42; assert ours() == 3; assert foreign() == 42"])
 def test_it_works_beside_another_repository_with_a_package_called_model(tmp_path, order):
@@ -140,6 +144,7 @@ assert sys.modules["model.network"].answer() == 42
 """, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_loading_ours_leaves_the_name_model_free(tmp_path):
     run_hub(tmp_path, """
 before = list(sys.path)
@@ -155,6 +160,7 @@ assert hubconf.dependencies == ["torch"] and "322" in hubconf.SelaVPRplusplus.__
 """)
 
 
+@pytest.mark.slow
 def test_it_needs_torch_alone(tmp_path):
     run_hub(tmp_path, """
 for name in ("numpy", "torchvision", "faiss", "PIL", "tqdm", "sklearn", "utm"):

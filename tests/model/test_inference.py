@@ -214,6 +214,7 @@ def test_the_plain_path_extracts_as_the_model_does():
     assert alone.floating is None and torch.equal(alone.binary, plain.binary)
 
 
+@pytest.mark.slow
 def test_the_rows(monkeypatch):
     monkeypatch.setattr(extraction, "SIZE", 28)
     monkeypatch.setattr(extraction, "calibrate", lambda report, device: {"fp32": 1e11, "bf16": 4e11})

@@ -30,6 +30,7 @@ def tiny(tiny_weights):
     return model_of(tiny_weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "sizes"), [
     # 8 x 32 patches are a perfect square in number: a grid taken for 16 x 16 would be scrambled.
     (TINY, [(14, 14), (28, 70), (70, 28), (112, 448), (448, 112), (518, 518)]),

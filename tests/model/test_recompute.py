@@ -73,6 +73,7 @@ def test_a_step_is_equal_to_the_last_bit(tiny, branch, size, precision):
     assert counted == {1}  # recomputing for the gradient is no second batch
 
 
+@pytest.mark.slow
 def test_gradient_of_a_small_adapter_in_double_precision():
     torch.manual_seed(0)
     side = random_norms(SideNetwork(dim=32, first_level=0, taps=[1], adapter="multiconv")).double().train()

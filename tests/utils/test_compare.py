@@ -263,6 +263,7 @@ def test_a_file_of_another_name_has_no_results_and_that_is_said(tmp_path):
     assert compare.format_comparison(found).splitlines()[2].startswith("data set not named, final: 3 queries;")
 
 
+@pytest.mark.slow
 def test_as_a_module(searched):
     done = subprocess.run([sys.executable, "-m", "utils.compare", str(searched[0]), "nowhere"], capture_output=True,
                           text=True, cwd=Path(compare.__file__).parents[1])

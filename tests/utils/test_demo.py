@@ -45,6 +45,7 @@ def test_frames_tell_right_from_wrong(tmp_path):
     assert sheet.getpixel((300, 90)) == (10, 20, 30)
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_named(tmp_path, capfd):
     with pytest.raises(ValueError, match="eval.py ended with exit code 2"):
         demo.run(tmp_path, "eval.py", "--no_such_option")

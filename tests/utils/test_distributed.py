@@ -232,6 +232,7 @@ def assert_alike(ours: Path, expected: Path) -> None:
             assert (weights[0][name].double() - value.double()).abs().max() <= 1e-4, name
 
 
+@pytest.mark.slow
 def test_train_in_two_processes_and_on_in_one(data, tmp_path):
     options = [*training_options(data), "--train_batch_size", 4]  # 7 places: shares of 2 + 2 and 2 + 1
     straight = run_folder(train.main, *options, *RANDOM, "--epochs_num", 2, cwd=tmp_path)
@@ -250,6 +251,7 @@ def test_train_in_two_processes_and_on_in_one(data, tmp_path):
     assert "option " not in (again / "info.log").read_text().replace("option epochs_num was 1", "")
 
 
+@pytest.mark.slow
 def test_rerank_in_one_process_and_on_in_two(data, float_run, tmp_path):
     options = [*training_options(data), "--train_batch_size", 4, "--set", "pair_fraction=0.5"]
     first = ["--resume", float_run / "last_model.pth"]
@@ -271,6 +273,7 @@ def errors(done: subprocess.CompletedProcess) -> list[str]:
     return [line for line in ours.splitlines() if "error: " in line]
 
 
+@pytest.mark.slow
 def test_a_wrong_option_is_one_line(tmp_path):
     line, = errors(torchrun(ROOT / "train.py", "--datasets_folder", "sets", "--lr", "-1", cwd=tmp_path))
     assert line == "train.py: error: argument --lr: '-1' is not a positive number (--help lists the options)"
@@ -295,6 +298,7 @@ exit_with(main)
 """
 
 
+@pytest.mark.slow
 def test_a_mistake_of_one_process_ends_all(tmp_path):
     (tmp_path / "mistake.py").write_text(MISTAKE)
     line, = errors(torchrun(tmp_path / "mistake.py", cwd=tmp_path))

@@ -130,6 +130,7 @@ def test_columns_are_found_by_name(tmp_path):
     assert load(tmp_path, ["Rome"], images_per_place=1)[0, 0][0].shape == (1, 3, 4, 4)
 
 
+@pytest.mark.slow
 def test_place_numbers_of_big_cities_do_not_collide(tmp_path):
     n = 100_500
     for city in CITIES[:2]:

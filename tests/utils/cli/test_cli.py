@@ -202,6 +202,7 @@ def test_cuda_asked_for_in_vain(fails, monkeypatch):
         "eval.py", "--datasets_folder", "sets", "--device", "cuda")
 
 
+@pytest.mark.slow
 def test_the_command_line_as_a_caller_meets_it():
     """Once in a process of its own: exit code, one line on stderr, nothing on stdout."""
     script = ROOT / "eval_rerank.py"
@@ -317,6 +318,7 @@ def test_a_corrupt_image_in_the_database(workers, float_run, fails, tmp_path):
     assert message.endswith("replace the file")
 
 
+@pytest.mark.slow
 def test_a_corrupt_training_image(data, fails, tmp_path):
     write_city(tmp_path / "city", "Boston", places=1)
     bad = next((tmp_path / "city" / "Images" / "Boston").iterdir())
@@ -325,6 +327,7 @@ def test_a_corrupt_training_image(data, fails, tmp_path):
         "train.py", *training_options(data), *RANDOM, "--training_dataset", tmp_path / "city", "--cities", "Boston")
 
 
+@pytest.mark.slow
 def test_cities(data, fails, tmp_path):
     options = [*training_options(data), *RANDOM, "--epochs_num", 1]
     folder = run_folder(train.main, *options, "--cities", "Boston", "Paris", "Lisbon", "Rome", cwd=tmp_path)
@@ -380,6 +383,7 @@ def test_nothing_to_download(no_network, data, fails):
 
 # --- Ctrl-C
 
+@pytest.mark.slow
 def test_interrupted_and_taken_up_again(data, tmp_path):
     script = ROOT / "train.py"
     command = [sys.executable, script, *training_options(data), *RANDOM, "--epochs_num", "10000"]

@@ -98,6 +98,7 @@ def test_both_versions_of_msls_val_from_one_extraction(msls, rerank_run, tmp_pat
     assert log_of(whole).count("extracted ") == 1
 
 
+@pytest.mark.slow
 def test_msls_test_without_ground_truth_gives_predictions(msls, rerank_run, tmp_path, monkeypatch):
     shutil.copytree(msls, tmp_path / "sets")
     for table in (tmp_path / "sets").glob("msls/test/*/*/postprocessed.csv"):

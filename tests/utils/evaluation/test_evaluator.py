@@ -185,6 +185,7 @@ def assert_schema_1(written: dict) -> None:
     assert written.keys() == schema.keys()
 
 
+@pytest.mark.slow
 def test_results_of_the_three_scripts(data, float_run, rerank_run, tmp_path):
     before = tree(data)
     runs = {}
@@ -217,6 +218,7 @@ def test_results_of_the_three_scripts(data, float_run, rerank_run, tmp_path):
     assert tree(data) == before
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_evaluation_of_its_best_weights(data, float_run, rerank_run, tmp_path):
     for main, run in ((eval_float.main, float_run), (eval_rerank.main, rerank_run)):
         assert_schema_1(results(run))

@@ -99,6 +99,7 @@ def test_other_queries_come_to_the_same_database(data, model, tmp_path):
     assert found.queries.folder.name != "queries" and len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "message"), [
     ({"model": True}, r"model is 'dinov2-tiny gem \(fingerprint \w{12}\)' there"),
     ({"prepared": ("70x70", "")}, "prepared is '' there, '70x70' here"),
@@ -120,6 +121,7 @@ def test_descriptors_of_something_else_are_not_taken(what, message, finished, da
             extract(other, dataset, tmp_path, **{**options, **what})
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_what_it_had_written(data, rerank_run, tmp_path):
     """SIGKILL in the middle: no flush on the way out."""
     script = f"""
@@ -208,6 +210,7 @@ def test_a_full_disk_is_told_before_the_work(data, model, tmp_path, monkeypatch)
     check_disk(tmp_path / "new" / "deeper", 13 * (64 + 4 * 512) - 1)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_database():
     """Twelve times as many rows of 16 KB: 8 MB and 98 MB of descriptors."""
     script = f"""
@@ -372,6 +375,7 @@ def test_rows_of_a_set(data, model, tmp_path):
     assert isinstance(found, Rows) and found.floating is None and found.codes.shape == (13, 64)
 
 
+@pytest.mark.slow
 def test_the_map_in_the_docs_finds_its_own_image(data, rerank_run, tmp_path, monkeypatch, capsys):
     images = data / "pitts30k" / "images" / "test" / "database"
     text = (Path(eval_rerank.__file__).parent / "docs" / "index.md").read_text()

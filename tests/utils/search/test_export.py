@@ -15,6 +15,7 @@ from utils.search.lancedb_search import Candidates, Exported, merged
 with_lancedb = pytest.mark.skipif(importlib.util.find_spec("lancedb") is None, reason="lancedb is optional")
 
 
+@pytest.mark.slow
 @with_lancedb
 def test_exports_in_a_process_of_their_own(tmp_path):
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))

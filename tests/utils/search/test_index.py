@@ -528,6 +528,7 @@ def test_a_journal_deletes_no_other_file(built, tmp_path):
 # --- imports -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_search_needs_neither_the_data_sets_nor_the_model():
     script = ("import sys, pkgutil, importlib, utils.search; "
               "[importlib.import_module(module.name) for module in pkgutil.walk_packages(utils.search.__path__, "

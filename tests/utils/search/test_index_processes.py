@@ -68,6 +68,7 @@ def test_no_writer_loses_a_row(folder, processes):
     assert TwoStageIndex.open(folder).generation == 1 + processes * turns
 
 
+@pytest.mark.slow
 def test_whoever_is_killed_loses_what_was_not_saved_and_nothing_else(folder):
     """Killed at random moments of adding and saving, beside another who goes on; each tells what it has saved."""
     rng, saved = random.Random(0), Counter()

@@ -64,6 +64,7 @@ def start(monkeypatch, tmp_path):
 
 # --- going on after a break
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("main", "precision"), [
     (train.main, "fp32"), (train.main, "bf16"), (train_hashing.main, "fp32"), (train_rerank.main, "fp32")],
     ids=["float", "float-bf16", "hashing", "rerank"])
@@ -100,6 +101,7 @@ def test_going_on_equals_never_stopping(main, precision, data, float_run, tmp_pa
     assert "option " not in (again / "info.log").read_text().replace("option epochs_num was 2", "")
 
 
+@pytest.mark.slow
 def test_a_resumed_rerank_training_keeps_its_own_binary_branch(data, rerank_run, start):
     """The published script copies the float adapters over it at every start."""
     training, log = start(train_rerank.main, *training_options(data), "--resume", rerank_run / "last_model.pth")
@@ -109,6 +111,7 @@ def test_a_resumed_rerank_training_keeps_its_own_binary_branch(data, rerank_run,
     assert "starting both branches" not in log
 
 
+@pytest.mark.slow
 def test_a_finished_training_resumed_trains_no_more(data, float_run, tmp_path):
     again = run_folder(train.main, *training_options(data), "--resume", float_run / "last_model.pth",
                        "--epochs_num", 2, cwd=tmp_path)
@@ -208,6 +211,7 @@ def test_float_training_leaves_the_backbone(float_run):
     assert not torch.equal(end["float_branch.head.expand.weight"], start["float_branch.head.expand.weight"])
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(data, float_run, tmp_path):
     options = [*training_options(data), "--resume", float_run / "last_model.pth", "--epochs_num", 2,
                "--set", "pair_fraction=0.5"]
@@ -383,6 +387,7 @@ def test_a_file_of_another_script_is_refused(tmp_path):
         Clockwork(tmp_path, resume=first.folder / "last_model.pth")
 
 
+@pytest.mark.slow
 def test_patience_stops_the_script(data, tmp_path):
     folder = run_folder(train.main, *training_options(data), *RANDOM, "--lr", 1e-12, "--epochs_num", 9,
                         "--patience", 1, cwd=tmp_path)
@@ -392,6 +397,7 @@ def test_patience_stops_the_script(data, tmp_path):
 
 # --- precision
 
+@pytest.mark.slow
 def test_fp16_scales_the_loss_and_keeps_the_scale_over_a_break(data, tmp_path):
     options = [*training_options(data), "--precision", "fp16"]
     folder = run_folder(train.main, *options, *RANDOM, "--epochs_num", 1, cwd=tmp_path)
@@ -468,6 +474,7 @@ def test_the_frozen_backbone_holds_bf16_weights_through_a_bf16_epoch(tmp_path, p
     assert torch.equal(weight, exact)  # for the evaluation and the files that follow
 
 
+@pytest.mark.slow
 def test_compiled_backbone_trains_alike_and_its_warm_up_is_logged(data, tmp_path, monkeypatch):
     compiled = []
 
@@ -498,6 +505,7 @@ def test_a_machine_that_cannot_compile_is_told_so(data, tmp_path, monkeypatch):
         run_folder(train.main, *training_options(data), *RANDOM, "--epochs_num", 1, "--compile", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
     options = [*training_options(data), *RANDOM, "--epochs_num", 1]
     text = (run_folder(train.main, *options, cwd=tmp_path) / "info.log").read_text()

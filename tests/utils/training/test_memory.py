@@ -51,6 +51,7 @@ def test_live_bytes_are_those_of_what_lives():
     assert (live.now, live.peak) == (0, 12000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("fields", [
     {}, {"branches": ("float", "binary"), "order": "joint"}, {"aggregation": "boq"}, {"aggregation": "salad"},
@@ -73,6 +74,7 @@ def test_a_step_takes_what_was_measured_before_it(fields, dtype):
     assert found.fixed == pytest.approx(held + learning, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 @pytest.mark.parametrize(("backbone", "goal"), [("dinov2-base", 6.5), ("dinov2-large", 11)])
 def test_goals_of_the_real_sizes(backbone, goal, dtype):
@@ -100,6 +102,7 @@ def test_a_head_of_one_s_own_is_measured_too(monkeypatch):
     assert wide.peak - gem.peak > 8 * 82 * 192 * 50 * 4  # a single tensor of the head
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing():
     model = build_model(ModelConfig(backbone="dinov2-tiny"), seed=0)
     model.freeze("float_branch")
@@ -115,6 +118,7 @@ def test_measuring_changes_nothing():
     assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in before.parameters()]
 
 
+@pytest.mark.slow
 def test_largest_batch_is_the_largest_that_fits():
     memory = StepMemory(images=10, fixed=1000, kept=300, peak=1500)  # 50 an image
     assert [memory.largest_batch(free) for free in (0, 1049, 1050, 1500, 6000)] == [0, 0, 1, 10, 100]

@@ -189,6 +189,7 @@ def test_what_moves_and_what_does_not(variant, data, tmp_path):
     assert results(evaluated)["training"] is None
 
 
+@pytest.mark.slow
 def test_a_tuned_backbone_goes_on_after_a_break(data, tmp_path):
     options = [*training_options(data), *RANDOM, "--variant", "full"]
     whole = run_folder(train.main, *options, "--epochs_num", 2, cwd=tmp_path)
@@ -265,6 +266,7 @@ def test_the_head_in_the_contributors_page_is_a_file_and_a_line(data, tmp_path, 
     assert results(evaluated)["model"]["config"]["aggregation"] == "mean"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["boq", "salad"])
 def test_other_heads_train_and_evaluate(aggregation, data, tmp_path):
     size = ["--resize", "126", "126"]  # SALAD needs more than 64 patches
@@ -289,6 +291,7 @@ def test_an_image_that_is_too_small_for_salad(data, capsys, monkeypatch, tmp_pat
     gc.collect()  # torch 2.6 keeps the hooks of a checkpoint inside which an error was raised as long as the error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["dinov2-tiny-reg", "dinov2-tiny-giant"])
 def test_registers_and_swiglu_in_every_script(backbone, data, tmp_path, monkeypatch):
     more = {"registers": 4} if backbone.endswith("reg") else {"swiglu": 128}
@@ -395,6 +398,7 @@ def test_both_branches_learn_at_once(orders):
     assert record["loss"] == pytest.approx(parts, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["binary-float", "joint"])
 def test_an_order_goes_on_after_a_break(order, orders, data, tmp_path):
     folder, _ = orders[order]
