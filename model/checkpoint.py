@@ -29,7 +29,7 @@ class Checkpoint:
 
     config      of the model; inferred from names and shapes where the file holds none
     pretrained  whether the backbone holds released DINOv2 weights; None: the file does not say
-    training    what the training script needs to go on, None in files of other origin
+    training    what the training script needs to resume, None in files of other origin
     """
 
     config: ModelConfig
@@ -209,7 +209,7 @@ def published_state_dict(model: SelaVPRpp) -> dict[str, Tensor]:
 def fingerprint(model: SelaVPRpp) -> str:
     """sha256 over (name, shape, dtype, bytes) of the published state dict in sorted order, as hexadecimal digits.
 
-    Two models describe images alike if it is equal, whatever file they came from.
+    Two models extract the same descriptors if it is equal, whatever file they came from.
     """
     digest = hashlib.sha256()
     for key, value in sorted(published_state_dict(model).items()):

@@ -126,7 +126,7 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
     dataset = PlaceDataset(folder, cities=data.cities or all_cities, images_per_place=data.images_per_place,
                            seed=data.seed, transform=training_transform(patch_size(*data.size, "--train_resize")))
     if dataset.missing_cities:
-        log.warning("training goes on without %d absent cities: %s", len(dataset.missing_cities),
+        log.warning("training without %d absent cities: %s", len(dataset.missing_cities),
                     " ".join(dataset.missing_cities))
     log.info("training on %s: %d places, %d images, %d cities; %d places with fewer than %d images left out",
              dataset.folder, dataset.n_places, dataset.n_images, len(dataset.cities), dataset.dropped_places,

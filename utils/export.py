@@ -42,7 +42,7 @@ def export(index: TwoStageIndex, target: str, *, part: tuple[int, int] = (0, 1))
     """Writes part i of n, (i, n), of an index to `target`, in blocks; returns how many rows it wrote.
 
     Rows are committed some GiB at a time, and a last commit marks the table as complete: without that mark nothing here
-    reads it. Called again after a kill, it goes on behind the last commit. Raises ValueError where the target holds
+    reads it. Called again after a kill, it resumes behind the last commit. Raises ValueError where the target holds
     anything else, where the index lacks a branch, and where lancedb is not installed, cannot reach the target, or
     mistakes this project's `datasets` for another package: the process must not have imported that.
     """

@@ -24,7 +24,7 @@ EPOCHS, RERANK_EPOCHS, PLACES = 11, 3, 20
 MACHINE = {"--infer_batch_size": "64", "--num_workers": "1", "--device": "cpu"}
 CITY = "toy_city"
 WORDS = "## What agrees, and what does not"
-TO_WRITE = "(To be written by whoever has looked at the figures.)"
+TO_WRITE = "(To be written by a person who has looked at the figures.)"
 INTRODUCTION = f"""# Toy tables: paths exercised, not a reproduction
 
 Every row of Tables IV, VII, VIII, X, XI and XII through the commands that reproduce the paper's, on a drawn city and

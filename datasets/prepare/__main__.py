@@ -4,7 +4,7 @@
                                [--copy | --check]
     python -m datasets.prepare [pitts30k|msls|sf_xl] --datasets_folder FOLDER --audit pitts30k tokyo247
 
-What is there is kept, so that the same command goes on after an interruption.  Sources are never changed.
+What is there is kept, so that the same command resumes after an interruption.  Sources are never changed.
 """
 
 import argparse
@@ -200,4 +200,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(main, interrupted="the same command goes on")
+    exit_with(main, interrupted="the same command resumes")

@@ -305,4 +305,4 @@ def test_cities_that_a_folder_lacks_are_named(data, caplog):
     logging.getLogger("selavprpp").propagate = True
     with caplog.at_level(logging.INFO, "selavprpp"):
         loader(data, data / "gsv_cities", ["Lisbon", "Troy"])
-    assert "training goes on without 1 absent cities: Troy" in caplog.text
+    assert "training without 1 absent cities: Troy" in caplog.text

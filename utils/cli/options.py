@@ -227,7 +227,7 @@ def evaluation_parser(description: str, *, flags: Flags = ()) -> argparse.Argume
     speed.add_argument("--store", choices=STORES, default=EvaluationOptions.store,
                        help="how the database's float descriptors are kept")
     speed.add_argument("--index", type=Path, metavar="FOLDER",
-                       help="keep the descriptors there: an interrupted run goes on, a finished one is only searched")
+                       help="keep the descriptors there: an interrupted run resumes, a finished one is only searched")
     own = parser.add_argument_group("images of your own, instead of a data set; answers in answers.csv and .json")
     own.add_argument("--database_folder", type=Path, help="images of known places")
     own.add_argument("--queries_folder", type=Path, help="images to be found among them")

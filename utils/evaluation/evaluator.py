@@ -103,7 +103,7 @@ class EvaluationOptions:
     precision, store, compiled   as in extraction.extract
     device     where to search; None: on the processor
     index      descriptors stay in this folder, and what lies there already is used
-    resumable  of an interrupted evaluation they stay where they are, and the log says how to go on
+    resumable  of an interrupted evaluation they stay where they are, and the log says how to resume
     """
 
     recall_values: Sequence[int] = (1, 5, 10, 20, 100)
@@ -176,7 +176,7 @@ class Evaluator:
         except BaseException:
             keep = self.options.resumable and folder.is_dir() and any(folder.iterdir())
             if keep:
-                log.info("the descriptors so far stay; the same command with --index %s goes on", folder)
+                log.info("the descriptors so far stay; the same command with --index %s resumes", folder)
             raise
         finally:
             if not keep:

@@ -142,7 +142,7 @@ def _open(target: str) -> Any:
         if table is None:
             raise FileNotFoundError(f"{target} holds no export; write one: python -m utils.export INDEX {target}")
         if about_of(table) is None or COMPLETE not in table.tags.list():
-            raise ValueError(f"{target} is not complete: {content_of(table)}; run the export again, it goes on")
+            raise ValueError(f"{target} is not complete: {content_of(table)}; run the export again, it resumes")
         table.checkout(COMPLETE)
     return table
 

@@ -52,7 +52,7 @@ class TrainingOptions:
 class Training:
     """Optimiser, schedule, precision and record of one training; the loop itself stands in the script.
 
-    After every epoch last_model.pth is written, with all that is needed to go on, and copied to best_model.pth when the
+    After every epoch last_model.pth is written, with all that is needed to resume, and copied to best_model.pth when the
     score is the best so far.
 
     network  what a training step calls instead of the model: of several processes, each has a share of a batch's
@@ -94,7 +94,7 @@ class Training:
             before, now = state["options"].get(name), self.run.options[name]
             if before != now:
                 log.warning("option %s was %s in the resumed run and is %s now%s", name, before, now,
-                            "; the schedule goes on as it was" if name in ("lr", "lr_halving") else "")
+                            "; the schedule stays as it was" if name in ("lr", "lr_halving") else "")
         for group in state["optimiser"]["param_groups"]:
             group["fused"] = True  # not so in files of earlier versions
         self.optimiser.load_state_dict(state["optimiser"])

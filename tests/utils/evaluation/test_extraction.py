@@ -319,7 +319,7 @@ def test_an_interrupted_evaluation_says_how_to_go_on(data, float_run, tmp_path, 
         with pytest.raises(KeyboardInterrupt):
             run_folder(eval_float.main, *options, "--save_dir", "cut", cwd=tmp_path)
     (folder,) = (tmp_path / "test" / "cut").iterdir()
-    (line,) = [line for line in (folder / "info.log").read_text().splitlines() if "goes on" in line]
+    (line,) = [line for line in (folder / "info.log").read_text().splitlines() if "resumes" in line]
     kept = line.partition("--index ")[2].partition(" ")[0]
     assert (tmp_path / kept).parent == folder
     found = run_folder(eval_float.main, *options, "--index", tmp_path / kept, cwd=tmp_path)

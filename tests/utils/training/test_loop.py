@@ -123,7 +123,7 @@ def test_a_finished_training_resumed_trains_no_more(data, float_run, tmp_path):
 def test_other_options_are_said_when_going_on(data, float_run, start):
     _, log = start(train.main, *training_options(data), "--resume", float_run / "last_model.pth", "--lr", 1e-3,
                    "--seed", 3)
-    assert "option lr was 0.0004 in the resumed run and is 0.001 now; the schedule goes on as it was" in log
+    assert "option lr was 0.0004 in the resumed run and is 0.001 now; the schedule stays as it was" in log
     assert "option seed was 0 in the resumed run and is 3 now\n" in log
 
 

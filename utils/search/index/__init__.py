@@ -1,4 +1,4 @@
-"""The descriptors of many images in a folder: extracted once, retrieved ever after.
+"""The descriptors of many images in a folder: extracted once, searched as often as one likes.
 
     index = TwoStageIndex.build("city", model=ModelIdentity("3f...", "base gem"), names=names, codes=codes,
                                 floats=floats, coordinates=metres)   # or row by row, resumed after a kill: IndexWriter
