@@ -61,12 +61,10 @@ def page():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """torch.hub's cache, moved here and put back."""
+    """torch.hub's cache, moved here by the environment: `set_dir` would outlive the test."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(tmp_path / "hub")
-    yield tmp_path / "hub" / "checkpoints"
-    torch.hub.set_dir(before)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints"
 
 
 @pytest.fixture

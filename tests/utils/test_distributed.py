@@ -46,6 +46,7 @@ def relative(ours: torch.Tensor, expected: torch.Tensor) -> float:
     return ((ours.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*several_processes.STEPS, *several_processes.METHODS])
 def test_a_step_of_two_processes_is_that_of_one(case, two, alone):
     expected = alone[case]
@@ -73,6 +74,7 @@ def test_a_step_of_two_processes_is_that_of_one(case, two, alone):
     assert statistics >= 4 * 5 or case in ("full", "selavpr", "vanilla")
 
 
+@pytest.mark.slow
 def test_gradients_and_statistics_stay_equal_to_the_last_bit(two):
     """Else the processes' weights would drift apart."""
     for case in (*several_processes.STEPS, *several_processes.METHODS):
@@ -81,6 +83,7 @@ def test_gradients_and_statistics_stay_equal_to_the_last_bit(two):
             assert not [name for name, value in first[kind].items() if not torch.equal(second[kind][name], value)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", several_processes.BATCH_NORMS)
 def test_batch_norm_over_two_processes(case, two):
     """Against torch's own in float64 on all images at once; tolerances are those of the input's type."""
@@ -106,6 +109,7 @@ def test_batch_norm_over_two_processes(case, two):
 
 # --- what processes tell each other
 
+@pytest.mark.slow
 def test_gather(two):
     for rank, found in enumerate(process["exchanges"] for process in two):
         assert found["rows"].tolist() == [[0.0] * 3, [10.0] * 3, [11.0] * 3]
@@ -114,6 +118,7 @@ def test_gather(two):
         assert found["gradient"].tolist() == [[[2.0] * 3], [[4.0] * 3, [6.0] * 3]][rank]
 
 
+@pytest.mark.slow
 def test_exchanges(two):
     first, second = (process["exchanges"] for process in two)
     assert first["collected"][5].tolist() == [[float(row)] * 2 for row in range(5)]
@@ -136,6 +141,7 @@ def test_one_process_exchanges_nothing():
     assert distributed.first_on_each_node(lambda: 5) == 5
 
 
+@pytest.mark.slow
 def test_nodes_with_disks_of_their_own_send_their_rows(two, data, tmp_path):
     with one_thread():
         expected = several_processes.separate_disks(tmp_path, data)
@@ -147,6 +153,7 @@ def test_nodes_with_disks_of_their_own_send_their_rows(two, data, tmp_path):
         assert torch.equal(first[name], rows) or "floats" in name
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_shared_out(two, data):
     with one_thread():
         expected = several_processes.evaluation(data)

@@ -315,6 +315,7 @@ def hashing_runs(data, tmp_path_factory):
             for name in ("direct", "lc", "sc", "ste", "sc-ste")}
 
 
+@pytest.mark.slow
 def test_every_hashing_method_learns_otherwise(hashing_runs):
     heads = {name: weights(folder)["binary_branch.head.expand.weight"] for name, folder in hashing_runs.items()}
     for name, head in heads.items():
@@ -327,6 +328,7 @@ def test_every_hashing_method_learns_otherwise(hashing_runs):
         assert record["loss"] == pytest.approx(record["metric"] + 0.1 * record["quantization"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_codes_have_the_stated_length(hashing_runs, data, tmp_path):
     file = hashing_runs["sc"] / "best_model.pth"
     found = results(run_folder(eval_hashing.main, *evaluation_options(data), "--resume", file, cwd=tmp_path))
@@ -361,6 +363,7 @@ def orders(data, float_run, rerank_run, tmp_path_factory):
     return {"float-binary": (rerank_run, float_run), "binary-float": (after_binary, binary), "joint": (joint, None)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["float-binary", "binary-float", "joint"])
 def test_every_order_gives_a_model_with_one_interface(order, orders, data, tmp_path):
     folder, _ = orders[order]
@@ -373,6 +376,7 @@ def test_every_order_gives_a_model_with_one_interface(order, orders, data, tmp_p
     assert found["bytes_per_image"] == {"binary": 64, "float": 4 * (96 if order == "binary-float" else 512)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["float-binary", "binary-float"])
 def test_the_branch_that_was_trained_first_stays(order, orders):
     folder, first = orders[order]
@@ -387,6 +391,7 @@ def test_the_branch_that_was_trained_first_stays(order, orders):
     assert not torch.equal(after[f"{new}_branch.head.expand.weight"], fresh[f"{new}_branch.head.expand.weight"])
 
 
+@pytest.mark.slow
 def test_both_branches_learn_at_once(orders):
     folder, _ = orders["joint"]
     fresh, after = build_model(read_checkpoint(folder / "last_model.pth").config, seed=0).state_dict(), weights(folder)
@@ -411,6 +416,7 @@ def test_an_order_goes_on_after_a_break(order, orders, data, tmp_path):
     assert [record["epoch"] for record in metrics(again)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_float_head_of_any_kind_beside_a_binary_model(orders):
     _, binary = orders["binary-float"]
     checkpoint, config = read_resume(ModelOptions(resume=binary / "best_model.pth", aggregation="boq"),
@@ -470,6 +476,7 @@ def test_wrong_choices(options, expected, data, capsys, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []  # no run folder for a mistake
 
 
+@pytest.mark.slow
 def test_choices_that_contradict_the_file(orders, float_run, data, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     file = float_run / "best_model.pth"
