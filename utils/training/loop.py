@@ -52,7 +52,7 @@ class TrainingOptions:
 class Training:
     """Optimiser, schedule, precision and record of one training; the loop itself stands in the script.
 
-    After every epoch last_model.pth is written, with all that is needed to resume, and copied to best_model.pth when the
+    After every epoch last_model.pth is written, with all that resuming needs, and copied to best_model.pth when the
     score is the best so far.
 
     network  what a training step calls instead of the model: of several processes, each has a share of a batch's
