@@ -174,7 +174,11 @@ def exit_with(main: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def interrupted_afterwards() -> Iterator[None]:
-    """A Ctrl-C inside has its effect at the end, for what must not be left half done."""
+    """A Ctrl-C inside has its effect at the end: around every backward pass of a training.
+
+    Interrupted there, autograd's queue keeps computations that hold Python objects. It is emptied when the interpreter
+    is gone already, which is a crash (torch 2.15).
+    """
     if threading.current_thread() is not threading.main_thread():  # which alone meets signals
         yield
         return

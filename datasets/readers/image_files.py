@@ -22,11 +22,11 @@ def list_images(folder: Path | str) -> list[bytes]:
     for parent, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(b".")]
         below = parent.removesuffix(b"/") + b"/"
-        for path in (below + name for name in folders):
+        for path in (os.fsdecode(below + name) for name in folders):
             # A link to a folder that contains it would be followed for ever.
-            if (os.path.realpath(parent) + b"/").startswith((target := os.path.realpath(path)) + b"/"):
-                raise ValueError(f"{os.fsdecode(path)}: a link to {os.fsdecode(target)}, a folder above it; remove the "
-                                 "link")
+            if Path(path).is_symlink() and Path(os.fsdecode(parent)).resolve().is_relative_to(
+                    target := Path(path).resolve()):
+                raise ValueError(f"{path}: a link to {target}, a folder above it; remove the link")
         found += [below[len(root):] + name for name in files
                   if not name.startswith(b".") and name.lower().endswith(EXTENSIONS)]
     found.sort()

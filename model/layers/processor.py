@@ -1,4 +1,5 @@
-"""What some processors need to reach their own speed. Optional: without its two calls everything works, more slowly.
+"""What some processors need to reach their own speed. Optional: without the calls of `quicken` (inference.py) and of
+`quicken_attention` (utils/training/loop.py) everything works, more slowly; utils/device.py asks `features` too.
 
 On GPUs, and on Intel processors with AMX, torch's own kernels are as fast or faster, and nothing here is used. Measured
 elsewhere, images extracted a second with the base model, two threads, torch 2.15:

@@ -162,7 +162,6 @@ class Training:
 
         Nothing in it waits for a GPU, neither does fp16's scaler: a fused optimiser itself skips what overflowed.
         """
-        # An error inside leaves computations in autograd's queue, whose end, after Python's, is a crash (torch 2.15).
         with interrupted_afterwards():
             self.scaler.scale(loss).backward()
         self.scaler.step(self.optimiser)

@@ -19,6 +19,7 @@ from model import SelaVPRpp
 from model.layers.batch_norm import BatchNorm
 
 from ..distributed import processes
+from ..run import interrupted_afterwards
 
 log = logging.getLogger("selavprpp")
 
@@ -97,7 +98,8 @@ def step_memory(model: SelaVPRpp, *, images: int, size: tuple[int, int], dtype: 
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     outputs = step(batch, learning)
                 kept = live.now - _bytes_of([batch])
-                sum(output.sum() for output in outputs if output is not None).backward()
+                with interrupted_afterwards():
+                    sum(output.sum() for output in outputs if output is not None).backward()
     # The gradients are among what is alive in the end, and so are they in `fixed`.
     return StepMemory(images, frozen + 4 * trained, kept, frozen + 3 * trained + live.peak)
 

@@ -52,8 +52,8 @@ class Searchable:
     def shape(self) -> RowShape:
         """What an image's row holds."""
         store = "fp32" if self.floats is None else self.floats.kind
-        return RowShape(self.codes if self.codes is None else self.codes.shape[1],
-                        self.floats if self.floats is None else self.floats.dim, store)
+        return RowShape(None if self.codes is None else self.codes.shape[1],
+                        None if self.floats is None else self.floats.dim, store)
 
     @property
     def bytes_per_image(self) -> dict[str, int | None]:
