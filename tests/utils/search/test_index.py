@@ -1,8 +1,6 @@
 """An index on disk against sorting all distances; what becomes of damaged, foreign and hostile ones."""
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -435,48 +433,17 @@ def test_a_changed_byte_of_the_database_is_found(built):
     assert told > 100
 
 
-@pytest.mark.parametrize("change", [
-    {"rows": 121}, {"rows": -1}, {"rows": 0}, {"rows": 1.5}, {"rows": "120"}, {"rows": 2**70}, {"rows": True},
-    {"rows": None}, {"generation": 0}, {"generation": -1}, {"generation": "1"}, {"model": None}, {"model": ["x"]},
-    {"model": [1, 2]}, {"model": 3}, {"shape": [2, 6]}, {"shape": [0, 6, "fp32"]}, {"shape": [2, 6.0, "fp32"]},
-    {"shape": [2, 10**9, "fp32"]}, {"shape": [2, 6, "fp8"]}, {"shape": None}, {"source": None}, {"source": []},
-    {"more": 1},
-])
-def test_what_was_sealed_with_nonsense_is_refused(built, change):
-    index, _ = built
-    index.close()
-    with sqlite3.connect(index.folder / "index.sqlite") as db:
-        content = json.dumps({**json.loads(db.execute("SELECT content FROM about").fetchone()[0]), **change}).encode()
-        db.execute("UPDATE about SET content = ?, sha256 = ?", (content, hashlib.sha256(content).digest()))
-    db.close()
-    with pytest.raises((ValueError, FileNotFoundError), match="is damaged|is torn|marks"):
-        TwoStageIndex.open(index.folder)
-
-
-@pytest.mark.parametrize("removed", [[120], [-1], [3, 3], [4, 3], b"x"])
-def test_removed_rows_that_cannot_be_are_refused(built, removed):
-    index, _ = built
-    index.close()
-    gone = removed if isinstance(removed, bytes) else np.array(removed, "<i8").tobytes()
-    with sqlite3.connect(index.folder / "index.sqlite") as db:
-        content, = db.execute("SELECT content FROM about").fetchone()
-        db.execute("UPDATE about SET removed = ?, sha256 = ?", (gone, hashlib.sha256(content + gone).digest()))
-    db.close()
-    with pytest.raises(ValueError, match="is damaged"):
-        TwoStageIndex.open(index.folder)
-
-
 def test_what_is_no_index_of_this_project_is_refused_in_one_line(built, tmp_path):
     index, data = built
     index.close()
     path = index.folder / "index.sqlite"
     before = path.read_bytes()
     for statement, message in (
-            ("PRAGMA user_version = 3", "has format 3, which a newer version"),
-            ("PRAGMA user_version = 1", "was not written by this project"),
-            ("PRAGMA application_id = 1", "was not written by this project"),
-            ("DROP TABLE about; CREATE TABLE about (x)", "was not written by this project"),
-            ("CREATE VIEW more AS SELECT 1", "was not written by this project"),
+            ("PRAGMA user_version = 3", "was not written by this version of this project.*'user_version': 3"),
+            ("PRAGMA user_version = 1", "was not written by this version"),
+            ("PRAGMA application_id = 1", "was not written by this version"),
+            ("DROP TABLE about; CREATE TABLE about (x)", "was not written by this version"),
+            ("CREATE VIEW more AS SELECT 1", "was not written by this version"),
             ("DELETE FROM about", "is damaged"), ("INSERT INTO about SELECT * FROM about", "is damaged")):
         path.write_bytes(before)
         with contextlib.closing(sqlite3.connect(path)) as db:
@@ -493,36 +460,6 @@ def test_what_is_no_index_of_this_project_is_refused_in_one_line(built, tmp_path
         for call in (lambda: TwoStageIndex.open(old), lambda: TwoStageIndex.build(old, model=MODEL, **data)):  # noqa: B023
             with pytest.raises(ValueError, match="earlier version.* extract again"):
                 call()
-
-
-@pytest.mark.parametrize("name", ["index.sqlite", "codes", "floats", "index.sqlite-journal"])
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_only_regular_files_are_opened(built, tmp_path, name, kind):
-    index, _ = built
-    index.close()
-    path, victim = index.folder / name, tmp_path / "victim"
-    victim.write_bytes(path.read_bytes() if path.exists() else b"")
-    before = victim.read_bytes()
-    path.unlink(missing_ok=True)
-    {"link": lambda: path.symlink_to(victim), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
-    with pytest.raises(ValueError, match=f"{name} is no regular file"):
-        TwoStageIndex.open(index.folder)
-    assert victim.read_bytes() == before
-
-
-def test_a_journal_deletes_no_other_file(built, tmp_path):
-    """SQLite deletes the file that the end of a rollback journal names."""
-    index, _ = built
-    index.close()
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    name = os.fsencode(victim)
-    (index.folder / "index.sqlite-journal").write_bytes(
-        b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(1000) + name + len(name).to_bytes(4, "big")
-        + sum(name).to_bytes(4, "big") + b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7")
-    with pytest.raises(ValueError, match="journal names another file"):
-        TwoStageIndex.open(index.folder)
-    assert victim.read_text() == "mine"
 
 
 # --- imports -----------------------------------------------------------------------------------------------------

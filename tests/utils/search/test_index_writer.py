@@ -158,12 +158,6 @@ def test_a_file_lost_or_torn_after_rows_were_marked(tmp_path, name):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=name):
         writer_for(tmp_path, 40)
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    path.symlink_to(victim)
-    with pytest.raises(ValueError, match=f"{name} is no regular file"):
-        writer_for(tmp_path, 40)
-    assert victim.read_text() == "mine"
 
 
 def test_rows_are_marked_once_they_are_on_the_disk(tmp_path, monkeypatch):
