@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.device import synchronise
+from utils.device import PRECISIONS, synchronise
 from utils.files import temporary_path, write_json
 from utils.run import hardware, versions
 
@@ -100,10 +100,10 @@ class Report:
 
 
 def calibrate(report: Report, device: torch.device) -> dict[str, float]:
-    """FLOP/s of a fixed matrix product in fp32 and bf16, and bytes/s of a fixed copy."""
+    """FLOP/s of a fixed matrix product by precision (processors have no fp16), and bytes/s of a fixed copy."""
     side = 2048 if device.type == "cpu" else 8192
     runs: dict[str, Callable] = {}
-    for name, dtype in TYPES.items():
+    for name, dtype in (TYPES if device.type == "cpu" else PRECISIONS).items():
         a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
         runs[name] = lambda a=a, b=b, out=out: (torch.mm(a, b, out=out), synchronise(device))
     if device.type == "cpu":  # the same by the library that does ours: where the processor is not Intel's, it is faster

@@ -56,7 +56,7 @@ def test_the_command_writes_its_rows(tmp_path, monkeypatch):
     (stored,) = json.loads((tmp_path / "training.json").read_text()).values()
     measured = {row["what"]: row["measured"] for row in stored["rows"]}
     assert len(measured) == len(stored["rows"]) == page.count("\n| ") - 1
-    assert len(stored["samples"]["train, dinov2-tiny: ours bf16"]) == 5
+    assert len(stored["samples"]["train, dinov2-tiny, 16: ours bf16"]) == 5
     for script in ("train", "train_rerank"):
         assert float(measured[f"{script}.py, dinov2-tiny, gradient's cosine, bf16 to fp32"]) > 0.99
 
@@ -68,21 +68,21 @@ def test_the_rows_of_a_gpu(monkeypatch):
     call = training.Step.__call__
 
     def too_much(self, kind, precision):
-        if (kind, precision) == ("plain", "fp32") and len(self.images) == 16:
+        if (kind, precision) == ("plain", "fp16") and len(self.images) == 16:
             raise torch.cuda.OutOfMemoryError
         call(self, kind, precision)
 
     monkeypatch.setattr(training, "SIZE", 28)
-    monkeypatch.setattr(training, "BATCHES", (16, 20))
     monkeypatch.setattr(training.Step, "__call__", too_much)
     report = training.Report()
-    training.on_gpu(report, "dinov2-tiny", {"fp32": 1e13, "bf16": 1e14}, torch.device("cuda"))
-    assert [row["what"] for row in report.rows if row["measured"] == "does not fit"] == [
-        f"{script}.py, dinov2-tiny, 16 images, plain fp32" for script in ("train", "train_rerank")]
-    assert len(report.rows) == 2 * 2 * 2 * len(training.KINDS)
-    measured = [row for row in report.rows if row["measured"] != "does not fit"]
-    assert all(float(row["measured"].removesuffix(" images/s")) > 0 for row in measured)
-    assert all(float(row["beside"].partition(" GB")[0]) > 0 for row in measured)
+    for images in (16, 20):
+        training.steps(report, "dinov2-tiny", "train", images, dict.fromkeys(training.PRECISIONS, 1e13),
+                       torch.device("cuda"))
+    measured = {row["what"]: row for row in report.rows}
+    assert measured["train.py, dinov2-tiny, 16 x 28, plain fp16"]["measured"] == "does not fit"
+    for run in training.GPU_RUNS:
+        row = measured[f"train.py, dinov2-tiny, 20 x 28, {run}"]
+        assert float(row["measured"].removesuffix(" s")) > 0 and float(row["beside"].partition(" GB")[0]) > 0
 
 
 @pytest.mark.gpu
