@@ -1,4 +1,5 @@
 import logging
+import signal
 
 import pytest
 import torch
@@ -8,6 +9,14 @@ from scripts import RANDOM, run_folder, training_options
 import train
 import train_rerank
 from utils.training import memory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard():
+    """Also by tests in the background, where a shell has what it starts ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
