@@ -18,14 +18,10 @@ def within_metres(database_utm: np.ndarray, query_utm: np.ndarray, m: float, *,
     database_utm (n, d), query_utm (q, d)   float64, metres: east and north, or any other axes
     groups (n,), (q,)   what metres compare inside of, a UTM zone or a city: images of different groups are never right
                         answers
+    Raises ValueError for metres that are not finite.
     """
     if not 0 <= m < math.inf:
         raise ValueError(f"positives threshold {m} m: expected a finite distance of at least 0")
-    for side, utm in (("database", database_utm), ("query", query_utm)):
-        bad = np.flatnonzero(~np.isfinite(utm).all(axis=1))
-        if len(bad):
-            raise ValueError(f"{side} image {bad[0]}: coordinates {utm[bad[0]].tolist()}{and_more(len(bad))}; "
-                             "expected finite metres east and north of every image")
     if not len(database_utm) or not len(query_utm):
         return [np.zeros(0, dtype=np.int64)] * len(query_utm)
     # The tree computes distances from coordinate differences.  scikit-learn's brute force, its own choice for
@@ -45,8 +41,6 @@ def within_degrees(near: list[np.ndarray], database_headings: np.ndarray, query_
     A heading that is not finite is an error, though its image could be called no right answer: it would turn right
     answers into failures without a word.
     """
-    if not 0 <= degrees < math.inf:
-        raise ValueError(f"positives threshold {degrees} degrees: expected a finite angle of at least 0")
     for side, headings in (("database", database_headings), ("query", query_headings)):
         bad = np.flatnonzero(~np.isfinite(headings))
         if len(bad):
@@ -61,7 +55,5 @@ def within_frames(n_database: int, n_queries: int, frames: int) -> list[np.ndarr
 
     A query whose frame lies beyond the database's last has the right answers that are left, perhaps none.
     """
-    if frames < 0:
-        raise ValueError(f"+-{frames} frames: expected at least 0")
     return [np.arange(max(query - frames, 0), min(query + frames + 1, n_database), dtype=np.int64)
             for query in range(n_queries)]

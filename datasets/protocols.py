@@ -68,15 +68,11 @@ def _metres(name: str, *sides: tuple[str, str], **fields) -> Protocol:
     return Protocol(name=name, metres=25.0, sides=sides or (_pair(f"{name}/images/test"),), **fields)
 
 
-def _msls(version: str, **fields) -> Protocol:
-    """One of COUNTS."""
+def _msls_val(version: str, **fields) -> Protocol:
     n_queries, n_database = COUNTS[version]
-    if version != "test":
-        fields |= {"split": "val", "reader": partial(msls_val, version=version),
-                   "tree": "msls/train_val/{cph,sf} or msls/images/val/{database,queries}"}
-    return _metres(f"msls_val_{version}" if version != "test" else "msls_test",
-                   _pair(f"msls/images/{fields.get('split', 'test')}"), n_queries=n_queries, n_database=n_database,
-                   obtain=MAPILLARY, **fields)
+    return _metres(f"msls_val_{version}", _pair("msls/images/val"), split="val", n_database=n_database,
+                   n_queries=n_queries, obtain=MAPILLARY, reader=partial(msls_val, version=version),
+                   tree="msls/train_val/{cph,sf} or msls/images/val/{database,queries}", **fields)
 
 
 def _svox(condition: str) -> Protocol:
@@ -94,10 +90,11 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     _metres("pitts30k", n_database=10_000, n_queries=6_816, source=TABLE_I, obtain=NETVLAD),
     _metres("pitts250k", obtain=NETVLAD),
     _metres("tokyo247", n_database=75_984, n_queries=315, source=TABLE_I, obtain=NETVLAD),
-    _msls("740", source=f"{TABLE_I}; the lists of GSV-Cities"),
-    _msls("740_40deg", degrees=40.0, source=TABLE_I),
-    _msls("11k", source="the downloader's issue 18"),
-    _msls("test", source="the list of SALAD", reader=msls_test, tree="msls/test"),
+    _msls_val("740", source=f"{TABLE_I}; the lists of GSV-Cities"),
+    _msls_val("740_40deg", degrees=40.0, source=TABLE_I),
+    _msls_val("11k", source="the downloader's issue 18"),
+    _metres("msls_test", _pair("msls/images/test"), n_database=COUNTS["test"][1], n_queries=COUNTS["test"][0],
+            source="the list of SALAD", obtain=MAPILLARY, reader=msls_test, tree="msls/test"),
     _metres("nordland_27592_w2s_10f", _pair("nordland/images/test"), _pair("nordland", "summer", "winter"), frames=10,
             n_database=27_592, n_queries=27_592, source=TABLE_I, obtain=RSYNC),
     Protocol(name="nordland_2760_s2w_1f", frames=1, n_database=27_592, n_queries=2_760, sides=(),

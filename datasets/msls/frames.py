@@ -1,10 +1,10 @@
 """Frames of MSLS: read from the tables of the Mapillary download, or from images renamed by VPR-datasets-downloader."""
 
-import dataclasses
+import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,24 +30,17 @@ class Frame(NamedTuple):
     heading: float  # degrees, in no fixed range; NaN where it was not asked for or the name has none
 
 
-@dataclasses.dataclass(frozen=True)
-class Frames:
-    """Queries or database images."""
+class Frames(list[Frame]):
+    """Queries or database images, and why others were left out: in words, and how often."""
 
-    frames: Sequence[Frame]
-    left_out: Counter[str] = dataclasses.field(default_factory=Counter)  # in words, and how often
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    @property
-    def paths(self) -> list[Path]:
-        return [frame.path for frame in self.frames]
+    def __init__(self, frames: Iterable[Frame], left_out: Counter[str] | None = None) -> None:
+        super().__init__(frames)
+        self.left_out = left_out or Counter()
 
     @property
     def utm(self) -> np.ndarray:
         """(n, 2) float64."""
-        return np.array([frame.utm for frame in self.frames]).reshape(-1, 2)
+        return np.array([frame.utm for frame in self]).reshape(-1, 2)
 
 
 class Table(dict[str, dict[str, str]]):
@@ -94,7 +87,7 @@ class Table(dict[str, dict[str, str]]):
 
 def joined(parts: Sequence[Frames]) -> Frames:
     """Sorted by path.  Raises ValueError for a key that comes twice."""
-    frames = sorted((frame for part in parts for frame in part.frames), key=lambda frame: frame.path.as_posix())
+    frames = sorted(itertools.chain(*parts), key=lambda frame: frame.path.as_posix())
     places: dict[str, str] = {}
     for key, _, group, *_ in frames:
         if key in places:

@@ -27,29 +27,19 @@ class Predictions(NamedTuple):
 
 
 def write_predictions(path: Path | str, query_keys: Sequence[str], predicted_keys: Sequence[Sequence[str]]) -> Path:
-    """Write one prediction row for each query; <name>.zip holds one <name>.csv, <name>.csv is the text itself.
+    """Write one prediction row for each query into <name>.csv in the archive `path`, <name>.zip, and return `path`.
 
     The same predictions give the same bytes.  Raises ValueError for rows that the format forbids, and writes nothing.
     """
     path = Path(path)
-    if path.suffix not in (".zip", ".csv"):
-        raise ValueError(f"{path}: expected a name that ends in .zip or .csv")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder; make it first")
-    if len(query_keys) != len(predicted_keys):
-        raise ValueError(f"{len(predicted_keys)} lists of predictions for {len(query_keys)} queries: expected as many")
     rows = [[query, *keys] for query, keys in zip(query_keys, predicted_keys, strict=True)]
     _check_rows(((f"predictions, row {row}", keys) for row, keys in enumerate(rows, 1)), set(query_keys), None)
     text = "".join(" ".join(keys) + "\n" for keys in rows)
     text = f"# query key, then {len(rows[0]) - 1} database keys, best first\n{text}"
-    with temporary_path(path) as temporary:
-        if path.suffix == ".csv":
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-        else:
-            with zipfile.ZipFile(temporary, "w") as archive:
-                # Without a date of its own an entry takes the time of writing.
-                entry = zipfile.ZipInfo(path.with_suffix(".csv").name, date_time=(1980, 1, 1, 0, 0, 0))
-                archive.writestr(entry, text, compress_type=zipfile.ZIP_DEFLATED)
+    with temporary_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        # Without a date of its own an entry takes the time of writing.
+        entry = zipfile.ZipInfo(path.with_suffix(".csv").name, date_time=(1980, 1, 1, 0, 0, 0))
+        archive.writestr(entry, text, compress_type=zipfile.ZIP_DEFLATED)
     return path
 
 
@@ -61,11 +51,9 @@ def check_predictions(path: Path | str, query_keys: Collection[str], database_ke
     Raises FileNotFoundError, and ValueError with the row (comments and blank lines not counted) and the line.
     """
     path = Path(path)
-    text = _text(path)
-    if text.startswith("\ufeff"):
-        raise ValueError(f"{path}: begins with a byte order mark, which is officially text; save it as UTF-8 without")
     # Split as np.loadtxt does: str.splitlines would also split at form feeds.
-    lines = ((number, line.split("#", 1)[0].split()) for number, line in enumerate(io.StringIO(text, newline=None), 1))
+    text = io.StringIO(_text(path), newline=None)
+    lines = ((number, line.split("#", 1)[0].split()) for number, line in enumerate(text, 1))
     rows = ((f"{path}, row {row} (line {line})", keys)
             for row, (line, keys) in enumerate(((line, keys) for line, keys in lines if keys), 1))
     return _check_rows(rows, set(query_keys), set(database_keys), name=str(path))

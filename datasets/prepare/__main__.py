@@ -10,6 +10,7 @@ What is there is kept, so that the same command resumes after an interruption.  
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from .categories import Rule
 from .sources import SOURCES, Source, groups_in_the_paper, gsv_cities
 
 GSV = "gsv_cities"
+COUNTED = "{} groups, {} classes, {} of {} images"
 Part = tuple[str, Collection[str], Iterable[City]]  # a source's city: its name, those of its groups, the groups
 
 RULE_OPTIONS = {field.name: field.metadata["means"] for field in dataclasses.fields(Rule) if field.type is int}
@@ -40,14 +42,14 @@ def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | 
         for note in planned.notes:
             print(f"{images.name}: {note}", file=sys.stderr)
         division = planned.division
-        counts = len(division.groups), division.used_classes, len(division.image), division.images
+        counts = len(division.groups), division.classes, len(division.image), len(images.paths)
         totals += counts
         seen.add(images.name)
         left_out = (f"{division.small_classes} classes with fewer than {rule.min_images} images left out "
                     f"({division.small_class_images} images)")
         if division.unused_groups:
             left_out += f", {division.unused_groups} groups not used ({division.unused_group_images} images)"
-        print(f"{images.name}: {_counted(counts)}; {left_out}", flush=True)
+        print(f"{images.name}: {COUNTED.format(*counts)}; {left_out}", flush=True)
         expected = groups_in_the_paper(images.name)
         if rule == dataclasses.replace(source.rule, wrap_headings=rule.wrap_headings) and expected != counts[0]:
             print(f"{images.name}: {counts[0]} groups, where the paper's images fill {expected}: is the source "
@@ -58,22 +60,12 @@ def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | 
     if not totals[2]:
         raise ValueError(f"no class of {rule.min_images} images or more among {totals[3]} images: nothing to "
                          "build; add images or lower --min_images")
-    print(f"total: {_counted(totals)}", flush=True)
-
-
-def _counted(counts: Sequence[int]) -> str:
-    groups, classes, kept, images = map(int, counts)
-    return f"{groups} groups, {classes} classes, {kept} of {images} images"
+    print(f"total: {COUNTED.format(*totals)}", flush=True)
 
 
 def _build(parts: Iterable[Part], folder: Path, *, copy: bool) -> None:
-    built = finished = 0
-    for _, _, cities in parts:
-        for city in cities:
-            put = build_city(city, folder, copy=copy)
-            built += put > 0
-            finished += put == 0
-    print(f"{folder}: {built} cities {'copied' if copy else 'linked'}, {finished} were complete")
+    put = [build_city(city, folder, copy=copy) for _, _, cities in parts for city in cities]
+    print(f"{folder}: {len(put) - put.count(0)} cities {'copied' if copy else 'linked'}, {put.count(0)} were complete")
 
 
 def _check(parts: Iterable[Part], folder: Path) -> int:
@@ -81,8 +73,8 @@ def _check(parts: Iterable[Part], folder: Path) -> int:
     wrong = 0
     for own, names, cities in parts:
         problems = [problem for city in cities for problem in check_city(city, folder)]
-        tables = {path.stem for path in (folder / "Dataframes").glob(f"{own}*.csv")}
-        others = sorted(stem for stem in tables.difference(names) if stem.removeprefix(own).isdigit() or stem == own)
+        tables = {path.stem for path in (folder / "Dataframes").glob("*.csv")}
+        others = sorted(stem for stem in tables.difference(names) if re.fullmatch(rf"{own}\d*", stem))
         if others:
             problems.append(f"{folder / 'Dataframes'}: tables that would not be built: {', '.join(others)}")
         print("\n".join(problems or [f"{own}: complete"]), flush=True)
@@ -111,10 +103,10 @@ def _audit(training: Points, what: str, benchmarks: Mapping[str, Points]) -> Non
     for name, queries in benchmarks.items():
         total = len(queries.zone)
         print(f"{name}: {total} queries")
-        for nearby in count_nearby(queries, training):
-            cities = ", ".join(f"{city} {count}" for city, count in nearby.cities.items())
-            print(f"  {nearby.queries} ({100 * nearby.queries / total:.1f} %) with a training image within "
-                  f"{nearby.radius:g} m{': ' if cities else ''}{cities}")
+        for radius, found in count_nearby(queries, training).items():
+            cities = ", ".join(f"{city} {count}" for city, count in found.most_common())
+            print(f"  {found.total()} ({100 * found.total() / total:.1f} %) with a training image within {radius:g} m"
+                  f"{': ' if cities else ''}{cities}")
 
 
 def _kept_points(plans: Iterable[Plan]) -> Points:
@@ -174,22 +166,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.source is None and not args.audit:
         parser.error(f"a source is required: {', '.join((GSV, *SOURCES))}")
     changes = {name: getattr(args, name) for name in RULE_OPTIONS if getattr(args, name) is not None}
-    datasets_folder = Path(args.datasets_folder)
-    folder = datasets_folder / "unified_dataset"
+    folder = args.datasets_folder / "unified_dataset"
     plans = None
     if args.source == GSV:
         if changes or args.wrap_headings or args.cities or args.audit:
             raise ValueError(f"{GSV} is taken as it is: leave --cities, --audit and the division's options out")
-        parts = _gsv_cities(datasets_folder, args.folder)
+        parts = _gsv_cities(args.datasets_folder, args.folder)
     elif args.source is not None:
         if args.cities and args.source != "msls":
             raise ValueError(f"--cities {' '.join(args.cities)}: only msls has cities to choose among; leave it out")
         source = SOURCES[args.source]
         rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
-        plans = _plans(source, rule, datasets_folder=datasets_folder, folder=args.folder, cities=args.cities)
+        plans = _plans(source, rule, datasets_folder=args.datasets_folder, folder=args.folder, cities=args.cities)
         parts = ((planned.images.name, planned.city_names, planned.cities()) for planned in plans)
     if args.audit:
-        queries = dict(_queries(datasets_folder, name) for name in args.audit)  # mistakes come before the long work
+        queries = dict(_queries(args.datasets_folder, name) for name in args.audit)  # mistakes come first
         training = training_points(folder) if plans is None else _kept_points(plans)
         _audit(training, args.source or str(folder), queries)
     elif args.check:

@@ -1,10 +1,10 @@
 """How many queries of a benchmark have a training image nearby."""
 
-import collections
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,16 +31,11 @@ class Points(NamedTuple):
     city: np.ndarray  # (n,) name of the training city, "" for queries
 
 
-class Nearby(NamedTuple):
-    """How many queries have a training image nearby."""
+def count_nearby(queries: Points, training: Points) -> dict[float, Counter[str]]:
+    """For each of RADII the queries with a training image within it (inclusive), by the city of the nearest.
 
-    radius: float  # metres
-    queries: int  # with a training image within it (inclusive)
-    cities: dict[str, int]  # those queries by the city of the nearest training image
-
-
-def count_nearby(queries: Points, training: Points, radii: Sequence[float] = RADII) -> list[Nearby]:
-    """For each radius the queries with a training image within it, in the query's zone or across its border."""
+    Training images count in the query's zone and across its border.
+    """
     distance, nearest = np.full(len(queries.zone), np.inf), np.zeros(len(queries.zone), np.int64)
     for zone in np.unique(queries.zone):
         candidates = np.flatnonzero(np.isin((training.zone - zone) % 60, (0, 1, 59)))
@@ -56,30 +51,27 @@ def count_nearby(queries: Points, training: Points, radii: Sequence[float] = RAD
         tree = NearestNeighbors(n_neighbors=1, algorithm="kd_tree").fit(metres)
         found, which = tree.kneighbors(np.stack([queries.east[rows], queries.north[rows]], axis=1))
         distance[rows], nearest[rows] = found[:, 0], candidates[which[:, 0]]
-    return [Nearby(radius, int((near := distance <= radius).sum()),
-                   dict(collections.Counter(training.city[nearest[near]].tolist()).most_common())) for radius in radii]
+    return {radius: Counter(training.city[nearest[distance <= radius]].tolist()) for radius in RADII}
 
 
 def named_points(names: Iterable[str | bytes], where: str, city: str = "") -> Points:
     """Points of images by their names: metres, zone and letter, else latitude and longitude."""
-    rows: list[tuple[float, float, int]] = []  # of the latter degrees and zone 0
+    rows: list[tuple[float, float, int]] = []
     for name in names:
         fields = parse_name(name)
-        point, zone = fields.metres, fields.zone_number
-        if zone and fields.band and all(map(math.isfinite, point)):
-            rows.append((point[0], point[1] - SOUTH * (fields.signed_zone < 0), zone))
-            continue
+        (east, north), zone = fields.metres, fields.zone_number
         lat, lon = number(fields.lat), number(fields.lon)
-        if not (-80 <= lat <= 84 and -180 <= lon <= 180):
+        if zone and fields.band and math.isfinite(east + north):
+            north -= SOUTH * (fields.signed_zone < 0)
+        elif -80 <= lat <= 84 and -180 <= lon <= 180:
+            east, north, zone, _ = utm.from_latlon(lat, lon, force_northern=True)
+        else:
             raise ValueError(f"{where}, image {os.fsdecode(name)}: neither UTM coordinates with zone and letter nor "
                              "latitude and longitude in the name; expected "
                              "@<utm_east>@<utm_north>@<zone>@<letter>@<lat>@<lon>@...")
-        rows.append((lat, lon, 0))
+        rows.append((east, north, zone))
     east, north, zones = np.array(rows).reshape(-1, 3).T
-    points = Points(east, north, zones.astype(np.int64), np.full(len(rows), city, object))
-    by_degrees = points.zone == 0
-    east[by_degrees], north[by_degrees], points.zone[by_degrees] = to_utm(east[by_degrees], north[by_degrees])
-    return points
+    return Points(east, north, zones.astype(np.int64), np.full(len(rows), city, object))
 
 
 def listing_points(listing: Listing) -> Points:

@@ -5,6 +5,7 @@ import collections
 import csv
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -115,30 +116,25 @@ def make_city(name: str, images: Images, rows: Sequence[int], places: Sequence[i
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row, place in zip(rows, places, strict=True):
-        for suffix in ("", f"-{images.fields(row).heading}"):
-            values, target = _row(name, images, row, place, suffix=suffix)
-            if target not in taken:
-                break
-        else:
+        fields = images.fields(row)
+        values = dict(zip(COLUMNS, (place, fields.date[:4], fields.date[4:6], NORTHDEG, name, fields.lat, fields.lon,
+                                    fields.key), strict=True))
+        try:
+            if not re.fullmatch(r"\d{6,}", fields.date, re.ASCII):
+                raise ValueError
+            target = place_and_path(values)[1]
+        except ValueError:
+            raise ValueError(f"{images.path(row)}: no date (yyyymm), latitude, longitude or panorama in the name; "
+                             f"expected {FORM}") from None
+        if target in taken:
+            values["panoid"] += f"-{fields.heading}"
+            target = place_and_path(values)[1]
+        if target in taken:
             raise ValueError(f"{images.path(row)} and {images.path(taken[target])}: the same place, date, panorama "
                              "and heading; expected every image once: take one of them out")
         taken[target] = row
         writer.writerow(values)
-    return City(name, table.getvalue(), {target: images.path(row) for target, row in taken.items()})
-
-
-def _row(name: str, images: Images, row: int, place: int, *, suffix: str) -> tuple[dict[str, object], str]:
-    """A line of the table and the file's name as `PlaceDataset` reads it back."""
-    fields = images.fields(row)
-    try:
-        if not (len(fields.date) >= 6 and fields.date.isascii() and fields.date.isdigit()):
-            raise ValueError
-        values = dict(zip(COLUMNS, (place, fields.date[:4], fields.date[4:6], NORTHDEG, name, fields.lat, fields.lon,
-                                    fields.key and fields.key + suffix), strict=True))
-        return values, place_and_path(values)[1].partition("/")[2]
-    except ValueError:
-        raise ValueError(f"{images.path(row)}: no date (yyyymm), latitude, longitude or panorama in the name; "
-                         f"expected {FORM}") from None
+    return City(name, table.getvalue(), {target.partition("/")[2]: images.path(row) for target, row in taken.items()})
 
 
 def compare(city: City, folder: Path) -> tuple[str | None, dict[str, str], list[str]]:
@@ -195,8 +191,7 @@ def link_image(source: str, target: Path) -> None:
     """A hard link, which takes no space and survives the source's removal; a symbolic one on another file system."""
     # A hard link to a symbolic one would be a copy of that link, which may be relative.
     original = Path(source).resolve() if Path(source).is_symlink() else Path(source).absolute()
-    if target.is_symlink():
-        target.unlink()  # a link whose image is gone
+    target.unlink(missing_ok=True)  # a symbolic link whose image is gone
     try:
         os.link(original, target)  # noqa: PTH140 - hardlink_to has the arguments the other way round
     except FileNotFoundError:

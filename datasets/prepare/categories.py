@@ -38,9 +38,7 @@ class Division(NamedTuple):
     group: np.ndarray  # number of its group
     place: np.ndarray  # number of its class in the group
     groups: np.ndarray  # (g, 3) int64: equation 17's group of each number
-    images: int  # before anything was left out, and so the next
-    classes: int
-    used_classes: int
+    classes: int  # in these groups
     small_classes: int  # with fewer than min_images images
     small_class_images: int
     unused_groups: int  # beyond the `rule.groups` that are used
@@ -85,10 +83,9 @@ def divide(classes: np.ndarray, rule: Rule) -> Division:
     image = np.argsort(ranks, kind="stable")[np.count_nonzero(ranks < 0):]
     in_large = int(counts[large].sum())
     return Division(
-        image=image, group=number[ranks[image]], place=place[ranks[image]], groups=groups[:used], images=len(classes),
-        classes=len(distinct), used_classes=len(kept), small_classes=len(distinct) - len(large),
-        small_class_images=len(classes) - in_large, unused_groups=len(groups) - used,
-        unused_group_images=in_large - len(image))
+        image=image, group=number[ranks[image]], place=place[ranks[image]], groups=groups[:used], classes=len(kept),
+        small_classes=len(distinct) - len(large), small_class_images=len(classes) - in_large,
+        unused_groups=len(groups) - used, unused_group_images=in_large - len(image))
 
 
 def _numbered(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from ..msls.frames import Table
 from ..readers.coordinates import SOUTH, to_utm, unit_vectors, zone_letters
 from ..readers.image_files import list_images, some_images
 from ..readers.image_names import FORM, ImageName, number, parse_name
+from ..training.tables import MSLS_CITIES
 from .build import Images
 
 LAYOUT = ("<folder>/<city>/{database,query}/{raw.csv,images/<key>.jpg} as downloaded (train_val), or files named "
@@ -19,23 +20,15 @@ LAYOUT = ("<folder>/<city>/{database,query}/{raw.csv,images/<key>.jpg} as downlo
 COLUMNS = ("key", "lon", "lat", "ca", "captured_at", "pano")
 SIDES = ("database", "query")
 
-# Folder of each training city -> its name in the unified data set, and a point in it (degrees).  Names that GSV-Cities
-# has too stay lower-case.
-CITIES = {
-    "trondheim": ("Trondheim", 63.43, 10.40), "amsterdam": ("Amsterdam", 52.37, 4.90),
-    "helsinki": ("Helsinki", 60.17, 24.94), "tokyo": ("Tokyo", 35.68, 139.76),
-    "toronto": ("Toronto", 43.65, -79.38), "saopaulo": ("Saopaulo", -23.55, -46.63),
-    "moscow": ("Moscow", 55.75, 37.62), "zurich": ("Zurich", 47.37, 8.54),
-    "paris": ("Paris", 48.86, 2.35), "budapest": ("Budapest", 47.50, 19.04),
-    "austin": ("Austin", 30.27, -97.74), "berlin": ("Berlin", 52.52, 13.40),
-    "ottawa": ("Ottawa", 45.42, -75.70), "goa": ("Goa", 15.30, 74.08),
-    "amman": ("Amman", 31.95, 35.93), "nairobi": ("Nairobi", -1.29, 36.82),
-    "manila": ("Manila", 14.60, 120.98), "bangkok": ("bangkok", 13.75, 100.50),
-    "boston": ("boston", 42.36, -71.06), "london": ("london", 51.51, -0.13),
-    "melbourne": ("melbourne", -37.81, 144.96), "phoenix": ("phoenix", 33.45, -112.07),
+CITIES = {name.lower(): name for name in MSLS_CITIES}  # folder -> name in the unified data set
+POINTS = {  # in each city: latitude, longitude in degrees; cph and sf are for validation and never enter
+    "trondheim": (63.43, 10.40), "amsterdam": (52.37, 4.90), "helsinki": (60.17, 24.94), "tokyo": (35.68, 139.76),
+    "toronto": (43.65, -79.38), "saopaulo": (-23.55, -46.63), "moscow": (55.75, 37.62), "zurich": (47.37, 8.54),
+    "paris": (48.86, 2.35), "budapest": (47.50, 19.04), "austin": (30.27, -97.74), "berlin": (52.52, 13.40),
+    "ottawa": (45.42, -75.70), "goa": (15.30, 74.08), "amman": (31.95, 35.93), "nairobi": (-1.29, 36.82),
+    "manila": (14.60, 120.98), "bangkok": (13.75, 100.50), "boston": (42.36, -71.06), "london": (51.51, -0.13),
+    "melbourne": (-37.81, 144.96), "phoenix": (33.45, -112.07), "cph": (55.68, 12.57), "sf": (37.77, -122.42),
 }
-VALIDATION_CITIES = {"cph": (55.68, 12.57), "sf": (37.77, -122.42)}  # they never enter
-POINTS = {**{city: point for city, (_, *point) in CITIES.items()}, **VALIDATION_CITIES}
 _REACH = 100_000.0  # metres around the point of a city
 
 
@@ -50,23 +43,20 @@ def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | N
         raise ValueError(f"city {unknown[0]!r}: not a training city of MSLS; expected some of {', '.join(CITIES)}")
     renamed = datasets_folder / "msls" / "images" / "train"
     places = [folder] if folder else [datasets_folder / "msls", datasets_folder / "mapillary_sls"]
-    trees = ((tree, [city for city in CITIES if any((tree / city / side / "raw.csv").is_file() for side in SIDES)])
+    trees = ((tree, sorted({table.parts[-3] for table in tree.glob("[!.]*/*/raw.csv")}))
              for place in places for tree in (place / "train_val", place))
-    tree, found = next((pair for pair in trees if pair[1]), (None, []))  # whose tables are there
+    tree, there = next((pair for pair in trees if not CITIES.keys().isdisjoint(pair[1])), (None, []))
     if tree is None:
-        by_city = _read_renamed(folder or renamed)
-        found = [city for city in by_city if city in CITIES]
-        others = [city for city in by_city if city not in CITIES]
-    else:
-        others = sorted(child.name for child in tree.iterdir()
-                        if child.is_dir() and child.name not in CITIES and not child.name.startswith("."))
+        there = by_city = _read_renamed(folder or renamed)
+    found = [city for city in CITIES if city in there]
+    others = [city for city in there if city not in CITIES]
     absent = [city for city in cities or () if city not in found]
     if absent:
         raise FileNotFoundError(f"{tree or folder or renamed}: nothing of {absent[0]}; expected {LAYOUT}")
     notes = (f"{', '.join(others)} left out: no training cities",) if others else ()
     for city in found if cities is None else [city for city in found if city in cities]:
         if tree is None:
-            yield Images(name=CITIES[city][0], folder=folder or renamed, paths=by_city[city], notes=notes,
+            yield Images(name=CITIES[city], folder=folder or renamed, paths=by_city[city], notes=notes,
                          neighbouring_zones=True)
         else:
             yield _read_city(tree, city, renamed, notes)
@@ -76,16 +66,12 @@ def read(datasets_folder: Path, folder: Path | None, cities: Collection[str] | N
 def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> Images:
     """Database and queries of one city without its panoramas, in the order of the names that they are given."""
     folder = tree / city
-    listed: dict[str, Table] = {}  # key -> its table
     named: dict[bytes, ImageName] = {}  # path -> name, of frames that are no panoramas
     panoramas: set[bytes] = set()
     for side in SIDES:
         table = Table(folder / side / "raw.csv", COLUMNS)
         for key in table:
-            if key in listed:
-                raise ValueError(f"{table.at(key)}: key {key!r} again, after {listed[key].at(key)}; expected every key "
-                                 "of a city once: remove one of the lines")
-            listed[key], path = table, f"{side}/images/{key}.jpg".encode()
+            path = f"{side}/images/{key}.jpg".encode()
             if table.flag(key, "pano"):
                 panoramas.add(path)
             else:
@@ -111,7 +97,7 @@ def _read_city(tree: Path, city: str, renamed: Path, notes: tuple[str, ...]) -> 
     whole = sorted(
         (str(name._replace(east=f"{e:010.2f}", north=f"{n:010.2f}", zone=zone, letter=letter)).encode(),
          path if path in found else moved[name.key]) for (path, name), e, n, zone, letter in columns)
-    return Images(name=CITIES[city][0], folder=folder, paths=[path for _, path in whole],
+    return Images(name=CITIES[city], folder=folder, paths=[path for _, path in whole],
                   names=[name for name, _ in whole], neighbouring_zones=True, notes=notes)
 
 
@@ -138,7 +124,7 @@ def _read_renamed(folder: Path) -> dict[str, list[bytes]]:
             raise ValueError(f"{folder / os.fsdecode(path)}: no heading in the name (VPR-datasets-downloader leaves it "
                              "out of MSLS); expected the tree as downloaded, whose raw.csv has it: give it to --source")
         points.append((number(fields.lat), number(fields.lon)))
-    by_city: dict[str, list[bytes]] = {city: [] for city in (*CITIES, *VALIDATION_CITIES)}
+    by_city: dict[str, list[bytes]] = {city: [] for city in POINTS}
     for path, nearest in zip(paths, nearest_cities(points), strict=True):
         city = next((part for part in os.fsdecode(path).lower().split("/")[:-1] if part in POINTS), nearest)
         if city is None:

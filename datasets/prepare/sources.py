@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..readers.image_files import some_images
 from ..readers.image_names import FORM, parse_name
-from ..training.tables import GSV_CITIES, UNIFIED_CITIES, read_city
+from ..training.tables import GSV_CITIES, MSLS_CITIES, UNIFIED_CITIES, read_city
 from . import mapillary
 from .build import City, Images
 from .categories import Rule
@@ -78,7 +78,7 @@ _COARSE = Rule(M=15, alpha=60, N=3, L=2)
 
 SOURCES = {
     "pitts30k": Source(_COARSE, _pitts30k, ("Pitts30k",)),
-    "msls": Source(_COARSE, mapillary.read, tuple(name for name, *_ in mapillary.CITIES.values())),
+    "msls": Source(_COARSE, mapillary.read, MSLS_CITIES),
     "sf_xl": Source(Rule(M=10, alpha=60, N=5, L=2, groups=1), _sf_xl, ("SFXL",), numbered=False),
 }
 

@@ -136,15 +136,13 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
     Raises ValueError, which names two images and their zones, where no zone holds all of them, as metres of several
     zones cannot be compared; and for metres without zone and letter beside degrees.
     """
-    plane = np.empty((len(points), 2))
+    plane = np.array([point[:2] for point in points], np.float64).reshape(-1, 2)  # degrees are replaced below
     metres = [i for i, point in enumerate(points) if isinstance(point, Metres)]
     degrees = [i for i, point in enumerate(points) if isinstance(point, Degrees)]
     _refuse_several_zones([(points[i], names[i]) for i in metres])
-    for i in metres:
-        plane[i] = points[i][:2]
     if not degrees:
         return plane
-    lat, lon = np.array([points[i] for i in degrees]).T
+    lat, lon = plane[degrees].T
     lon = (lon + 180) % 360 - 180  # 180 is -180
     zones = zone_numbers(lat, lon)
     southern = bool((lat < 0).all())
@@ -174,19 +172,17 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
 
 def _refuse_several_zones(named: Sequence[tuple[Metres, str]]) -> None:
     """Bands of one hemisphere fit together; both N and S are the two hemispheres, or bands 2700 km apart."""
-    zones: dict[object, str] = {}  # the first image of each, in words
-    halves: dict[object, str] = {}
+    zones, halves = {}, {}  # the first image of each, in words
     for point, name in named:
         words = f"{point.zone}{point.letter or ''} ({name})"
         if point.zone is not None:
             zones.setdefault(point.zone, words)
-        if point.letter is not None:
-            halves.setdefault("south" if point.letter < "N" else point.letter if point.letter in "NS" else "north",
-                              words)
-    if len(zones) < 2 and not ("south" in halves and len(halves) > 1 or {"N", "S"} <= set(halves)):
-        return
-    first, second = list((zones if len(zones) > 1 else halves).values())[:2]
-    raise ValueError(f"UTM zones {first} and {second}: their metres do not compare; make it two sets of one zone each")
+        if (letter := point.letter) is not None:
+            halves.setdefault("south" if letter < "N" else letter if letter in "NS" else "north", words)
+    if len(zones) > 1 or "south" in halves and len(halves) > 1 or {"N", "S"} <= halves.keys():
+        first, second, *_ = (zones if len(zones) > 1 else halves).values()
+        raise ValueError(f"UTM zones {first} and {second}: their metres do not compare; make it two sets of one zone "
+                         "each")
 
 
 def to_utm(lat: np.ndarray, lon: np.ndarray,

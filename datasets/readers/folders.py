@@ -40,20 +40,20 @@ def read_by_metres(database_folder: Path, query_folder: Path, *, name: str, spli
     without coordinates, and mixed zones.
     """
     database, queries = find_images(database_folder, layout=layout), find_images(query_folder, layout=layout)
-    (database_utm, database_zones), (query_utm, query_zones) = (coordinates(paths) for paths in (database, queries))
-    for paths, found in ((database, database_utm), (queries, query_utm)):
-        bad = np.flatnonzero(np.isnan(found).any(axis=1))
-        if len(bad):
-            raise ValueError(f"{paths[bad[0]]}: no UTM coordinates in the file name{and_more(len(bad))}; expected "
-                             f"{NAME} in metres, e.g. @0548546.00@4180340.00@.jpg")
+    paths, n = [*database, *queries], len(database)
+    metres, zones = coordinates(paths)
+    bad = np.flatnonzero(np.isnan(metres).any(axis=1))
+    if len(bad):
+        raise ValueError(f"{paths[bad[0]]}: no UTM coordinates in the file name{and_more(len(bad))}; expected "
+                         f"{NAME} in metres, e.g. @0548546.00@4180340.00@.jpg")
     groups = None
-    if len({*database_zones, *query_zones} - {0}) > 1:
-        _refuse_neighbours(database, queries, database_utm, query_utm, database_zones, query_zones, threshold_m)
-        groups = database_zones, query_zones
+    if len(set(zones) - {0}) > 1:
+        _refuse_neighbours(paths, metres, zones, n, threshold_m)
+        groups = zones[:n], zones[n:]
     return Listing(
         name=name, split=split, folder=common_folder(database_folder, query_folder), database_paths=database,
-        query_paths=queries, database_utm=database_utm, query_utm=query_utm, rule=f"within {threshold_m:g} m",
-        threshold_m=threshold_m, positives=within_metres(database_utm, query_utm, threshold_m, groups=groups))
+        query_paths=queries, database_utm=metres[:n], query_utm=metres[n:], rule=f"within {threshold_m:g} m",
+        threshold_m=threshold_m, positives=within_metres(metres[:n], metres[n:], threshold_m, groups=groups))
 
 
 def read_by_frames(database_folder: Path, query_folder: Path, *, name: str, split: str, frames: int,
@@ -66,8 +66,8 @@ def read_by_frames(database_folder: Path, query_folder: Path, *, name: str, spli
     Raises what `read_by_metres` does but for coordinates and zones, and ValueError for folders of different sizes:
     behind a missing frame all others would be taken for their neighbours.
     """
-    database, queries = (sorted(find_images(folder, layout=layout), key=lambda path, folder=folder: _numbers(
-        path.relative_to(folder).as_posix())) for folder in (database_folder, query_folder))
+    database, queries = (sorted(find_images(folder, layout=layout), key=_numbers)
+                         for folder in (database_folder, query_folder))
     if len(database) != len(queries):
         raise ValueError(f"{database_folder}: {len(database):,} images, and {len(queries):,} in {query_folder}; "
                          "frames are matched by their order, expected the same number in both")
@@ -95,16 +95,12 @@ def find_images(folder: Path, *, layout: str = LAYOUT) -> list[Path]:
 
 
 def common_folder(first: Path, second: Path) -> Path:
-    """The one that holds both, or the first where they lie on two drives."""
-    try:
-        return Path(os.path.commonpath([first, second]))
-    except ValueError:
-        return first
+    return Path(os.path.commonpath([first, second]))
 
 
-def _numbers(name: str) -> tuple:
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+def _numbers(path: Path) -> tuple:
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.as_posix()
 
 
 def coordinates(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -113,33 +109,24 @@ def coordinates(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([name.metres for name in names]), np.array([name.signed_zone for name in names], dtype=np.int64)
 
 
-def _refuse_neighbours(
-    database: Sequence[Path], queries: Sequence[Path], database_utm: np.ndarray, query_utm: np.ndarray,
-    database_zones: np.ndarray, query_zones: np.ndarray, m: float,
-) -> None:
-    """Raises ValueError where a query lies near a database image of another zone, or no zone is known: metres of two
-    zones do not compare, and right answers would be lost.  In sets of several cities they are far apart.
+def _refuse_neighbours(paths: Sequence[Path], metres: np.ndarray, zones: np.ndarray, n: int, m: float) -> None:
+    """Raises ValueError where a query, behind the first `n`, lies near a database image of another zone, or no zone is
+    known: metres of two zones do not compare, and right answers would be lost.  In sets of several cities they are far
+    apart.
     """
-    for paths, zones in ((database, database_zones), (queries, query_zones)):
-        if 0 in zones:
-            others = ", ".join(zone_name(zone) for zone in sorted({*database_zones, *query_zones} - {0}))
-            raise ValueError(f"{paths[zones.tolist().index(0)]}: no UTM zone in the file name, while others state "
-                             f"{others}; expected @<utm_east>@<utm_north>@<zone>@<letter>@... in such a set")
+    if 0 in zones:
+        others = ", ".join(zone_name(zone) for zone in sorted(set(zones) - {0}))
+        raise ValueError(f"{paths[np.flatnonzero(zones == 0)[0]]}: no UTM zone in the file name, while others state "
+                         f"{others}; expected @<utm_east>@<utm_north>@<zone>@<letter>@... in such a set")
+    globe = np.zeros((len(paths), 3))  # metres
+    for zone in np.unique(zones):
+        rows = zones == zone
+        degrees = utm.to_latlon(*metres[rows].T, abs(int(zone)), northern=bool(zone > 0), strict=False)
+        globe[rows] = 6_378_137 * unit_vectors(*degrees)
     # A globe for the ellipsoid and the scale of UTM are less than 1 % off: the rest is certainly farther than m.
-    near = within_metres(_on_the_globe(database_utm, database_zones), _on_the_globe(query_utm, query_zones), 1.01 * m)
-    for query, ids in enumerate(near):
-        across = ids[database_zones[ids] != query_zones[query]]
+    for query, ids in enumerate(within_metres(globe[:n], globe[n:], 1.01 * m), n):
+        across = ids[zones[ids] != zones[query]]
         if len(across):
             raise ValueError(
-                f"{queries[query]}: UTM zone {zone_name(query_zones[query])}, within {m:g} m of {database[across[0]]} "
-                f"in zone {zone_name(database_zones[across[0]])}, whose metres do not compare; expected one zone")
-
-
-def _on_the_globe(places: np.ndarray, in_zones: np.ndarray) -> np.ndarray:
-    """(n, 3) metres."""
-    points = np.zeros((len(places), 3))
-    for zone in np.unique(in_zones):
-        rows = in_zones == zone
-        degrees = utm.to_latlon(*places[rows].T, abs(int(zone)), northern=bool(zone > 0), strict=False)
-        points[rows] = 6_378_137 * unit_vectors(*degrees)
-    return points
+                f"{paths[query]}: UTM zone {zone_name(zones[query])}, within {m:g} m of {paths[across[0]]} in zone "
+                f"{zone_name(zones[across[0]])}, whose metres do not compare; expected one zone")

@@ -22,11 +22,10 @@ def list_images(folder: Path | str) -> list[bytes]:
     for parent, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(b".")]
         below = parent.removesuffix(b"/") + b"/"
-        for path in (os.fsdecode(below + name) for name in folders):
-            # A link to a folder that contains it would be followed for ever.
-            if Path(path).is_symlink() and Path(os.fsdecode(parent)).resolve().is_relative_to(
-                    target := Path(path).resolve()):
-                raise ValueError(f"{path}: a link to {target}, a folder above it; remove the link")
+        for link in filter(Path.is_symlink, (Path(os.fsdecode(below + name)) for name in folders)):
+            # It would be followed for ever.
+            if link.parent.resolve().is_relative_to(target := link.resolve()):
+                raise ValueError(f"{link}: a link to {target}, a folder above it; remove the link")
         found += [below[len(root):] + name for name in files
                   if not name.startswith(b".") and name.lower().endswith(EXTENSIONS)]
     found.sort()

@@ -138,16 +138,13 @@ def _from_images(sides: Sequence[_Side], *, opened: bool) -> list[str]:
     """Fills the points that names tell and, where images may be `opened`, EXIF data; what must be said of it."""
     for side in sides:
         side.points = [from_name(path.name) for path in side.paths]
-    if not opened:
-        return []
     unnamed = [(side, i) for side in sides for i, point in enumerate(side.points) if point is None]
     n_named = sum(len(side.points) for side in sides) - len(unnamed)
-    for side, i in progress(unnamed, "reading EXIF GPS"):
+    for side, i in progress(unnamed if opened else (), "reading EXIF GPS"):
         side.points[i] = from_exif(side.paths[i])
     n_exif = sum(side.points[i] is not None for side, i in unnamed)
-    if not (n_named and n_exif):
-        return []
-    return [f"coordinates of {n_named} images are from their names, of {n_exif} from EXIF GPS"]
+    said = f"coordinates of {n_named} images are from their names, of {n_exif} from EXIF GPS"
+    return [said] if n_named and n_exif else []
 
 
 def _refuse_missing(sides: Sequence[_Side], table: Path | None) -> None:

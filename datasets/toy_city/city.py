@@ -126,8 +126,7 @@ def draw_set_place(parameters: Parameters, split: str, stream: int, number: int)
     rng = np.random.default_rng([parameters.seed, stream, number])
     place = draw_place(rng, split)
     if split == "train":
-        cycle = ("day", "night", "dusk", "snow")
-        conditions = [cycle[i % 4] for i in range(parameters.train_images)]
+        conditions = [("day", "night", "dusk", "snow")[i % 4] for i in range(parameters.train_images)]
     else:
         # As in street-level databases most are taken by day, while the queries come in all conditions evenly.
         conditions = rng.choice(CONDITIONS, parameters.database_images, p=(0.7, 0.1, 0.1, 0.1)).tolist()
@@ -149,27 +148,22 @@ def _write_place(task: tuple[str, int, int], *, folder: Path, parameters: Parame
             name, _ = BENCHMARKS[stream - 1]
             part = "database" if index < parameters.database_images else "queries"
             path = folder / name / "images" / split / part / image.benchmark_name()
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:  # never over another image
             file.write(render(place, image.view))
     return rows
 
 
 def _write_city(folder: Path, parameters: Parameters, workers: int) -> None:
-    for part in parameters.image_counts():
-        (folder / part).mkdir(parents=True)
-    for city in TRAINING_CITIES:
-        (folder / "gsv_cities" / "Images" / city).mkdir()
     streams = enumerate(("train", *(split for _, split in BENCHMARKS)))
     tasks = [(split, stream, number) for stream, split in streams for number in range(parameters.places(split))]
     write = partial(_write_place, folder=folder, parameters=parameters)
-    with contextlib.ExitStack() as stack:
-        drawn = map(write, tasks)
-        if workers > 1:
-            # Fresh processes: the caller may hold threads (torch), which a forked copy would not survive. Ctrl-C is
-            # the caller's to answer, once.
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(
-                workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)))
-            drawn = pool.imap(write, tasks, chunksize=8)
+    # Fresh processes: the caller may hold threads (torch), which a forked copy would not survive. Ctrl-C is the
+    # caller's to answer, once.
+    pool = None if workers <= 1 else multiprocessing.get_context("spawn").Pool(
+        workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    with pool or contextlib.nullcontext():
+        drawn = pool.imap(write, tasks, chunksize=8) if pool else map(write, tasks)
         rows = [row for of_place in progress(drawn, "drawing places", len(tasks)) for row in of_place]
     tables = folder / "gsv_cities" / "Dataframes"
     tables.mkdir()

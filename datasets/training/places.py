@@ -107,8 +107,9 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
     Cities that differ in a number at the end alone are groups of one city (equation 17 of the paper), whose places
     touch: no batch has places of two of them, but ends short where the next would begin.
 
-    Of several processes that train together each gets its `share` of every batch; laid end to end the shares are the
-    batch of one process.  None is ever empty: a batch with fewer places than processes joins the one before.
+    Of several processes that train together each gets its share of every batch; the shares differ by one place at most
+    and are, laid end to end, the batch of one process.  None is ever empty: a batch with fewer places than processes
+    joins the one before, the first one the one behind.
     """
 
     def __init__(self, dataset: PlaceDataset, *, places_per_batch: int, seed: int = 0, process: int = 0,
@@ -132,58 +133,40 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         """Batches of this epoch; where there are groups it depends on the cities' order."""
-        return len(self._cuts(_generator(self.seed, self.epoch).permutation(len(self.city_places))))
+        return len(self._batches())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        rng = _generator(self.seed, epoch)
-        cities = rng.permutation(len(self.city_places))
-        places = np.concatenate([rng.permutation(self.city_places[city]) for city in cities]).tolist()
-        for start, stop in self._cuts(cities):
-            own = share(stop - start, self.process, self.processes)
-            yield [(epoch, place) for place in places[start + own.start : start + own.stop]]
+        for batch in self._batches():
+            start, stop = (-(-len(batch) * part // self.processes) for part in (self.process, self.process + 1))
+            yield [(epoch, place) for _, place in batch[start:stop]]
 
-    def _cuts(self, cities: np.ndarray) -> list[tuple[int, int]]:
-        """Where each batch starts and stops in the sequence of the places of `cities`, in that order."""
-        cuts: list[tuple[int, int]] = []
-        start = stop = 0
+    def _batches(self) -> list[list[tuple[int, int]]]:
+        """(city, place) pairs of this epoch's batches, for all processes together."""
+        rng = _generator(self.seed, self.epoch)
+        batches: list[list[tuple[int, int]]] = []
         groups: dict[str, int] = {}  # of each whole city in the batch that is being filled
-        for city in cities.tolist():
-            if groups.setdefault(self._whole_city[city], city) != city:
-                cuts.append((start, stop))
-                start, groups = stop, {self._whole_city[city]: city}
-            stop += len(self.city_places[city])
-            while stop - start >= self.places_per_batch:
-                cuts.append((start, start + self.places_per_batch))
-                start += self.places_per_batch
-                groups = {self._whole_city[city]: city} if start < stop else {}
-        if start < stop:
-            cuts.append((start, stop))
-        return self._without_small_ones(cuts, cities)
-
-    def _without_small_ones(self, cuts: list[tuple[int, int]], cities: np.ndarray) -> list[tuple[int, int]]:
-        """Batches with a place for each process at least: smaller ones join the one before, or else the one behind."""
-        if min(stop - start for start, stop in cuts) >= self.processes:
-            return cuts
-        merged: list[tuple[int, int]] = []
-        for start, stop in cuts:
-            if merged and (stop - start < self.processes or merged[-1][1] - merged[-1][0] < self.processes):
-                merged[-1] = merged[-1][0], stop
+        for city in rng.permutation(len(self.city_places)).tolist():
+            whole_city = self._whole_city[city]
+            for place in rng.permutation(self.city_places[city]).tolist():
+                straddles = groups.get(whole_city, city) != city
+                if not batches or straddles or len(batches[-1]) == self.places_per_batch:
+                    batches.append([])
+                    groups = {}
+                batches[-1].append((city, place))
+                groups[whole_city] = city
+        merged: list[list[tuple[int, int]]] = []  # those with too few places for the processes joined to a neighbour
+        for batch in batches:
+            if merged and min(len(batch), len(merged[-1])) < self.processes:
+                merged[-1] += batch
             else:
-                merged.append((start, stop))
-        ends = np.cumsum([len(self.city_places[city]) for city in cities])
-        for start, stop in merged:
-            first, last = np.searchsorted(ends, [start, stop - 1], side="right")
-            inside = [self._whole_city[city] for city in cities[first:last + 1]]
+                merged.append(batch)
+        for batch in merged:
+            inside = [self._whole_city[city] for city in dict(batch)]
             if len(set(inside)) < len(inside):
                 raise ValueError(f"{self.processes} processes: a group of {max(inside, key=inside.count)} has too few "
                                  "places for a batch of its own; start fewer processes, or leave that group out")
         return merged
-
-
-def share(count: int, process: int, processes: int) -> range:
-    """Which of `count` things in a row one of several processes takes; shares differ by one at most."""
-    return range(-(-count * process // processes), -(-count * (process + 1) // processes))
 
 
 def collate_places(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,16 +19,17 @@ GSV_CITIES = (
 
 # The unified data set cuts MSLS and Pitts30k into groups of places that do not touch, 18 a city, and calls
 # each group a "city" <name><group>.  Lower-case names tell the MSLS cities from those of GSV-Cities.
-_GROUPED = (
+MSLS_CITIES = (
     "Trondheim", "Amsterdam", "Helsinki", "Tokyo", "Toronto", "Saopaulo", "Moscow", "Zurich", "Paris",
     "Budapest", "Austin", "Berlin", "Ottawa", "Goa", "Amman", "Nairobi", "Manila", "bangkok", "boston",
-    "london", "melbourne", "phoenix", "Pitts30k",
+    "london", "melbourne", "phoenix",
 )
 _N_GROUPS = 18
 _EMPTY_GROUPS = {"Amman17", "Nairobi17"}
 
 UNIFIED_CITIES = ("SFXL", *GSV_CITIES, *(
-    city for group in range(_N_GROUPS) for name in _GROUPED if (city := f"{name}{group}") not in _EMPTY_GROUPS))
+    city for group in range(_N_GROUPS) for name in (*MSLS_CITIES, "Pitts30k")
+    if (city := f"{name}{group}") not in _EMPTY_GROUPS))
 
 TRAINING_SETS = {"gsv_cities": GSV_CITIES, "unified_dataset": UNIFIED_CITIES}
 

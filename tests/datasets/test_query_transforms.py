@@ -21,9 +21,10 @@ from datasets import TEST_METHODS, TRAINING_SETS, evaluation_transform, query_tr
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, aspect_size, central_crop
 from model import ModelConfig, build_model, fast_inference
 from utils.data import (
+    EvaluatedSet,
     EvaluationImages,
     TrainingData,
-    benchmark_set,
+    evaluated_set,
     training_loader,
     training_set,
     validation_and_test_sets,
@@ -178,7 +179,7 @@ def mixed(tmp_path_factory):
 def read(folder, method, **options):
     images = EvaluationImages(datasets_folder=folder, threshold_m=25.0, test_method=method,
                               size=options.pop("size", (40, 60)))
-    return benchmark_set("set", images, **{"split": "test", **options})
+    return evaluated_set(EvaluatedSet(name="set", **{"split": "test", **options}), images)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_queries_alone_are_treated_so(mixed, method):
 
 
 def test_without_a_word_queries_are_treated_like_the_database(mixed):
-    dataset = benchmark_set("set", EvaluationImages(datasets_folder=mixed, size=SIZE), split="test")
+    dataset = evaluated_set(EvaluatedSet(name="set", split="test"), EvaluationImages(datasets_folder=mixed, size=SIZE))
     assert torch.equal(dataset[len(DATABASE)][0], evaluation_transform(SIZE)(drawn(*QUERIES[0])))
     assert not dataset.queries_vary
 

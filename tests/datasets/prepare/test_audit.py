@@ -90,9 +90,8 @@ def test_audit_agrees_with_loops():
     for e, n, zone in zip(queries.east, queries.north, queries.zone, strict=True):
         nearest = min(math.hypot(e - x, n - y) for x, y, z in zip(*training[:3], strict=True) if z == zone)
         expected.update(radius for radius in (25, 100, 1000) if nearest <= radius)
-    found = count_nearby(queries, training, (25, 100, 1000))
-    assert {nearby.radius: nearby.queries for nearby in found} == dict(expected) and 0 < expected[25] < expected[100]
-    assert [nearby.cities for nearby in found] == [{"X": nearby.queries} for nearby in found]
+    assert count_nearby(queries, training) == {radius: {"X": count} for radius, count in expected.items()}
+    assert 0 < expected[25] < expected[100] < expected[1000]
 
 
 @pytest.mark.parametrize("content, said", [

@@ -327,6 +327,16 @@ def test_no_city_present_names_the_layout(root):
         load(root / "nowhere")
 
 
+def test_a_city_whose_places_are_all_dropped_changes_no_batch(root):
+    write_city(root, "Rome2", [3, 1])
+    data = load(root, ("Rome", "Rome2", "Lima"))
+    assert (data.cities[1], data.city_places[1]) == ("Rome2", range(5, 5)) and data.dropped_places == 4
+    for epoch in range(6):
+        result = batches(data, epoch=epoch)
+        assert [len(batch) for batch in result] == [2, 2, 2, 2, 1]
+        assert len([data[pair] for batch in result for pair in batch]) == 9
+
+
 def test_a_city_without_image_folder_is_an_error(root):
     (root / "Images" / "Oslo").rename(root / "Images" / "Christiania")
     with pytest.raises(FileNotFoundError, match="Oslo: no such folder"):
