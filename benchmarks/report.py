@@ -75,6 +75,13 @@ class Report:
         return self.keep(name, {key: [scale * seconds for seconds in values]
                                 for key, values in alternate(runs, **options).items()})
 
+    def per_query(self, name: str, calls: dict[str, Callable[[slice], object]], parts: Sequence[slice], *, repeats: int
+                  ) -> dict[str, float]:
+        """Medians, in milliseconds a query, of calls with each of `parts` of the queries, one after the other."""
+        runs = {key: lambda call=call: [call(part) for part in parts] for key, call in calls.items()}
+        n_queries = sum(part.stop - part.start for part in parts)
+        return self.medians(name, runs, scale=1000 / n_queries, repeats=repeats)
+
     def keep(self, name: str, samples: dict[str, list[float]]) -> dict[str, float]:
         """Keeps the samples, and returns the median of each."""
         self.samples |= {f"{name}: {key}": values for key, values in samples.items()}

@@ -84,12 +84,10 @@ def measure(n: int, folder: Path, report: Report) -> dict:
 
 
 def write_index(city: City, folder: Path) -> None:
-    with IndexWriter(folder, n=city.n, identity={"seed": city.seed}, code_bytes=BITS // 8,
-                     float_dim=city.float_dim, store="fp16") as writer:
-        start = 0
-        for codes, floats in city.blocks():
-            writer.write(start, codes=codes, floats=floats)
-            start += len(codes)
+    with IndexWriter(folder, n=city.n, identity={}, code_bytes=BITS // 8, float_dim=city.float_dim,
+                     store="fp16") as writer:
+        for street, (codes, floats) in enumerate(city.blocks()):
+            writer.write(street * PER_STREET, codes=codes, floats=floats)
         places = np.arange(city.n) // PER_PLACE
         coordinates = np.column_stack([500_000.0 + SPACING * places, np.full(city.n, 5_000_000.0)])
         names = (f"database/street {i // PER_STREET:06}/image {i % PER_STREET:04}.jpg" for i in range(city.n))
@@ -136,10 +134,9 @@ def latencies(city: City, codes: np.ndarray, floats: StoredRows, ivf: faiss.Inde
             "rerank": lambda of: rerank_l2(floats, described[of], candidates[of], DEPTH)}
     alone = [slice(i, i + 1) for i in range(0, BATCH, 2 if city.n <= WIDE else 20)]
     medians = {}
-    for kind, parts, n_queries in (("batched", [slice(0, BATCH)], BATCH), ("one", alone, len(alone))):
-        runs = {f"{name} {kind}": lambda way=way, parts=parts: [way(part) for part in parts]
-                for name, way in ways.items()}
-        medians |= report.medians(f"{city.n} images, ms a query", runs, scale=1000 / n_queries, repeats=REPEATS)
+    for kind, parts in (("batched", [slice(0, BATCH)]), ("one", alone)):
+        calls = {f"{name} {kind}": way for name, way in ways.items()}
+        medians |= report.per_query(f"{city.n} images, ms a query", calls, parts, repeats=REPEATS)
     return medians
 
 

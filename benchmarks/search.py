@@ -61,8 +61,9 @@ class Timed:
 
     def __post_init__(self):
         (self.n, self.dim), self.depth = self.floats.shape, min(DEPTH, len(self.floats))
-        self.index = faiss.IndexBinaryFlat(BITS)
+        self.index, self.flat = faiss.IndexBinaryFlat(BITS), faiss.IndexFlatL2(self.dim)
         self.index.add(self.codes)
+        self.flat.add(self.floats)
 
     def hamming(self, of: slice) -> np.ndarray:
         return search_hamming(self.codes, self.query_codes[of], self.depth, device=self.device)[1]
@@ -78,21 +79,14 @@ class Timed:
 
     def alone(self, name: str, calls: dict[str, Call], times: int) -> dict[str, float]:
         """Milliseconds of one query, the mean over `times` queries; the median of these."""
-        times = min(times, len(self.queries))
-
-        def one_by_one(call: Call) -> None:
-            for i in range(times):
-                call(slice(i, i + 1))
-
-        return self.report.medians(name, {kind: partial(one_by_one, call) for kind, call in calls.items()},
-                                   scale=1000 / times, repeats=SAMPLES * self.repeats)
+        one_by_one = [slice(i, i + 1) for i in range(min(times, len(self.queries)))]
+        return self.report.per_query(name, calls, one_by_one, repeats=SAMPLES * self.repeats)
 
     def both(self, name: str, calls: dict[str, Call], *, single: int, together: int, repeats: int
              ) -> tuple[dict[str, float], dict[str, float]]:
         """Milliseconds a query: of `single` queries as `alone` takes them, and of `together` at once."""
-        at_once = {kind: partial(call, slice(together)) for kind, call in calls.items()}
-        return self.alone(f"{name}, one query", calls, single), self.report.medians(
-            f"{name}, {together} queries", at_once, scale=1000 / together, repeats=repeats)
+        return self.alone(f"{name}, one query", calls, single), self.report.per_query(
+            f"{name}, {together} queries", calls, [slice(0, together)], repeats=repeats)
 
     def one_query(self) -> None:
         ms = self.alone(f"one query, {self.dim}-d",
@@ -104,8 +98,6 @@ class Timed:
 
     def batched(self) -> None:
         report, every = self.report, slice(None)
-        flat = faiss.IndexFlatL2(self.dim)
-        flat.add(self.floats)
         # Nine queries in ten have five positives among their candidates, the tenth has none there.
         rng = np.random.default_rng(1)
         first = self.hamming(every)
@@ -113,7 +105,7 @@ class Timed:
                      for i, row in enumerate(first)]
         paths = {"plain": lambda: plain_recalls(self.plain(every), positives, VALUES),
                  "ours": lambda: list(recall_at_k(self.ours(every), positives, VALUES).values()),
-                 "flat L2": lambda: flat.search(self.queries, self.depth)}
+                 "flat L2": lambda: self.flat.search(self.queries, self.depth)}
         name = f"{len(self.queries)} queries, {self.dim}-d"
         seconds = report.medians(name, paths, repeats=self.repeats)
         parts = report.medians(f"{name}, parts of ours", {
@@ -142,9 +134,7 @@ class Timed:
                             f"{held.bytes_per_row} bytes an image; {together[kind]:.3f} ms of {n} queries together")
 
     def flat_l2(self) -> None:
-        index = faiss.IndexFlatL2(self.dim)
-        index.add(self.floats)
-        calls = {"faiss": lambda of: index.search(self.queries[of], self.depth),
+        calls = {"faiss": lambda of: self.flat.search(self.queries[of], self.depth),
                  "ours": lambda of: search_l2(self.floats, self.queries[of], self.depth, device=self.device)}
         name, n = f"flat L2, {self.n} images, {self.dim}-d", len(self.queries[:L2_QUERIES])
         single, together = self.both(name, calls, single=L2_SINGLE, together=n, repeats=min(3, self.repeats))

@@ -6,9 +6,7 @@ the weights were fitted to. A street is drawn from random numbers of its own, so
 every set, whatever its size.
 """
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -27,20 +25,19 @@ KEPT = 0.75  # correlation of the view between neighbouring places
 DECAY = 0.75  # of the latent's standard deviations, (1 + j / 16) ** -DECAY
 WEIGHTS = {"common": 0.35, "type": 0.7, "view": 0.8, "season": 0.25, "noise": 0.52}
 NOISE_SPREAD = 0.7  # of the logarithm of an image's noise
-STREETS = 16  # in hand at a time
 _QUERY_STREAM = 2**32  # beside the streets' numbers
 
 
 class City:
-    """The first `n` images of the world `seed`, and queries at places spread evenly over them; float_dim >= LATENT.
+    """The first `n` images of the world, and queries at places spread evenly over them; float_dim >= LATENT.
 
     query_codes   (queries, 64) uint8
     query_floats  (queries, float_dim) float32, unit length
     positives     for each query the database indices within 25 m
     """
 
-    def __init__(self, n: int, *, queries: int, float_dim: int, seed: int = 0):
-        self.n, self.float_dim, self.seed = n, float_dim, seed
+    def __init__(self, n: int, *, queries: int, float_dim: int):
+        self.n, self.float_dim = n, float_dim
         # What all streets share: kinds of scene, seasons, and the projections to codes and floats.
         rng = self.generator(_QUERY_STREAM + 1)
         scale = (1 + np.arange(LATENT) / 16) ** -DECAY
@@ -62,17 +59,13 @@ class City:
         self.positives = [_positives(place, n) for place in places]
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The database in order, some streets at a time, drawn by as many threads as there are processors."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, self.n, STREETS * PER_STREET):
-                stop = min(start + STREETS * PER_STREET, self.n)
-                drawn = pool.map(lambda street: self.describe(self.street(street)[1]),
-                                 range(start // PER_STREET, -(-stop // PER_STREET)))
-                codes, floats = map(np.concatenate, zip(*drawn, strict=True))
-                yield codes[:stop - start], floats[:stop - start]
+        """Codes and floats of the database in order, street by street."""
+        for start in range(0, self.n, PER_STREET):
+            codes, floats = self.describe(self.street(start // PER_STREET)[1])
+            yield codes[:self.n - start], floats[:self.n - start]
 
     def generator(self, stream: int) -> np.random.Generator:
-        return np.random.Generator(np.random.SFC64([self.seed, stream]))
+        return np.random.Generator(np.random.SFC64([0, stream]))
 
     def normal(self, rng: np.random.Generator, *shape: int) -> np.ndarray:
         """(*shape, LATENT) with the latent's spectrum; a vector's expected squared length is 1."""

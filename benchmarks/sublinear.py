@@ -18,14 +18,14 @@ _ROUNDS = 4
 _SPARE = 28  # ranks searched beyond the k wanted: most often all codes that are as far as rank k
 
 
-def build(codes: np.ndarray, *, lists: int | None = None, seed: int = 0) -> faiss.IndexBinaryIVF:
+def build(codes: np.ndarray, *, lists: int | None = None) -> faiss.IndexBinaryIVF:
     """Of database codes (n, bytes) uint8, an array or a memory map, in `lists` lists (None: the square root of n), each
     around a centre that comes from a sample of them. It holds a copy of the codes and 8 bytes an image."""
     n, bits = len(codes), 8 * codes.shape[1]
     lists = lists or round(n ** 0.5)
     index = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(bits), bits, lists)
-    index.cp.niter, index.cp.seed, index.cp.min_points_per_centroid = _ROUNDS, seed, 1
-    sample = np.random.default_rng(seed).choice(n, min(n, _SAMPLE * lists), replace=False)
+    index.cp.niter, index.cp.seed, index.cp.min_points_per_centroid = _ROUNDS, 0, 1
+    sample = np.random.default_rng(0).choice(n, min(n, _SAMPLE * lists), replace=False)
     index.train(codes[np.sort(sample)])
     index.add(codes)
     index.nprobe = min(lists, 64)  # twice what 99 % of the exact search's recall@100 took at a million codes

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if args.task == "list":
         for table in TABLES.values():
@@ -77,10 +77,10 @@ def main(argv: Sequence[str] | None = None, *, runner: Runner | None = None) -> 
             for row in table.rows:
                 print(f"    {row.name}: {row.how or row.why_not}")
         return
-    sys.exit(0 if run(args, runner or Runner()) else 1)
+    sys.exit(0 if run(args) else 1)
 
 
-def run(args: argparse.Namespace, runner: Runner) -> bool:
+def run(args: argparse.Namespace) -> bool:
     """One table, or all that have a toy; False where a command failed or a check did not pass."""
     args.out = args.out.resolve()
     tables = [find(args.number)] if args.task == "table" else [table for table in TABLES.values() if table.toy_seeds]
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace, runner: Runner) -> bool:
         return True
     if args.toy:
         build_toy_city(settings.datasets_folder)  # where it lies complete already, it stays as it is
+    runner = Runner()
     results = [(table, *run_table(table, args, settings, runner, given)) for table in tables]
     if args.task == "toy":
         write_page(args.page, [(table, rows) for table, rows, _ in results], seconds=runner.seconds())
@@ -155,19 +156,15 @@ def print_commands(tables: Sequence[Table], args: argparse.Namespace, settings: 
     for table, row in [(one, row) for one in tables for row in one.rows]:
         name = f"# Table {table.number}, {row.name}"
         of_seeds = cells_of(row, table, args.seeds or table.seeds, settings, checking=args.check)
-        reasons = [] if of_seeds else [row.why_not]
-        steps: dict[Step, None] = {}  # in order, each once
-        for column, cell in (pair for cells in of_seeds for pair in cells.items()):
-            if isinstance(cell, str):
-                reasons.append(f"{column.of}: {cell}")
-            else:
-                steps |= dict.fromkeys(cell[0].chain)
-        for step in steps:
+        cells = [pair for of_seed in of_seeds for pair in of_seed.items()]
+        reasons = [f"{column.of}: {cell}" for column, cell in cells if isinstance(cell, str)]
+        steps = dict.fromkeys(step for _, cell in cells if not isinstance(cell, str) for step in cell[0].chain)
+        for step in steps:  # in order, each once
             if step in printed:
                 print(f"{name}; shares {step.folder}")
             else:
                 print(f"{name}; in {step.folder}{' (done)' if step.results else ''}\n{step.shell()}")
-        for reason in dict.fromkeys(reasons):
+        for reason in dict.fromkeys(reasons if cells else [row.why_not]):
             print(f"{name}; not measured: {reason}")
         printed |= steps.keys()
 

@@ -7,9 +7,7 @@ machines, and hours of one machine, apart.
 """
 
 import argparse
-import contextlib
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -20,7 +18,7 @@ from utils.files import write_json
 from utils.run import exit_with, hardware, versions
 from utils.search import rerank_l2
 
-from ..report import alternate, unit_rows
+from ..report import Report, unit_rows
 
 CANDIDATES = 100
 BITS = 512
@@ -76,29 +74,16 @@ def measure(n_database: int, n_queries: int, repeats: int) -> dict:
         calls[f"L2 {dim}"] = lambda of, index=index, queries=queries: index.search(queries[of], CANDIDATES)
         calls[f"re-rank {dim}"] = lambda of, database=database, queries=queries: rerank_l2(
             database, queries[of], candidates[of], CANDIDATES)
-    ways = {"one": [slice(i, i + 1) for i in range(n_queries)], "batched": [slice(0, n_queries)]}
-    runs = {f"{way} {name}": lambda call=call, parts=parts: [call(part) for part in parts]
-            for way, parts in ways.items() for name, call in calls.items()}
-    copy = np.empty_like(floats[4096][0])
-    runs["calibration"] = lambda: np.copyto(copy, floats[4096][0])
-    ms = {name: 1000 * statistics.median(seconds)
-          for name, seconds in alternate(runs, repeats=repeats, around=_threads).items()}
-
-    def times(way: str, searched: str, reranking: str | None) -> dict[str, float | None]:
-        initial = ms[f"{way} {searched}"] / n_queries
-        second = ms[f"{way} {reranking}"] / n_queries if reranking else None
-        return {"initial": initial, "rerank": second, "total": initial + (second or 0.0)}
-
-    return {"methods": {name: {way: times(way, *method) for way in ways} for name, method in METHODS.items()},
-            "calibration_ms": ms["calibration"]}
-
-
-@contextlib.contextmanager
-def _threads(run: str) -> Iterator[None]:
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1 if run.startswith("one") else threads)
-    yield
+    report, threads, copy = Report(), faiss.omp_get_max_threads(), np.empty_like(floats[4096][0])
+    faiss.omp_set_num_threads(1)
+    ms = {"one": report.per_query("one", calls, [slice(i, i + 1) for i in range(n_queries)], repeats=repeats)}
     faiss.omp_set_num_threads(threads)
+    ms["batched"] = report.per_query("batched", calls, [slice(0, n_queries)], repeats=repeats)
+    copying = report.medians("ms", {"copying": lambda: np.copyto(copy, floats[4096][0])}, scale=1000, repeats=repeats)
+    methods = {name: {way: {"initial": times[searched], "rerank": times.get(reranking),
+                            "total": times[searched] + times.get(reranking, 0.0)} for way, times in ms.items()}
+               for name, (searched, reranking) in METHODS.items()}
+    return {"methods": methods, "calibration_ms": copying["copying"]}
 
 
 if __name__ == "__main__":

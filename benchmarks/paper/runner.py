@@ -6,16 +6,14 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from model import CheckpointError, ModelConfig, fetch_foundation, fetch_released
-from utils.files import temporary_path, write_json
+from utils.files import write_json
 
 from ..report import PROJECT
 
@@ -61,7 +59,7 @@ class Step:
 
     @property
     def best_model(self) -> Path | None:
-        """Where the runner puts a training's best weights; None: no training."""
+        """Where the runner links a training's best weights: a path without the run's date; None: no training."""
         return self.folder / "best_model.pth" if self.command[0].startswith("train") else None
 
     @property
@@ -73,12 +71,10 @@ class Step:
     def results(self) -> Path | None:
         """The results of this very command; None where it is not finished, or what it left is damaged."""
         try:
-            done = json.loads((self.folder / DONE).read_text())
-            results = self.folder / done["results"]
-            whole = done["command"] == list(self.command) and results.is_file()
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            results = self.folder / json.loads((self.folder / DONE).read_text())["results"]
+        except (FileNotFoundError, ValueError):
             return None
-        return results if whole and (self.best_model is None or self.best_model.is_file()) else None
+        return results if results.is_file() and (self.best_model is None or self.best_model.is_file()) else None
 
     @property
     def interrupted_at(self) -> Path | None:
@@ -105,15 +101,9 @@ class Step:
 
 
 class Runner:
-    """Gives the results of steps, each run at most once, also over several calls of the program.
+    """Gives the results of steps, each run at most once, also over several calls of the program."""
 
-    execute  runs words behind `python` in a folder and returns the path of results.json; raises Failed
-    obtain   puts weights into torch.hub's cache, or says why it cannot
-    """
-
-    def __init__(self, *, execute: Callable[[list[str], Path], Path] | None = None,
-                 obtain: Callable[[ModelConfig | str], str | None] | None = None):
-        self._execute, self._obtain = execute or run_command, obtain or obtain_weights
+    def __init__(self):
         self._outcomes: dict[Path, Path | Absent | Failed] = {}
 
     def results(self, step: Step) -> Path:
@@ -139,33 +129,22 @@ class Runner:
         missing = [folder for folder in step.needs if not folder.is_dir()]
         if missing:
             raise Absent(f"{missing[0]}: no such folder")
-        if step.weights is not None and (reason := self._obtain(step.weights)):
+        if step.weights is not None and (reason := obtain_weights(step.weights)):
             raise Absent(reason)
         step.folder.mkdir(parents=True, exist_ok=True)
         state = step.interrupted_at
         print(f"\n{step.folder}\n$ {step.shell(state)}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
-            results = self._execute(step.argv(state), step.folder)
-            if step.best_model:
-                _share_best_model(results, step.best_model)
+            results = run_command(step.argv(state), step.folder)
         except Failed as error:
             raise Failed(f"{step.folder.relative_to(step.out)}: {error}") from None
+        if step.best_model:
+            step.best_model.unlink(missing_ok=True)  # of an earlier run whose results are gone
+            step.best_model.symlink_to(os.path.relpath(results.with_name("best_model.pth"), step.folder))
         write_json({"command": step.command, "results": os.path.relpath(results, step.folder),
                     "seconds": time.perf_counter() - started}, step.folder / DONE)
         return results
-
-
-def _share_best_model(results: Path, target: Path) -> None:
-    """One file under two names, where the file system can do that; the second does not change from run to run."""
-    source = results.with_name("best_model.pth")
-    if not source.is_file():
-        raise Failed(f"no best_model.pth beside {results}")
-    with temporary_path(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
 
 
 @functools.cache  # tried once a program
@@ -192,7 +171,11 @@ def run_command(words: list[str], folder: Path) -> Path:
                 last = line.strip() or last
                 error = last if "error: " in last.lower() else error
         except KeyboardInterrupt:
-            _wait_for_the_end(child)
+            try:
+                child.communicate(timeout=PATIENCE_S)  # Ctrl-C reached it as well, and it clears up
+            except subprocess.TimeoutExpired:
+                child.send_signal(signal.SIGINT)
+                child.communicate()
             raise
         code = child.wait()
         stdout.seek(0)
@@ -203,15 +186,3 @@ def run_command(words: list[str], folder: Path) -> Path:
     if not printed or not (folder / printed[-1]).is_file():
         raise Failed(f"the last line on stdout names no results: {' '.join(printed[-1:])!r}")
     return folder / printed[-1]
-
-
-def _wait_for_the_end(child: subprocess.Popen) -> None:
-    """Of a command that Ctrl-C reached as well, and that clears up; one line says that all is interrupted: ours."""
-    for urge in (None, signal.SIGINT, signal.SIGKILL):
-        if urge:
-            child.send_signal(urge)
-        try:
-            child.communicate(timeout=PATIENCE_S)
-            return
-        except subprocess.TimeoutExpired:
-            continue

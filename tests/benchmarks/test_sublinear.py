@@ -109,13 +109,6 @@ def test_a_mapped_file_answers_as_the_index_that_was_written(city, index, tmp_pa
         np.testing.assert_array_equal(mine, saved)
 
 
-def test_the_seed_fixes_the_lists(city):
-    codes, queries = city
-    found = [search(build(codes, lists=40, seed=seed), queries, 50, probes=2)[1] for seed in (3, 3, 4)]
-    np.testing.assert_array_equal(found[0], found[1])
-    assert (found[0] != found[2]).any()
-
-
 def test_a_memory_map_builds_the_same_index_as_an_array(city, tmp_path):
     codes, queries = city
     codes.tofile(tmp_path / "codes")
