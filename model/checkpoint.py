@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .config import BACKBONES, ModelConfig
 from .files import temporary_path
-from .network import SelaVPRpp, build_model
+from .network import SelaVPRpp
 from .published_names import to_own_names, to_published_names
 
 FORMAT = "selavprpp"
@@ -188,17 +188,13 @@ def load_foundation(model: SelaVPRpp, path: str | Path) -> None:
     load_weights(model.backbone, {**inner, **content}, f"{path} (into {model.config.backbone})")
 
 
-def write_file(content: dict, path: str | Path) -> None:
-    """torch.save, whole or not at all: a reader never meets half a file."""
-    with temporary_path(Path(path)) as temporary:
-        torch.save(content, temporary)
-
-
 def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | None,
                     training: dict | None = None) -> None:
-    """Writes a file of ours, which carries its configuration; read_checkpoint is its reader."""
-    write_file({"format": FORMAT, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
-                "model_state_dict": model.state_dict(), "training": training}, path)
+    """Writes a file of ours, which carries its configuration, whole or not at all; read_checkpoint is its reader."""
+    content = {"format": FORMAT, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
+               "model_state_dict": model.state_dict(), "training": training}
+    with temporary_path(Path(path)) as temporary:
+        torch.save(content, temporary)
 
 
 def published_state_dict(model: SelaVPRpp) -> dict[str, Tensor]:
@@ -219,9 +215,3 @@ def fingerprint(model: SelaVPRpp) -> str:
         if size:
             digest.update((ctypes.c_char * size).from_address(value.data_ptr()))
     return digest.hexdigest()
-
-
-__all__ = [
-    "Checkpoint", "CheckpointError", "build_model", "fingerprint", "infer_config", "load_foundation", "load_model",
-    "load_weights", "published_state_dict", "read_checkpoint", "read_file", "save_checkpoint", "write_file",
-]

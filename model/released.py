@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import http.client
 import sys
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,11 +62,6 @@ def fetch(url: str, *, verify: Callable[[Path], object]) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rsplit("/", 1)[-1]
     record = path.with_name(path.name + ".sha256")
-    if path.is_file() and record.is_file():
-        if _sha256(path) != record.read_text().strip():
-            raise CheckpointError(f"{path}: changed since it was fetched (sha256 differs from {record.name}); "
-                                  "delete both and try again")
-        return path
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         print(f"Fetching {url} to {path}", file=sys.stderr)
@@ -75,14 +69,19 @@ def fetch(url: str, *, verify: Callable[[Path], object]) -> Path:
             with temporary_path(path) as partial:
                 torch.hub.download_url_to_file(url, str(partial), progress=sys.stderr.isatty())
                 verify(partial)
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        except (OSError, http.client.HTTPException) as error:  # a URLError is an OSError
             reason = " ".join(str(getattr(error, "reason", error)).split())
             raise CheckpointError(f"cannot fetch {url} ({reason}); download it by hand to {path}") from None
         except CheckpointError:
             raise CheckpointError(f"{url} gave no readable checkpoint (cut off, or a web page); try again, "
                                   f"or download it by hand to {path}") from None
-    else:
+    elif not record.is_file():
         verify(path)  # put there by hand or by torch.hub
+    elif _sha256(path) == record.read_text().strip():
+        return path
+    else:
+        raise CheckpointError(f"{path}: changed since it was fetched (sha256 differs from {record.name}); "
+                              "delete both and try again")
     with temporary_path(record) as temporary:
         temporary.write_text(_sha256(path) + "\n")
     return path

@@ -141,25 +141,18 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
 
 
 def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDataset:
-    """The set that an evaluation is of."""
-    if chosen.database_folder is None:
-        return benchmark_set(chosen.name, images, split=chosen.split, file_lists=chosen.file_lists)
-    threshold = {} if images.threshold_m is None else {"threshold_m": images.threshold_m}
-    listing = own_images(chosen.database_folder, chosen.queries_folder, coordinates=chosen.coordinates,
-                         labels=chosen.labels, **threshold)
-    return as_dataset(listing, size=images.size, test_method=images.test_method)
-
-
-def benchmark_set(name: str, images: EvaluationImages, *, split: str | None = None,
-                  file_lists: Path | None = None) -> BenchmarkDataset:
-    """A protocol, one split of a folder's set, or what the lists in the folder `file_lists` say of that folder."""
-    folder, parts = images.datasets_folder, []
-    if file_lists is not None:
+    """One's own images, what lists say of a folder, a protocol, or one split of a folder's set."""
+    folder, name, parts = images.datasets_folder, chosen.name, []
+    if chosen.database_folder is not None:
+        threshold = {} if images.threshold_m is None else {"threshold_m": images.threshold_m}
+        listing = own_images(chosen.database_folder, chosen.queries_folder, coordinates=chosen.coordinates,
+                             labels=chosen.labels, **threshold)
+    elif chosen.file_lists is not None:
         root = folder / name
-        listing = read_file_lists(file_lists, root if root.is_dir() else folder, name=name)
+        listing = read_file_lists(chosen.file_lists, root if root.is_dir() else folder, name=name)
         listing = as_protocol(listing, name) if name in PROTOCOLS else listing
     else:
-        listing = resolve(folder, name, split=split, threshold_m=images.threshold_m)
+        listing = resolve(folder, name, split=chosen.split, threshold_m=images.threshold_m)
         if listing.protocol == "msls_val_11k":  # both versions are told: their figures are often confused
             try:
                 parts = [resolve(folder, "msls_val_740")]
@@ -176,7 +169,7 @@ def validation_and_test_sets(validation: Sequence[str], test: str, images: Evalu
     """
     def of(name: str, split: str) -> BenchmarkDataset:
         is_protocol = name in PROTOCOLS and not (images.datasets_folder / name / "images").is_dir()
-        return benchmark_set(name, images, split=None if is_protocol else split)
+        return evaluated_set(EvaluatedSet(name=name, split=None if is_protocol else split), images)
 
     return [of(name, "val") for name in validation], of(test, "test")
 

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -12,11 +13,6 @@ import torch
 from model.layers.processor import features
 
 from .ranks import launched, local_processes, local_rank
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 log = logging.getLogger("selavprpp")
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -88,14 +84,9 @@ def warm_up_compiled(run: Callable[[], object], device: torch.device) -> None:
     log.info("compiling the backbone took %.1f s", time.perf_counter() - started)
 
 
-def peak_memory_mib(device: torch.device) -> float | None:
-    """Highest use so far: of the GPU by tensors since the last reset, or of the process's resident memory.
-
-    None on a CPU whose system does not tell (Windows).
-    """
+def peak_memory_mib(device: torch.device) -> float:
+    """Highest use so far: of the GPU by tensors since the last reset, or of the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if resource is None:
-        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -94,19 +94,14 @@ def broadcast_weights(model: nn.Module) -> None:
 
 def total(value: float) -> float:
     """The sum of all processes' values."""
-    return _reduced(value, "SUM")
+    return sum_over_processes(torch.tensor(value, dtype=torch.float64)).item()
 
 
 def largest(value: float) -> float:
     """The largest of all processes' values."""
-    return _reduced(value, "MAX")
-
-
-def _reduced(value: float, operation: str) -> float:
-    if processes() == 1:
-        return value
     box = torch.tensor(value, dtype=torch.float64)
-    distributed.all_reduce(box, getattr(distributed.ReduceOp, operation))
+    if processes() > 1:
+        distributed.all_reduce(box, distributed.ReduceOp.MAX)
     return box.item()
 
 

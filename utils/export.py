@@ -92,12 +92,9 @@ def _sample(index: TwoStageIndex) -> str:
 def _ids(index: TwoStageIndex, start: int, stop: int) -> Iterator[np.ndarray]:
     """Ids of the start-th to stop-th image that can be found, some at a time."""
     rows = max(1, BLOCK_BYTES // (4 * index.shape.float_dim))
-    passed = 0
-    for ids in index.live_ids():
-        wanted = ids[max(start - passed, 0):max(stop - passed, 0)]
-        passed += len(ids)
-        for first in range(0, len(wanted), rows):
-            yield wanted[first:first + rows]
+    for first in range(start, stop, rows):
+        last = min(first + rows, stop)
+        yield np.arange(first, last) if index.live is None else index.live[first:last]
 
 
 def _schema(index: TwoStageIndex, about: dict) -> Any:

@@ -196,8 +196,6 @@ def load_lancedb(*, writing: bool = False) -> Any:
                          "export with python -m utils.export; to search, import lancedb first")
     try:
         import lancedb
-    except ModuleNotFoundError as error:
-        if error.name != "lancedb":
-            raise
+    except ModuleNotFoundError:
         raise ValueError("this needs the package lancedb, which is optional: pip install 'lancedb==0.40.*'") from None
     return lancedb

@@ -43,8 +43,7 @@ class EpochMeter:
         self.seconds = time.perf_counter() - self.started
         self.check_losses()
         self.images = distributed.total(self.images)
-        memory_mib = peak_memory_mib(self.device)
-        self.memory_mib = memory_mib and distributed.largest(memory_mib)
+        self.memory_mib = distributed.largest(peak_memory_mib(self.device))
 
     def check_losses(self) -> None:
         for name, total in self.sums.items():

@@ -77,7 +77,7 @@ class Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
         self.selected_by: str | None = None  # the validation set that chose the best weights
-        self.meter = self._meter()
+        self.meter = EpochMeter(device, epoch=1, last_good=None)
         log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, self.precision,
                  distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
                  sum(parameter.numel() for parameter in trainable) / 1e6)
@@ -127,12 +127,9 @@ class Training:
                 return
             loader.batch_sampler.set_epoch(self.epoch)
             self.model.train()
-            self.meter = self._meter()
+            last_good = self.run.folder / "last_model.pth" if self.epoch else None
+            self.meter = EpochMeter(self.device, epoch=self.epoch + 1, last_good=last_good)
             yield self._batches(loader)
-
-    def _meter(self) -> EpochMeter:
-        last_good = self.run.folder / "last_model.pth" if self.epoch else None
-        return EpochMeter(self.device, epoch=self.epoch + 1, last_good=last_good)
 
     def _batches(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         # In bf16 the frozen weights need not be held, and converted in every step, in fp32; fp16 lacks their range.
@@ -184,7 +181,6 @@ class Training:
         self.schedule.step()
         self.epoch += 1
         losses, seconds, memory_mib = self.meter.losses(), self.meter.seconds, self.meter.memory_mib
-        shown_memory = "unknown" if memory_mib is None else f"{memory_mib:.0f} MiB"
         record = {"epoch": self.epoch, **losses, "lr": lr, "images_per_second": self.meter.images / seconds,
                   "peak_memory_mib": memory_mib, "seconds": seconds,
                   "recalls": {evaluation.listing.name: evaluation.recalls() for evaluation in evaluations},
@@ -192,9 +188,9 @@ class Training:
         if is_first():
             self.run.add_metrics(record)
             self._save(better)
-        log.info("epoch %d/%d: %s, lr %.1e, %.1f images/s, peak memory %s, %s R@1+R@5 %.1f (%s)", self.epoch,
+        log.info("epoch %d/%d: %s, lr %.1e, %.1f images/s, peak memory %.0f MiB, %s R@1+R@5 %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["images_per_second"], shown_memory, self.selected_by, score[0],
+                 record["images_per_second"], memory_mib, self.selected_by, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def _save(self, better: bool) -> None:
@@ -213,14 +209,12 @@ class Training:
         and an epoch's time without validation; of all epochs of this training, those before a break included."""
         metrics = self.run.folder / "metrics.jsonl"
         epochs = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
-        peaks = [epoch["peak_memory_mib"] for epoch in epochs if epoch["peak_memory_mib"] is not None]
         costs = {"trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-                 "peak_memory_mib": max(peaks, default=None),
+                 "peak_memory_mib": max((epoch["peak_memory_mib"] for epoch in epochs), default=None),
                  "minutes_per_epoch": statistics.mean(epoch["seconds"] for epoch in epochs) / 60 if epochs else None}
         if epochs:
-            log.info("trained %.2f million parameters, peak memory %s, %.2f minutes an epoch",
-                     costs["trainable_parameters"] / 1e6,
-                     "unknown" if not peaks else f"{max(peaks):.0f} MiB", costs["minutes_per_epoch"])
+            log.info("trained %.2f million parameters, peak memory %.0f MiB, %.2f minutes an epoch",
+                     costs["trainable_parameters"] / 1e6, costs["peak_memory_mib"], costs["minutes_per_epoch"])
         return costs
 
     def best_model(self) -> tuple[SelaVPRpp, Path]:

@@ -112,26 +112,6 @@ def test_names_that_are_no_utf_8(tmp_path):
     assert tree["queries"][0]["answers"][0]["database"] == f"db/{name}"
 
 
-@pytest.mark.parametrize("changed, said", [
-    ({"k": 0}, "0 answers for each query; expected at least 1"),
-    ({"ids": IDS[:1]}, r"ids are int64 \(1, 3\); expected integers \(2, 1 or more\)"),
-    ({"ids": IDS.astype(float)}, "ids are float64"), ({"ids": IDS[:, :0]}, r"ids are int64 \(2, 0\)"),
-    ({"ids": IDS[0]}, r"\(3,\)"),
-    ({"ids": IDS - 1}, "ids range from -1 to 1; expected indices of the 3 database images"),
-    ({"ids": IDS + 1}, "ids range from 1 to 3"),
-    ({"distances": BITS[:1]}, r"distances have shape \(1, 3\), ids \(2, 3\)"),
-    ({"distances": np.zeros((2, 4))}, r"distances have shape \(2, 4\)"),
-    ({"distances": BITS[0]}, r"distances have shape \(3,\)"),
-    ({"distances": np.full((2, 3), np.nan)}, "distances hold NaN"),
-    ({"distances": np.full((2, 3), np.inf)}, "infinity"),
-])
-def test_what_does_not_fit_is_refused(tmp_path, changed, said):
-    arguments = {"ids": IDS, "distances": BITS, "k": 3, **changed}
-    with pytest.raises(ValueError, match=said):
-        write_answers(tmp_path, listing(), kind="bits", **arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_fails_halfway_leaves_what_was_there(tmp_path):
     written(tmp_path, listing(), IDS, BITS)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

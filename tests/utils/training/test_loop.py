@@ -491,8 +491,9 @@ def test_compiled_backbone_trains_alike_and_its_warm_up_is_logged(data, tmp_path
     assert len(compiled) == 1
     assert (folder / "info.log").read_text().count("compiling the backbone took") == 1
     assert "compiling" not in (plain / "info.log").read_text()
+    trained = weights(folder / "last_model.pth")
     for name, value in weights(plain / "last_model.pth").items():
-        assert torch.equal(weights(folder / "last_model.pth")[name], value), name
+        assert torch.equal(trained[name], value), name
 
 
 def test_a_machine_that_cannot_compile_is_told_so(data, tmp_path, monkeypatch):
