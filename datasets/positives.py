@@ -6,7 +6,6 @@ All functions return one array for each query: the ascending int64 ids of its ri
 import math
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from .listing import and_more
 
@@ -20,6 +19,8 @@ def within_metres(database_utm: np.ndarray, query_utm: np.ndarray, m: float, *,
                         answers
     Raises ValueError for metres that are not finite.
     """
+    from sklearn.neighbors import NearestNeighbors  # here, as it takes a second, for which --help need not wait
+
     if not 0 <= m < math.inf:
         raise ValueError(f"positives threshold {m} m: expected a finite distance of at least 0")
     if not len(database_utm) or not len(query_utm):

@@ -1,4 +1,7 @@
-"""From image file to network input: reading, and the training and evaluation transforms."""
+"""From image file to network input: reading, and the training and evaluation transforms.
+
+torchvision is imported where it is used: it takes as long as torch itself, for which --help need not wait.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
-from torchvision import transforms
 
 # Channel statistics (RGB, images in [0, 1]) of the ImageNet training set, as torchvision documents them for
 # its pretrained models; DINOv2 was trained with the same.
@@ -53,6 +55,8 @@ def training_transform(size: tuple[int, int]) -> Transform:
     `size` is (H, W) in pixels; the ratio is not kept.  RandAugment (Cubuk et al., 2020) has torchvision's default
     magnitude 9 and draws from torch's global CPU generator.
     """
+    from torchvision import transforms
+
     augment = transforms.RandAugment(num_ops=3, interpolation=transforms.InterpolationMode.BILINEAR)
     return transforms.Compose([partial(resize, size=tuple(size)), augment, to_uint8_tensor])
 
@@ -100,7 +104,7 @@ def evaluation_transform(size: tuple[int, int]) -> Transform:
     `size` is (H, W) in pixels; the ratio is not kept.  The resize works on the tensor, as in the published
     evaluation, with antialias said outright: torchvision 0.17 changed its default, which moves values by 0.1.
     """
-    return _evaluated(transforms.Resize(tuple(size), antialias=True))
+    return _evaluated(partial(_resize_tensor, size=tuple(size)))
 
 
 def query_transform(method: str, size: tuple[int, int]) -> Transform:
@@ -119,11 +123,19 @@ def query_transform(method: str, size: tuple[int, int]) -> Transform:
 
 
 def _evaluated(to_size: Callable[[torch.Tensor], torch.Tensor]) -> Transform:
+    from torchvision import transforms
+
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD), to_size])
 
 
+def _resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    from torchvision.transforms.functional import resize
+
+    return resize(image, size, antialias=True)
+
+
 def _resize_in_ratio(image: torch.Tensor, shorter: int) -> torch.Tensor:
-    return transforms.functional.resize(image, aspect_size(image.shape[1:], shorter), antialias=True)
+    return _resize_tensor(image, aspect_size(image.shape[1:], shorter))
 
 
 def aspect_size(image: Sequence[int], shorter: int) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from ..commands import progress
 from ..listing import Listing, display_name
@@ -76,6 +75,8 @@ def own_images(database_folder: Path | str, queries_folder: Path | str, *, coord
         if isinstance(database.points[0], Metres) and (np.abs(np.concatenate(utm)) <= (180, 90)).all():
             warnings.append("all coordinates lie within 180 east and 90 north: degrees, where metres are expected?")
         if not any(len(ids) for ids in positives):
+            from sklearn.neighbors import NearestNeighbors  # as in positives.py
+
             nearest, _ = NearestNeighbors(n_neighbors=1, algorithm="kd_tree").fit(utm[0]).kneighbors(utm[1])
             warnings.append(f"no query has a database image within {threshold_m:g} m; the nearest is "
                             f"{nearest.min():.1f} m away")
