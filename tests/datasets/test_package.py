@@ -30,6 +30,7 @@ def test_a_name_brings_its_module_alone():
     assert loaded("datasets", ("torch", "sklearn", "numpy", "PIL")) == []
 
 
+@pytest.mark.slow
 def test_reading_folders_needs_no_torch():
     rooms = "datasets.protocols, datasets.prepare.__main__, datasets.readers.own_images, datasets.readers.file_lists"
     assert loaded(rooms, ("torch", "torchvision", "numpy")) == ["numpy"]

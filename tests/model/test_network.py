@@ -122,6 +122,7 @@ def test_adapter_of_a_transposed_grid_is_the_transposed_adapter(adapter):
     torch.testing.assert_close(transpose(turned, columns, rows), straight)
 
 
+@pytest.mark.slow
 def test_side_network_starts_where_the_paper_says():
     assert ModelConfig(backbone="dinov2-base").first_level == 0
     assert ModelConfig(backbone="dinov2-large").first_level == 8

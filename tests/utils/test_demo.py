@@ -54,6 +54,7 @@ def test_a_command_that_fails_is_named(tmp_path, capfd):
     assert "error" in err and sys.executable not in err
 
 
+@pytest.mark.slow
 def test_an_interrupt_waits_until_the_command_has_cleared_up(tmp_path, monkeypatch):
     (tmp_path / "slow.py").write_text("import pathlib, time\ntime.sleep(1)\npathlib.Path('cleared_up').touch()\n")
 

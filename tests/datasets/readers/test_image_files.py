@@ -44,6 +44,7 @@ def test_listing_refuses_what_is_no_folder_and_links_that_never_end(tmp_path):
         list_images(tmp_path / "set")
 
 
+@pytest.mark.slow
 def test_listing_is_fast_and_small(tmp_path):
     """A fortieth of the 1.6 million names of docs/benchmarks/listing.md, in a fortieth of 30 s and 2 GB."""
     (tmp_path / "image.jpg").touch()

@@ -237,6 +237,7 @@ def test_a_float_file_has_no_codes(data, float_run, fails):
         "train_hashing.py", *training_options(data), "--resume", file)
 
 
+@pytest.mark.slow
 def test_a_rerank_file_serves_all_evaluations_but_not_train(data, rerank_run, fails, tmp_path):
     file = rerank_run / "best_model.pth"
     for script in ("eval.py", "eval_hashing.py", "eval_rerank.py"):

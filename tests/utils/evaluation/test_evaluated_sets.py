@@ -84,6 +84,7 @@ def msls(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_both_versions_of_msls_val_from_one_extraction(msls, rerank_run, tmp_path):
     options = [*SIZE, "--datasets_folder", msls, "--resume", rerank_run / "best_model.pth", "--recall_values", 1, 5]
     whole = run_folder(eval_rerank.main, *options, "--dataset_name", "msls_val_11k", cwd=tmp_path)

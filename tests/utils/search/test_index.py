@@ -412,6 +412,7 @@ def test_a_changed_byte_is_found_wherever_it_is(tmp_path, small_blocks, capsys):
     assert "198 images of base gem (fingerprint 3f3f3f3f3f3f)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_changed_byte_of_the_database_is_found(built):
     """Every 31st byte: refused or found, or it meant nothing, so that all that the index says is as it was."""
     index, data = built
@@ -485,6 +486,7 @@ def resident() -> dict[str, int]:
             if key in ("RssAnon", "RssFile")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells of what kind the memory is")
 def test_an_open_index_takes_pages_that_processes_share(tmp_path):
     n = 400_000

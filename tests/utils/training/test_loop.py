@@ -220,6 +220,7 @@ def test_the_number_of_workers_changes_nothing(data, float_run, tmp_path):
     assert_close(weights(helped / "last_model.pth"), weights(alone / "last_model.pth"))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(data, float_run, tmp_path):
     other = run_folder(train.main, *training_options(data), *RANDOM, "--epochs_num", 1, "--seed", 1, cwd=tmp_path)
     name = "backbone.blocks.0.mlp.fc1.weight"
@@ -314,6 +315,7 @@ class Scored:
         return {"first_stage": None, "final": {}}
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_halved_every_three_epochs(tmp_path):
     clockwork = Clockwork(tmp_path, epochs=8)
     assert clockwork.run(range(1, 20)) == 8

@@ -157,6 +157,7 @@ TUNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", TUNED)
 def test_what_moves_and_what_does_not(variant, data, tmp_path):
     fields = chosen_fields(variant, [])
@@ -201,6 +202,7 @@ def test_a_tuned_backbone_goes_on_after_a_break(data, tmp_path):
     assert not torch.equal(weights(half)["backbone.cls_token"], expected["backbone.cls_token"])
 
 
+@pytest.mark.slow
 def test_bf16_trains_a_backbone_too(data, tmp_path):
     """Weights that learn are not rounded for the pass: small steps would be lost."""
     options = [*training_options(data), *RANDOM, "--variant", "full", "--precision", "bf16", "--lr", "1e-5"]
@@ -252,6 +254,7 @@ def test_recomputing_gives_the_same_gradients(tuning, aggregation):
 
 # --- heads
 
+@pytest.mark.slow
 def test_the_head_in_the_contributors_page_is_a_file_and_a_line(data, tmp_path, monkeypatch):
     text = (ROOT / "CONTRIBUTING.md").read_text()
     code, = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class MeanHead" in block]
@@ -339,6 +342,7 @@ def test_codes_have_the_stated_length(hashing_runs, data, tmp_path):
     assert set(out.binary.unique().tolist()) == {-1.0, 1.0}
 
 
+@pytest.mark.slow
 def test_the_weight_of_the_quantization_loss_is_that_of_the_configuration(data, tmp_path):
     folder = run_folder(train_hashing.main, *training_options(data), *RANDOM, "--epochs_num", 1,
                         "--set", "quantization_weight=0.7", "pair_fraction=0.5", cwd=tmp_path)
