@@ -21,8 +21,10 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 def pick_device(name: str | None) -> torch.device:
     """The device asked for, or cuda where there is one; of several processes each has a GPU of its own.
 
+    fp32 is fp32 there: convolutions, unlike products, would else be rounded to TF32 by torch's default.
     ValueError where cuda is asked for in vain, or there are fewer GPUs than processes on this node.
     """
+    torch.backends.cudnn.allow_tf32 = False
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")

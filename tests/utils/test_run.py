@@ -144,7 +144,9 @@ def test_ctrl_c_while_an_error_waits(second_of_two, capsys, monkeypatch):
 def test_each_process_has_a_gpu_of_its_own(second_of_two, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert pick_device(None) == pick_device("cuda") == torch.device("cuda", 1)
+    assert not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
     assert pick_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="2 processes on this node, but torch finds 1 GPUs; lower .*--device cpu"):
