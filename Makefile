@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 # Two processes of one thread each: what the tests compute is too small for threads to share.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo gpu test test-fast lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m utils.demo
+
+# With the Python that is there, whose torch knows the card.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 test: lint
 	$(PYTEST)

@@ -8,6 +8,7 @@ writes it into precision.md, with all that was found in precision.json.
 
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,6 @@ from . import report
 
 RECALLS = (1, 5, 10)
 EXACT = ("fp32", "fp32")
-# fp16 is a GPU's: processors compute it slowly, or not at all.
-COMBINATIONS = [(precision, store) for precision in PRECISIONS if precision != "fp16" for store in STORES]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,14 +45,16 @@ def main(argv: list[str] | None = None) -> None:
                          seconds=time.perf_counter() - started)
 
 
-def measure(model_file: Path, folder: Path, side: int) -> dict:
+def measure(model_file: Path, folder: Path, side: int, *, device: torch.device | None = None) -> dict:
     """{"set", "queries", "recalls" of the exact evaluation, "changes": {"bf16, int8": {...}}} of one model and set."""
-    model = load_model(model_file)
+    model = load_model(model_file).to(device or "cpu")
     dataset = as_dataset(read_folder(folder.parent, folder.name, split="test"), size=(side, side))
     with tempfile.TemporaryDirectory() as scratch:
         evaluations = {}
-        for precision, store in COMBINATIONS:
-            options = EvaluationOptions(recall_values=RECALLS, batch_size=64, precision=precision, store=store)
+        # fp16 is a GPU's: processors compute it slowly, or not at all.
+        for precision, store in product(PRECISIONS if device else ("bf16", "fp32"), STORES):
+            options = EvaluationOptions(recall_values=RECALLS, batch_size=64, precision=precision, store=store,
+                                        device=device)
             evaluations[precision, store] = evaluator(options, Path(scratch), rerank_num=100)(model, dataset)
     exact = evaluations.pop(EXACT)
     return {"set": dataset.listing.label, "queries": dataset.n_queries, "database": dataset.n_database,

@@ -57,15 +57,21 @@ def alternate(runs: dict[str, Callable[[], object]], *, repeats: int = 5,
 
 
 class Report:
-    """Rows of (what, goal, measured, floor or comparison), and the samples behind them."""
+    """Rows of (what, goal, measured, floor or comparison), and the samples behind them.
 
-    def __init__(self):
+    kept  a .json that is written anew with every row, for a process that may not reach its end
+    """
+
+    def __init__(self, *, kept: Path | None = None):
+        self.kept = kept
         self.rows: list[dict] = []
         self.samples: dict[str, list[float]] = {}
         self.started = time.perf_counter()
 
     def add(self, what: str, measured: str, beside: str = "", *, goal: str = "", met: bool | None = None) -> None:
         self.rows.append({"what": what, "goal": goal, "measured": measured, "beside": beside, "met": met})
+        if self.kept:
+            write_json({"rows": self.rows, "samples": self.samples}, self.kept)
         print(f"{what:66} {goal:>12} {measured:>14}  {beside}{'' if met is None else '  met' if met else '  MISSED'}",
               flush=True)
 
@@ -91,8 +97,8 @@ class Report:
         least = F.cosine_similarity(a, b, dim=-1).min().item()
         self.add(what, f"{least:.6f}", beside, goal=">= 0.999", met=least >= 0.999)
 
-    def matrix_share(self, what: str, share: float, precision: str) -> None:
-        goal = {"goal": ">= 70 %", "met": share >= 0.7} if precision == "fp32" else {}
+    def matrix_share(self, what: str, share: float, *, least: float | None) -> None:
+        goal = {"goal": f">= {100 * least:.0f} %", "met": share >= least} if least else {}
         self.add(f"{what}, share of the matrix rate", f"{100 * share:.0f} %", **goal)
 
     def markdown(self) -> str:

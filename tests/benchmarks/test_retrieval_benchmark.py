@@ -62,13 +62,14 @@ def test_the_command_writes_its_page(tmp_path, monkeypatch):
 
 
 def test_what_precision_and_store_change(data, rerank_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(precision, "COMBINATIONS", [("fp32", "fp32"), ("bf16", "int8")])
+    monkeypatch.setattr(precision, "STORES", ("fp32", "int8"))
     options = ["--set", str(rerank_run / "best_model.pth"), str(data / "pitts30k"), "56", "--out", str(tmp_path)]
     with one_thread():
         precision.main(options)
     (stored,) = json.loads((tmp_path / "precision.json").read_text()).values()
     (found,) = stored["sets"]
-    assert (found["set"], found["queries"], list(found["changes"])) == ("pitts30k test", 5, ["bf16, int8"])
+    assert (found["set"], found["queries"], list(found["changes"])) == (
+        "pitts30k test", 5, ["bf16, fp32", "bf16, int8", "fp32, int8"])
     assert found["changes"]["bf16, int8"]["rounding"]["least_cosine"] > 0.99
     assert capsys.readouterr().out.count("| pitts30k test (5) | bf16, int8 |") == 1
     options[3] = "fifty"

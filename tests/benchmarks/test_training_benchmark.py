@@ -72,12 +72,11 @@ def test_the_rows_of_a_gpu(monkeypatch):
             raise torch.cuda.OutOfMemoryError
         call(self, kind, precision)
 
-    monkeypatch.setattr(training, "SIZE", 28)
     monkeypatch.setattr(training.Step, "__call__", too_much)
     report = training.Report()
     for images in (16, 20):
         training.steps(report, "dinov2-tiny", "train", images, dict.fromkeys(training.PRECISIONS, 1e13),
-                       torch.device("cuda"))
+                       torch.device("cuda"), size=28)
     measured = {row["what"]: row for row in report.rows}
     assert measured["train.py, dinov2-tiny, 16 x 28, plain fp16"]["measured"] == "does not fit"
     for run in training.GPU_RUNS:

@@ -1,0 +1,96 @@
+"""benchmarks/gpu.py: what a stage's crash costs, what the page says, and a stage by the command itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from benchmarks import gpu, gpu_stages
+
+WRITES = """
+import sys, time
+from pathlib import Path
+from benchmarks.report import Report
+report = Report(kept=Path({kept!r}))
+report.add("first", "1", goal="1", met=True)
+"""
+
+
+@pytest.fixture
+def page_of(monkeypatch, tmp_path):
+    """Runs `main` with scripts in place of its stages and returns what it raised, the page and its JSON."""
+    def run(limit: int = 20, **scripts: str) -> tuple[str, str, dict]:
+        monkeypatch.setattr(gpu, "STAGES", {name: gpu.Stage("Says.", limit, {"HEARD": name}) for name in scripts})
+        monkeypatch.setattr(gpu, "command_of", lambda name, kept, args: [
+            sys.executable, "-c", WRITES.format(kept=str(kept)) + scripts[name]])
+        said = ""
+        try:
+            gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
+        except ValueError as error:
+            said = str(error)
+        (stored,) = json.loads((tmp_path / "gpu.json").read_text()).values()
+        return said, (tmp_path / "gpu.md").read_text(), stored
+    return run
+
+
+@pytest.mark.slow
+def test_a_stage_that_crashes_costs_the_rows_behind_it_alone(page_of, tmp_path):
+    said, page, stored = page_of(
+        broken="raise RuntimeError('no kernel image')",
+        whole="import os\nreport.add(os.environ['HEARD'], '2', goal='3', met=False)")
+    assert said == f"not complete: broken; {tmp_path / 'gpu.md'} says why"
+    assert [row["what"] for row in stored["stages"]["broken"]["rows"]] == ["first"]
+    assert [row["what"] for row in stored["stages"]["whole"]["rows"]] == ["first", "whole"]
+    assert stored["stages"]["broken"]["ended"] == "exit code 1: RuntimeError: no kernel image"
+    assert stored["stages"]["whole"]["ended"] == "complete"
+    broken, whole = page.split("### ")[1:]
+    assert "**exit code 1: RuntimeError: no kernel image**" in broken and "| first | 1 | 1 |  | met |" in broken
+    assert "exit code" not in whole and "| whole | 3 | 2 |  | **missed** |" in whole
+    assert gpu.QUICK in page
+
+
+@pytest.mark.slow
+def test_a_stage_is_stopped_with_what_it_started(page_of, tmp_path):
+    child = tmp_path / "child"
+    script = f"""
+import subprocess
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(8); open({str(child)!r}, 'w')"])
+time.sleep(30)
+"""
+    said, page, stored = page_of(6, endless=script)
+    assert stored["stages"]["endless"]["ended"] == "stopped after 6 s" and "**stopped after 6 s**" in page
+    assert [row["what"] for row in stored["stages"]["endless"]["rows"]] == ["first"]
+    assert stored["stages"]["endless"]["seconds"] < 12 and "endless" in said
+    subprocess.run(["sleep", "4"], check=True)
+    assert not child.exists()
+
+
+@pytest.mark.slow
+def test_a_stage_by_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--stages", "methods",
+                           "--out", tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (stored,) = json.loads((tmp_path / "gpu.json").read_text()).values()
+    (methods,) = stored["stages"].values()
+    peaks = {row["what"].rpartition(", ")[2]: float(row["measured"].split()[0]) for row in methods["rows"]}
+    assert len(methods["rows"]) == 6 + 3 and peaks["Freezing: peak"] <= peaks["MemEfficient-MCA: peak"]
+    assert peaks["MemEfficient-MCA: peak"] < peaks["Full-tuning: peak"]
+
+
+def test_without_a_gpu_the_command_says_so(capsys, tmp_path):
+    if gpu.torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match="--device cuda: torch finds no CUDA device here; use --device cpu"):
+        gpu.main(["--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_limits_are_twenty_minutes_in_all():
+    assert sum(stage.limit for stage in gpu.STAGES.values()) <= 20 * 60
+    assert [*gpu.STAGES] == [*gpu_stages.STAGES]
+    assert {*gpu.STAGES} == {line.split("|")[1].strip() for line in
+                            (Path(ROOT) / "docs/benchmarks/gpu.md").read_text().splitlines()
+                            if line.startswith("| ")} & {*gpu.STAGES}
