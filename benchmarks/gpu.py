@@ -41,13 +41,13 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "tests": Stage("The tests that need a GPU.", 180),
+    "tests": Stage("The tests that need a GPU.", 150),
     "training": Stage("A training step by every path, against the published order of operations.", 330),
     "methods": Stage("Peak memory of the methods of Tables IV to VI at their batch of 40 places, Adam included.", 90),
     "reproducible": Stage("Two short trainings from one seed, with deterministic algorithms and without.", 60,
                           {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}),
     "extraction": Stage("Images extracted in a second, in memory and from files.", 150),
-    "retrieval": Stage("Searching and re-ranking, beside the processor.", 120),
+    "retrieval": Stage("Searching and re-ranking, beside the processor.", 150),
     "loader": Stage("JPEG files of 640 x 480 through the loader into a training step: who waits for whom.", 90),
     "toy city": Stage("The demo's trainings on the device; what precisions and stores change in the recalls.", 180),
 }

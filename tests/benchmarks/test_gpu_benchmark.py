@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 from paths import ROOT
@@ -78,6 +79,21 @@ def test_a_stage_by_the_command(tmp_path):
     peaks = {row["what"].rpartition(", ")[2]: float(row["measured"].split()[0]) for row in methods["rows"]}
     assert len(methods["rows"]) == 6 + 3 and peaks["Freezing: peak"] <= peaks["MemEfficient-MCA: peak"]
     assert peaks["MemEfficient-MCA: peak"] < peaks["Full-tuning: peak"]
+
+
+def test_what_only_a_gpu_runs_is_called_as_it_can_be(monkeypatch):
+    """The stages at their full size, with what they measure replaced by mocks of the same signature."""
+    called = {}
+    for module, names in ((gpu_stages, ("calibrate",)), (gpu_stages.training, ("steps",)),
+                          (gpu_stages.extraction, ("rows", "rows_from_files")),
+                          (gpu_stages.searching, ("rows", "beside_the_processor"))):
+        for name in names:
+            called[module.__name__, name] = create_autospec(getattr(module, name))
+            monkeypatch.setattr(module, name, called[module.__name__, name])
+    for stage in ("training", "extraction", "retrieval"):
+        gpu_stages.STAGES[stage](gpu_stages.Report(), gpu.torch.device("cuda"), False)
+    assert {name: mock.call_count for (_, name), mock in called.items() if name != "rows"} == {
+        "calibrate": 1, "steps": 5, "rows_from_files": 1, "beside_the_processor": 2}
 
 
 def test_without_a_gpu_the_command_says_so(capsys, tmp_path):
