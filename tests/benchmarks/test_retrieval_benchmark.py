@@ -61,6 +61,7 @@ def test_the_command_writes_its_page(tmp_path, monkeypatch):
     assert (tmp_path / "retrieval.md").read_text().count("| met |") == 4
 
 
+@pytest.mark.slow
 def test_what_precision_and_store_change(data, rerank_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(precision, "STORES", ("fp32", "int8"))
     options = ["--set", str(rerank_run / "best_model.pth"), str(data / "pitts30k"), "56", "--out", str(tmp_path)]

@@ -111,6 +111,7 @@ def test_positives_are_the_images_of_the_same_place(city, name, split):
     assert away[away <= 25].max() < 10 and away[away > 25].min() > 50
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(city, tmp_path):
     """And the names that the first version gave."""
     again = contents(build_toy_city(tmp_path / "again", **SMALL, workers=2 if os.cpu_count() == 1 else 1))
@@ -125,6 +126,7 @@ def test_another_seed_gives_other_images():
     assert len(images[0]) == len(images[1]) == 4 and not images[0] & images[1]
 
 
+@pytest.mark.slow
 def test_no_facade_of_training_occurs_in_val_or_test():
     parameters, keys, values = Parameters(), {}, Counter()
     for stream, split in enumerate(["train", *(split for _, split in BENCHMARKS)]):

@@ -317,6 +317,7 @@ def test_sizes_that_are_no_multiples_of_14_are_moved_and_said(data, float_run, t
 
 # --- files of other origin
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_published_file_scores_as_ours(prefix, data, rerank_run, tmp_path):
     ours = rerank_run / "best_model.pth"
@@ -329,6 +330,7 @@ def test_a_published_file_scores_as_ours(prefix, data, rerank_run, tmp_path):
     assert (two["model"]["pretrained"], one["model"]["pretrained"]) == (None, False)
 
 
+@pytest.mark.slow
 def test_without_resume_the_published_file_is_fetched_and_named(data, rerank_run, tmp_path, monkeypatch):
     server = tmp_path / "server" / "SelaVPRplusplus_tiny_rerank.pth"
     server.parent.mkdir()

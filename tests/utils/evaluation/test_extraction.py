@@ -298,6 +298,7 @@ def test_an_index_that_is_kept_is_only_searched_the_next_time(data, rerank_run, 
     assert not list(first.glob("index-*"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_says_how_to_go_on(data, float_run, tmp_path, monkeypatch):
     options = [*evaluation_options(data), "--resume", float_run / "best_model.pth", "--infer_batch_size", "4"]
     expected = results(run_folder(eval_float.main, *options, cwd=tmp_path))

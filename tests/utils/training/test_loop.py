@@ -229,6 +229,7 @@ def test_another_seed_gives_other_weights(data, float_run, tmp_path):
 
 # --- what is recorded
 
+@pytest.mark.slow
 def test_losses_are_the_means_of_the_batches(data, float_run, tmp_path, monkeypatch):
     seen = {"metric": [], "quantization": []}
 
@@ -323,6 +324,7 @@ def test_the_learning_rate_is_halved_every_three_epochs(tmp_path):
         [4e-4 * 0.5 ** (epoch // 3) for epoch in range(8)], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_best_is_strictly_better_and_patience_counts_epochs_without_gain(tmp_path):
     clockwork = Clockwork(tmp_path, patience=3)
     assert clockwork.run([10, 30, 20, 30, 25, 99]) == 5
@@ -416,6 +418,7 @@ def test_fp16_scales_the_loss_and_keeps_the_scale_over_a_break(data, tmp_path):
         assert Clockwork(tmp_path, precision=now, epochs=2, resume=first.folder / "last_model.pth").run([2]) == 1
 
 
+@pytest.mark.slow
 def test_an_overflowing_step_is_skipped(tmp_path):
     training = Clockwork(tmp_path, precision="fp16").training
     weight = training.model.float_branch.head.pool.p
@@ -465,6 +468,7 @@ def test_the_optimiser_is_fused_also_after_going_on_with_an_older_file(tmp_path)
 
 # --- speed and memory
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "held"), [
     ("bf16", torch.bfloat16), ("fp16", torch.float32), ("fp32", torch.float32)])
 def test_the_frozen_backbone_holds_bf16_weights_through_a_bf16_epoch(tmp_path, precision, held):

@@ -211,6 +211,7 @@ def test_bf16_trains_a_backbone_too(data, tmp_path):
     assert "backbone.blocks.0.mlp.fc1.weight" in moved
 
 
+@pytest.mark.slow
 def test_compile_is_for_a_frozen_backbone(data, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert "--compile" in error_of(train.main, *training_options(data), *RANDOM, "--variant", "full", "--compile",
@@ -233,6 +234,7 @@ def test_selavpr_starts_at_what_an_official_file_sees(tmp_path):
         model_from_foundation(config, str(tmp_path / "cut.pth"), seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["gem", "boq", "salad"])
 @pytest.mark.parametrize("tuning", ["side", "full", "selavpr"])
 def test_recomputing_gives_the_same_gradients(tuning, aggregation):
@@ -287,6 +289,7 @@ def test_other_heads_train_and_evaluate(aggregation, data, tmp_path):
     assert results(again)["recalls"] == results(both)["recalls"]
 
 
+@pytest.mark.slow
 def test_an_image_that_is_too_small_for_salad(data, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     message = error_of(train.main, *training_options(data), *RANDOM, "--aggregation", "salad", capsys=capsys)
