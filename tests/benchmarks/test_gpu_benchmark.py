@@ -26,7 +26,7 @@ def page_of(monkeypatch, tmp_path):
     """Runs `main` with scripts in place of its stages and returns what it raised, the page and its JSON."""
     def run(limit: int = 20, **scripts: str) -> tuple[str, str, dict]:
         monkeypatch.setattr(gpu, "STAGES", {name: gpu.Stage("Says.", limit, {"HEARD": name}) for name in scripts})
-        monkeypatch.setattr(gpu, "command_of", lambda name, kept, args: [sys.executable, "-c", scripts[name], str(kept)])
+        monkeypatch.setattr(gpu, "command_of", lambda name, kept, _: [sys.executable, "-c", scripts[name], str(kept)])
         said = ""
         try:
             gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
