@@ -198,20 +198,42 @@ def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | No
 
 
 def published_state_dict(model: SelaVPRpp) -> dict[str, Tensor]:
-    """The weights under the published code's names (no "module." prefix), for its own load_state_dict."""
+    """The weights under the published code's names (no "module." prefix), for its own load_state_dict.
+
+    Raises CheckpointError for a model that names and shapes do not tell, as whoever loads it would get another one.
+    """
+    if not _told_by_names(model):
+        raise CheckpointError(f"{model.config.backbone} with placement {model.config.placement!r} cannot be told from "
+                              "the published names, which would make it another model; save_checkpoint keeps it")
     return {to_published_names(key): value for key, value in model.state_dict().items()}
 
 
+def _told_by_names(model: SelaVPRpp) -> bool:
+    """Whether `infer_config` finds the same backbone, and adapters at the same levels."""
+    try:
+        told = infer_config(model.state_dict(), "")
+    except CheckpointError:
+        return False
+    return _levels(told) == _levels(model.config)
+
+
+def _levels(config: ModelConfig) -> tuple[str, int, list[int]]:
+    return config.backbone, config.first_level, [*config.taps]
+
+
 def fingerprint(model: SelaVPRpp) -> str:
-    """sha256 over (name, shape, dtype, bytes) of the published state dict in sorted order, as hexadecimal digits.
+    """sha256 over (name, shape, dtype, bytes) of the state dict in published names, sorted, as hexadecimal digits; and
+    over the levels of the adapters where names and shapes do not tell them.
 
     Two models extract the same descriptors if it is equal, whatever file they came from.
     """
     digest = hashlib.sha256()
-    for key, value in sorted(published_state_dict(model).items()):
+    for key, value in sorted((to_published_names(key), value) for key, value in model.state_dict().items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{key}:{tuple(value.shape)}:{str(value.dtype).removeprefix('torch.')}".encode())
         size = value.numel() * value.element_size()
         if size:
             digest.update((ctypes.c_char * size).from_address(value.data_ptr()))
+    if not _told_by_names(model):
+        digest.update(repr(_levels(model.config)).encode())
     return digest.hexdigest()

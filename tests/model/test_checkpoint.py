@@ -125,6 +125,25 @@ def test_fingerprint_changes_with_any_weight_or_statistic(weights):
     assert fingerprint(model) != before
 
 
+def test_a_model_that_names_do_not_tell_is_not_exported_and_has_a_fingerprint_of_its_own(tmp_path):
+    """Adapters after every 2nd block have the names of those after the last ones: equal weights, other descriptors."""
+    config = {"backbone": "dinov2-tiny", "branches": ("float",)}
+    apart, last, bare = (build_model(ModelConfig(**config, placement=placement), seed=0)
+                         for placement in ("every:2", "last:2", "none"))
+    assert last.load_state_dict(apart.state_dict()) and apart.config.taps != last.config.taps
+    images = batch(range(2), 42, 28)
+    with torch.no_grad():
+        assert not torch.allclose(apart.eval()(images).floating, last.eval()(images).floating, atol=1e-3)
+    assert fingerprint(apart) != fingerprint(last)
+    assert load_model(write(published_state_dict(last), tmp_path / "last.pth")).config == last.config
+    for model, placement in ((apart, "every:2"), (bare, "none")):
+        with pytest.raises(CheckpointError, match=f"dinov2-tiny with placement '{placement}' cannot be told from the "
+                                                  "published names, .*; save_checkpoint keeps it"):
+            published_state_dict(model)
+        save_checkpoint(model, tmp_path / "ours.pth", pretrained=False)
+        assert fingerprint(load_model(tmp_path / "ours.pth")) == fingerprint(model)
+
+
 def test_official_foundation_file_loads_strictly_by_its_own_names(tmp_path):
     official = {name.removeprefix("backbone."): value for name, value in filled_weights(ODD).items()
                 if name.startswith("backbone.") and "adapters" not in name}
