@@ -77,8 +77,18 @@ class Measured:
             return None
         if "n_queries" in results:
             self.queries[column.of] = results["n_queries"]
-        self.remarks += results.get("remarks", [])
+        self.remarks += [*results.get("remarks", []), *_warnings(results, column.of)]
         return None if value is None else column.scale * value  # None: what a method or a machine does not have
+
+
+def _warnings(results: dict, of: str) -> Iterator[str]:
+    """What results.json says that a figure of it must not be read without."""
+    model = results.get("model", {})
+    yield from (f"{of}: {warning}" for warning in results.get("benchmark", {}).get("warnings", []))
+    if model.get("pretrained") is False:
+        yield "the backbone's weights are random, not DINOv2's; the figures are not the paper's method's"
+    if model.get("selected_by"):
+        yield f"the best epoch was chosen on {model['selected_by']}"
 
 
 def cells_of(row: Row, table: Table, seeds: Sequence[int], settings: Settings, *, checking: bool

@@ -39,10 +39,20 @@ def markdown(table: Table, rows: Sequence[Measured], remarks: Sequence[str] = ()
             cells = (" / ".join(cell) if set(cell) != {"-"} else "-" for cell in zip(*figures, strict=True))
             lines.append(f"| {row.name} | {table.prefix}{group} | {' | '.join(cells)} |")
     below = {**missing(table, rows),
-             "Remarks": dict.fromkeys([*remarks, *(said for row in rows for said in row.remarks), *table.notes])}
+             "Remarks": [*remarks, *said_of(rows), *table.notes]}
     for heading, text in below.items():
         lines += ["", f"{heading}:", "", *(f"* {line}" for line in text)] if text else []
     return "\n".join(lines) + "\n"
+
+
+def said_of(rows: Sequence[Measured]) -> list[str]:
+    """What the rows' results say of themselves, each once, behind the rows' names where others do not say it."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        for text in dict.fromkeys(row.remarks):
+            named.setdefault(text, []).append(row.name)
+    speaking = sum(bool(row.remarks) for row in rows)
+    return [text if len(names) == speaking else f"{', '.join(names)}: {text}" for text, names in named.items()]
 
 
 def number(value: float | None, decimals: int, *, sign: str = "") -> str:

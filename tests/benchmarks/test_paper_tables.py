@@ -560,6 +560,24 @@ def test_costs_are_in_the_tables_units(sets, tmp_path):
     assert rows[0].difference(TABLES["VI"].columns[0]) == pytest.approx(7.5 - 6.75)
 
 
+def test_a_warning_of_an_evaluation_stands_on_the_page(sets, tmp_path):
+    """A set that is not the protocol's, and a backbone that knows nothing, must not pass for a row of the paper."""
+    class Small(Pretend):
+        def __call__(self, words: list[str], folder: Path) -> Path:
+            path = super().__call__(words, folder)
+            random = "gsv_cities" in " ".join(words) or "gsv_cities" in str(folder)
+            path.write_text(json.dumps({**json.loads(path.read_text()), "model": {"pretrained": not random},
+                                        "benchmark": {"warnings": ["20 database images; the protocol has 27,592"]}}))
+            return path
+
+    settings = Settings(out=tmp_path, datasets_folder=sets)
+    page = markdown(TABLES["XII"], run_table("XII", settings, Small()))
+    for of in ("Pitts30k-test", "Nordland"):
+        assert page.count(f"* {of}: 20 database images; the protocol has 27,592\n") == 1
+    names = ", ".join(row.name for row in TABLES["XII"].rows if row.name.startswith("GSV"))
+    assert names and page.count(f"* {names}: the backbone's weights are random, not DINOv2's; ") == 1
+
+
 # Other methods' predictions
 
 def write_predictions(folder: Path, correct: list[list[bool]], database: int = 9, **results: str) -> Path:
@@ -723,6 +741,9 @@ def test_a_row_from_training_to_report_by_the_scripts(data, tmp_path, monkeypatc
     (row,) = run_table(table, settings, execute)
     assert (row.missing, row.queries) == ({}, {"Pitts30k-test": 5, "MSLS-val": 9})
     assert all(0 <= row.mean(column) <= 100 for column in table.columns)
+    page = markdown(table, [row])
+    assert "* the backbone's weights are random, not DINOv2's; the figures are not the paper's method's\n" in page
+    assert page.count("* the best epoch was chosen on msls val\n") == 1
     assert len(list(tmp_path.rglob("done.json"))) == 2 and len(list(tmp_path.rglob("train-*/best_model.pth"))) == 1
 
 
