@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..transforms import Transform, read_image
-from .tables import read_city
+from .tables import read_city, whole_city
 
 LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/*.jpg"
 
@@ -105,7 +105,8 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
     end.  Every place comes once an epoch; the last batch may be short.  The order is that of (seed, epoch).
 
     Cities that differ in a number at the end alone are groups of one city (equation 17 of the paper), whose places
-    touch: no batch has places of two of them, but ends short where the next would begin.
+    touch: no batch has places of two of them, but ends short where the next would begin. So are the cities that two
+    data sets share (`whole_city`): in the published code Bangkok and bangkok0 may meet in a batch, as negatives.
 
     Of several processes that train together each gets its share of every batch; the shares differ by one place at most
     and are, laid end to end, the batch of one process.  None is ever empty: a batch with fewer places than processes
@@ -121,7 +122,7 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
             raise ValueError(f"{dataset.n_places} places for {processes} processes: expected at least one for each; "
                              "start fewer processes")
         self.city_places = dataset.city_places
-        self._whole_city = [city.rstrip("0123456789") for city in dataset.cities]
+        self._names, self._whole_city = dataset.cities, [whole_city(city) for city in dataset.cities]
         self.places_per_batch = places_per_batch
         self.seed = seed
         self.process, self.processes = process, processes
@@ -164,8 +165,9 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
         for batch in merged:
             inside = [self._whole_city[city] for city in dict(batch)]
             if len(set(inside)) < len(inside):
-                raise ValueError(f"{self.processes} processes: a group of {max(inside, key=inside.count)} has too few "
-                                 "places for a batch of its own; start fewer processes, or leave that group out")
+                names = [self._names[city] for city in dict(batch) if inside.count(self._whole_city[city]) > 1]
+                raise ValueError(f"{self.processes} processes: one of {', '.join(names)} has too few places for a "
+                                 "batch of its own; start fewer processes, or leave it out")
         return merged
 
 

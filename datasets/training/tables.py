@@ -31,7 +31,16 @@ UNIFIED_CITIES = ("SFXL", *GSV_CITIES, *(
     city for group in range(_N_GROUPS) for name in (*MSLS_CITIES, "Pitts30k")
     if (city := f"{name}{group}") not in _EMPTY_GROUPS))
 
+# GSV-Cities' short names, in lower case.
+_SHORT = {"osl": "oslo", "prg": "prague", "prs": "paris", "trt": "toronto"}
+
 TRAINING_SETS = {"gsv_cities": GSV_CITIES, "unified_dataset": UNIFIED_CITIES}
+
+
+def whole_city(name: str) -> str:
+    """One name for all that is of one city, groups and both data sets: Bangkok and bangkok3, PRS and Paris0."""
+    name = name.rstrip("0123456789").lower()
+    return _SHORT.get(name, name)
 
 
 def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:

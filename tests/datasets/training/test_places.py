@@ -230,6 +230,21 @@ def test_no_batch_straddles_two_groups_of_one_city(sizes, size):
                 assert city_of[behind[0][1]] not in cities
 
 
+def test_a_city_of_two_data_sets_is_one():
+    """Places of GSV-Cities and of MSLS in one city may be the same ones, under two labels."""
+    same = [{"Bangkok", "bangkok0", "bangkok1"}, {"PRS", "Paris0"}, {"TRT", "Toronto3"}, {"London", "london2"},
+            {"Rome"}]
+    data = Groups({name: 5 for names in same for name in sorted(names)})
+    city_of = {place: city for city, places in zip(data.cities, data.city_places, strict=True) for place in places}
+    met = set()
+    for epoch in range(40):
+        for batch in batches(data, epoch=epoch, size=8):
+            cities = {city_of[place] for _, place in batch}
+            assert all(len(cities & names) <= 1 for names in same)
+            met.add(len(cities))
+    assert 2 in met  # of other cities a batch may have several
+
+
 def test_groups_are_used_one_after_the_other():
     data = Groups({f"Goa{group}": 10 for group in range(4)})
     sequence = [place // 10 for batch in batches(data, size=4) for _, place in batch]
@@ -256,7 +271,7 @@ def test_shares_of_groups_are_whole_and_never_empty(processes):
 
 def test_a_group_that_is_too_small_for_the_processes_is_an_error():
     data = Groups({"Goa0": 2, "Goa1": 9, "Goa2": 8})
-    with pytest.raises(ValueError, match="3 processes: a group of Goa has too few places for a batch of its own"):
+    with pytest.raises(ValueError, match="3 processes: one of Goa., Goa. has too few places for a batch of its own"):
         for epoch in range(3):
             batches(data, epoch=epoch, size=3, processes=3)
 
