@@ -72,7 +72,7 @@ class Step:
         """The results of this very command; None where it is not finished, or what it left is damaged."""
         try:
             results = self.folder / json.loads((self.folder / DONE).read_text())["results"]
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         return results if results.is_file() and (self.best_model is None or self.best_model.is_file()) else None
 

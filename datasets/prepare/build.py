@@ -191,7 +191,8 @@ def link_image(source: str, target: Path) -> None:
     """A hard link, which takes no space and survives the source's removal; a symbolic one on another file system."""
     # A hard link to a symbolic one would be a copy of that link, which may be relative.
     original = Path(source).resolve() if Path(source).is_symlink() else Path(source).absolute()
-    target.unlink(missing_ok=True)  # a symbolic link whose image is gone
+    if target.is_symlink():
+        target.unlink()  # a link whose image is gone
     try:
         os.link(original, target)  # noqa: PTH140 - hardlink_to has the arguments the other way round
     except FileNotFoundError:
