@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from datasets.toy_city.city import build_toy_city
-from datasets.transforms import normalise, read_image
+from datasets.transforms import normalise
 from utils import demo
 from utils.cli.variants import chosen_fields
 from utils.data import TrainingData, training_loader
@@ -23,8 +23,9 @@ from utils.run import exit_with
 
 from . import extraction, precision, training
 from . import search as searching
+from .loader import enlarge
 from .paper.tables import TUNED
-from .report import PROJECT, Report, calibrate
+from .report import MIB, PROJECT, Report, calibrate
 
 QUERIES = 6816
 STEPS = 4  # of a training that is done twice
@@ -62,30 +63,36 @@ def methods(report: Report, device: torch.device, quick: bool) -> None:
         for name, variant in TUNED.items():
             step = training.Step(backbone, "train", images, device, size=size, fields=chosen_fields(variant, []))
             peaks[name], ours = (_peak(step, kind) for kind in ("kept", "ours"))
-            report.add(f"{backbone}, {images} images, {name}: peak", f"{peaks[name]:.2f} GB",
-                       f"everything kept, as published; recomputed {ours:.2f}; inf: does not fit")
+            kept, recomputed = ("does not fit" if peak is None else f"{peak / 1e9:.2f} GB"
+                                for peak in (peaks[name], ours))
+            report.add(f"{backbone}, {images} images, {name}: peak", kept,
+                       f"everything kept, as published; recomputed: {recomputed}")
         for name, paper in {"Full-tuning": 11.5, "SelaVPR-global": 14.6, "Partial-tuning": 50.3}.items():
-            share = 100 * peaks["MemEfficient-MCA"] / peaks[name]
-            if share:  # else the other did not fit
+            if peaks[name] and peaks["MemEfficient-MCA"]:
+                share = 100 * peaks["MemEfficient-MCA"] / peaks[name]
                 report.add(f"{backbone}, MultiConv over {name}, everything kept", f"{share:.1f} %",
                            f"the paper's, of large: {paper} %")
 
 
-def _peak(step: training.Step, kind: str) -> float:
-    """GB of two steps in bf16 with Adam; on a processor, of what one keeps for the gradient."""
+def _peak(step: training.Step, kind: str) -> float | None:
+    """Bytes of two steps in bf16 with Adam; on a processor, of what one keeps for the gradient."""
     if step.device.type == "cpu":
-        return step.saved_mib(kind, "bf16") * len(step.images) / 1000
+        return step.saved_mib(kind, "bf16") * len(step.images) * MIB
+    train = _training(step, kind)
+    with step.prepared(f"{kind} bf16"):
+        return training.gpu_peak(lambda: [train() for _ in range(2)], step.device)
+
+
+def _training(step: training.Step, kind: str) -> Callable[[], None]:
+    """A step in bf16 with Adam, each time it is called."""
     optimiser = torch.optim.Adam([p for p in step.model.parameters() if p.requires_grad], fused=True)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(step.device)
-    try:
-        with step.prepared(f"{kind} bf16"):
-            for _ in range(2):
-                step(kind, "bf16")
-                optimiser.step()
-    except torch.cuda.OutOfMemoryError:
-        return float("inf")
-    return torch.cuda.max_memory_allocated(step.device) / 1e9
+
+    def train() -> None:
+        step(kind, "bf16")
+        optimiser.step()
+        synchronise(step.device)
+
+    return train
 
 
 def reproducible(report: Report, device: torch.device, quick: bool) -> None:
@@ -97,14 +104,11 @@ def reproducible(report: Report, device: torch.device, quick: bool) -> None:
         states = []
         for _ in range(2):
             step = training.Step(backbone, "train_rerank", images, device, size=size)
-            optimiser = torch.optim.Adam([p for p in step.model.parameters() if p.requires_grad], fused=True)
-            taken = []
+            train, taken = _training(step, "ours"), []
             with step.prepared("ours bf16"):
                 for _ in range(STEPS):
                     started = time.perf_counter()
-                    step("ours", "bf16")
-                    optimiser.step()
-                    synchronise(device)
+                    train()
                     taken.append(time.perf_counter() - started)
             states.append(step.model.state_dict())
             seconds[deterministic] = statistics.median(taken[1:])
@@ -137,8 +141,7 @@ def loading(report: Report, device: torch.device, quick: bool) -> None:
     places, batch, size, backbone = (16, 4, 56, "dinov2-tiny") if quick else (480, 40, training.SIZE, "dinov2-base")
     with tempfile.TemporaryDirectory() as scratch:
         city = build_toy_city(Path(scratch) / "toy", train_places=places, val_places=1, test_places=1) / "gsv_cities"
-        for path in city.glob("Images/*/*.jpg"):
-            read_image(path).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=95)
+        enlarge(city)
         workers = min(16, os.cpu_count() or 1)
         loader = training_loader(TrainingData(
             training_dataset=str(city), datasets_folder=city, size=(size, size), places_per_batch=batch,
@@ -178,11 +181,7 @@ def toy_city(report: Report, device: torch.device, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         build_toy_city(folder / "toy_city", **counts)
-        data = [*demo.DATA[:demo.DATA.index("--device")], "--device", device.type]
-        trained = demo.run(folder, "train.py", *data, *demo.TRAINING, "--backbone", "dinov2-tiny",
-                           "--foundation_model_path", "random", "--epochs_num", "1" if quick else "11")
-        both = demo.run(folder, "train_rerank.py", *data, *demo.TRAINING, "--resume", demo.best_model(trained),
-                        "--epochs_num", "1" if quick else "3")
+        trained, both = demo.train_both(folder, device=device.type, **{"epochs": (1, 1)} if quick else {})
         for name, file, stage in (("float, L2", trained, "final"), ("binary, Hamming", both, "first_stage"),
                                   ("binary, re-ranked by float", both, "final")):
             report.add(f"toy city, {name}: R@1", f"{json.loads(file.read_text())['recalls'][stage]['1']:.1f}",

@@ -56,9 +56,14 @@ def drawn(scratch: str) -> Iterator[tuple[str, Path, tuple[int, int]]]:
     toy = build_toy_city(Path(scratch) / "toy", train_places=IMAGES // PLACE_IMAGES, val_places=1, test_places=1)
     folder = toy / "gsv_cities"
     yield "toy city, 168x126", folder, (112, 112)
+    enlarge(folder)
+    yield "toy city, enlarged to 640x480", folder, (224, 224)
+
+
+def enlarge(folder: Path) -> None:
+    """The images of a folder in the GSV-Cities layout to 640 x 480, where they lie."""
     for path in folder.glob("Images/*/*.jpg"):
         read_image(path).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=95)
-    yield "toy city, enlarged to 640x480", folder, (224, 224)
 
 
 def measure(folder: Path, size: tuple[int, int], repeats: int) -> dict[str, dict[str, list[float]]]:

@@ -28,6 +28,7 @@ from . import report
 
 RECALLS = (1, 5, 10)
 EXACT = ("fp32", "fp32")
+CPU = torch.device("cpu")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,18 +42,18 @@ def main(argv: list[str] | None = None) -> None:
     started = time.perf_counter()
     found = [measure(Path(model), Path(folder), int(size)) for model, folder, size in args.set]
     print(table(found))
-    report.write_section(args.out / "precision.md", table(found), {"sets": found}, device=torch.device("cpu"),
+    report.write_section(args.out / "precision.md", table(found), {"sets": found}, device=CPU,
                          seconds=time.perf_counter() - started)
 
 
-def measure(model_file: Path, folder: Path, side: int, *, device: torch.device | None = None) -> dict:
+def measure(model_file: Path, folder: Path, side: int, *, device: torch.device = CPU) -> dict:
     """{"set", "queries", "recalls" of the exact evaluation, "changes": {"bf16, int8": {...}}} of one model and set."""
-    model = load_model(model_file).to(device or "cpu")
+    model = load_model(model_file).to(device)
     dataset = as_dataset(read_folder(folder.parent, folder.name, split="test"), size=(side, side))
     with tempfile.TemporaryDirectory() as scratch:
         evaluations = {}
         # fp16 is a GPU's: processors compute it slowly, or not at all.
-        for precision, store in product(PRECISIONS if device else ("bf16", "fp32"), STORES):
+        for precision, store in product(PRECISIONS if device.type == "cuda" else ("bf16", "fp32"), STORES):
             options = EvaluationOptions(recall_values=RECALLS, batch_size=64, precision=precision, store=store,
                                         device=device)
             evaluations[precision, store] = evaluator(options, Path(scratch), rerank_num=100)(model, dataset)

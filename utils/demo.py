@@ -34,7 +34,7 @@ IMAGE_SIZE = (112, 112)
 SEED = 0
 RECALLS = (1, 5, 10)
 DATA = ["--datasets_folder", "toy_city", "--resize", "112", "112", "--infer_batch_size", "64", "--num_workers", "1",
-        "--device", "cpu"]
+        "--device"]
 TRAINING = ["--val_datasets", "msls", "--train_resize", "112", "112", "--train_batch_size", "20", "--lr", "0.004",
             "--lr_halving", "3", "--seed", str(SEED)]
 RIGHT, WRONG, PLAIN = (35, 150, 70), (205, 45, 45), (90, 90, 90)
@@ -49,11 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(threads())
 
     run(folder, "-m", "datasets.toy_city", "toy_city")
-    trained_float = run(folder, "train.py", *DATA, *TRAINING, "--backbone", "dinov2-tiny", "--foundation_model_path",
-                        "random", "--epochs_num", "11", "--save_dir", "float")
-    trained_both = run(folder, "train_rerank.py", *DATA, *TRAINING, "--resume", best_model(trained_float),
-                       "--epochs_num", "3", "--save_dir", "rerank")
-    reranked = run(folder, "eval_rerank.py", *DATA, "--resume", best_model(trained_both), "--save_dir", "rerank")
+    trained_float, trained_both = train_both(folder)
+    reranked = run(folder, "eval_rerank.py", *DATA, "cpu", "--resume", best_model(trained_both), "--save_dir", "rerank")
 
     test_set = BenchmarkDataset(read_folder(folder / "toy_city", "pitts30k", split="test"),
                                 transform=evaluation_transform(IMAGE_SIZE))
@@ -68,6 +65,16 @@ def main(argv: list[str] | None = None) -> None:
     with temporary_path(image) as temporary:
         draw_retrievals(reranked.with_name("predictions.npz"), test_set.listing.folder).save(temporary, "png")
     print(f"\n{table}\n{time.perf_counter() - started:.0f} s in all; queries with their top 5: {image}")
+
+
+def train_both(folder: Path, *, device: str = "cpu", epochs: tuple[int, int] = (11, 3)) -> tuple[Path, Path]:
+    """Trains the float branch and then the binary branch beside it on the city in <folder>/toy_city; their
+    results.json."""
+    trained_float = run(folder, "train.py", *DATA, device, *TRAINING, "--backbone", "dinov2-tiny",
+                        "--foundation_model_path", "random", "--epochs_num", str(epochs[0]), "--save_dir", "float")
+    trained_both = run(folder, "train_rerank.py", *DATA, device, *TRAINING, "--resume", best_model(trained_float),
+                       "--epochs_num", str(epochs[1]), "--save_dir", "rerank")
+    return trained_float, trained_both
 
 
 @functools.cache
