@@ -1,4 +1,4 @@
-# Each target needs Python >= 3.11 and nothing else: it makes .venv once and installs what it needs.
+# Each target but gpu needs Python >= 3.11 and nothing else: it makes .venv once and installs what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,9 +10,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 demo: $(VENV)/.installed
 	$(BIN)/python -m utils.demo
 
-# With the Python that is there, whose torch knows the card.
+# With PYTHON where that is given, whose torch knows the card; else .venv's, else the Python here. Nothing is installed.
+gpu: RUN := $(if $(and $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(BIN)/python,$(PYTHON))
 gpu:
-	$(PYTHON) -m benchmarks.gpu
+	@$(RUN) -c 'import torch' 2>/dev/null || \
+		{ echo "error: $(RUN) has no torch; set PYTHON=/path/to/python, or run make test first" >&2; exit 2; }
+	$(RUN) -m benchmarks.gpu
 
 test: lint
 	$(PYTEST)

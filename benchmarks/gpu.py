@@ -27,7 +27,7 @@ import torch
 from utils.device import pick_device
 from utils.run import exit_with
 
-from .report import PAGES, PROJECT, Report, new_folder, write_section
+from .report import PAGES, PROJECT, Report, machine, new_folder, stored, write_section
 
 QUICK = "Small shapes, to see that the command works: the figures mean nothing."
 
@@ -48,7 +48,8 @@ STAGES = {
                           {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}),
     "extraction": Stage("Images extracted in a second, in memory and from files.", 150),
     "retrieval": Stage("Searching and re-ranking, beside the processor.", 150),
-    "loader": Stage("JPEG files of 640 x 480 through the loader into a training step: who waits for whom.", 90),
+    "loader": Stage("JPEG files of 640 x 480 through the loader into a training step: who waits for whom.", 90,
+                    {"OMP_WAIT_POLICY": "PASSIVE"}),  # threads that spin while they wait take the loader's cores
     "toy city": Stage("The demo's trainings on the device; what precisions and stores change in the recalls.", 180),
 }
 
@@ -57,19 +58,21 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="small shapes: only to see that the command works")
-    parser.add_argument("--stages", choices=STAGES, nargs="+", default=[*STAGES], help="default: all")
+    parser.add_argument("--stages", choices=STAGES, nargs="+", default=[*STAGES],
+                        help="default: all; what the page has of others stays")
     parser.add_argument("--out", type=new_folder, help="folder of gpu.md and gpu.json (docs/benchmarks; with --quick, "
                                                         "or on a processor, gpu_quick)")
     args = parser.parse_args(argv)
     device = pick_device(args.device)
     page = (args.out or (new_folder("gpu_quick") if args.quick or device.type == "cpu" else PAGES)) / "gpu.md"
-    started, found = time.perf_counter(), {}
+    found = stored(page).get(machine(device), {}).get("stages", {})  # which were run before
     with tempfile.TemporaryDirectory() as scratch:
-        for name in args.stages:
-            found[name] = run_stage(name, Path(scratch) / f"{name}.json", args)
+        for chosen in args.stages:
+            found[chosen] = run_stage(chosen, Path(scratch) / f"{chosen}.json", args)
+            found = {name: found[name] for name in STAGES if name in found}
             write_section(page, "\n".join([*about(args.quick), *(section(*one) for one in found.items())]),
-                          {"stages": found}, device=device, seconds=time.perf_counter() - started)
-    unfinished = [name for name, stage in found.items() if stage["ended"] != "complete"]
+                          {"stages": found}, device=device, seconds=sum(stage["seconds"] for stage in found.values()))
+    unfinished = [name for name in args.stages if found[name]["ended"] != "complete"]
     if unfinished:
         raise ValueError(f"not complete: {', '.join(unfinished)}; {page} says why")
 

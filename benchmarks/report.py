@@ -32,7 +32,10 @@ def command_parser(module: str, doc: str) -> argparse.ArgumentParser:
 
 
 def new_folder(path: str) -> Path:
-    Path(path).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}; expected a folder, or a name for one") from None
     return Path(path)
 
 

@@ -175,6 +175,15 @@ assert {module!r} != "model" or "torchvision" not in sys.modules
 
 
 @pytest.mark.slow
+def test_a_mistake_need_not_wait_for_large_libraries():
+    """torchvision brings torch._dynamo, and takes as long as torch; both are imported where they are used."""
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import train_rerank, eval_rerank; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {*done.stdout.split()}
+    assert {"torch", "datasets.transforms"} <= loaded and not {"torchvision", "sklearn", "torch._dynamo"} & loaded
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["model", "the rest"])
 def test_importing_has_no_effects(module, tmp_path):
     dotted = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in MODULES]

@@ -54,6 +54,21 @@ def test_a_stage_that_crashes_costs_the_rows_behind_it_alone(page_of, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_the_page_has_of_other_stages_stays(page_of, monkeypatch, tmp_path):
+    """A machine may be lent for less time than all stages take."""
+    page_of(first=WRITES, second=WRITES)
+    failing = f"{WRITES}\nraise SystemExit('no memory')"
+    monkeypatch.setattr(gpu, "command_of", lambda name, kept, _: [sys.executable, "-c", failing, str(kept)])
+    with pytest.raises(ValueError, match="not complete: second; "):
+        gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path), "--stages", "second"])
+    (stored,) = json.loads((tmp_path / "gpu.json").read_text()).values()
+    assert {name: stage["ended"] for name, stage in stored["stages"].items()} == {
+        "first": "complete", "second": "exit code 1: no memory"}
+    parts = (tmp_path / "gpu.md").read_text().split("### ")[1:]
+    assert [part.partition("\n")[0] for part in parts] == ["first", "second"]
+
+
+@pytest.mark.slow
 def test_a_stage_is_stopped_with_what_it_started(page_of, tmp_path):
     child = tmp_path / "child"
     said, page, stored = page_of(2, endless=f"""
@@ -100,6 +115,14 @@ def test_without_a_gpu_the_command_says_so(capsys, tmp_path):
     with pytest.raises(ValueError, match="--device cuda: torch finds no CUDA device here; use --device cpu"):
         gpu.main(["--out", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder_for_the_page(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path / "file")])
+    assert stop.value.code == 2
+    assert f"argument --out: {tmp_path / 'file'}: File exists; expected a folder" in capsys.readouterr().err
 
 
 def test_the_limits_are_twenty_minutes_in_all():
