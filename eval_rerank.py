@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
     evaluate = evaluator(options.evaluation, run.folder, rerank_num=options.rerank_num)
     evaluation = evaluate(model.to(options.device), dataset)
-    write_evaluation(run, evaluation, model, pretrained=checkpoint.pretrained, checkpoint=checkpoint.source,
-                     selected_by=checkpoint.selected_by, answers=options.answers)
+    write_evaluation(run, evaluation, model, checkpoint, answers=options.answers)
 
 
 if __name__ == "__main__":

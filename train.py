@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # A frozen DINOv2 and a side network whose adapters start at zero, so that y_l = x_0 (on random weights at random).
     # Under --variant full, partial or selavpr-global it is the backbone itself that learns.
-    model, pretrained = model_to_train(checkpoint, config, options.model)
-    training = Training(model, options.training, options.data, run=run, script="train.py", pretrained=pretrained)
+    model, origin = model_to_train(checkpoint, config, options.model)
+    training = Training(model, options.training, options.data, run=run, script="train.py", origin=origin)
     if checkpoint is not None:
         training.resume(checkpoint)
 
@@ -40,9 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
 
-    best, path = training.best_model()
-    write_evaluation(run, evaluate(best, test_set), best, pretrained=pretrained, checkpoint=path,
-                     selected_by=training.selected_by, training=training.costs())
+    best, written = training.best_model()
+    write_evaluation(run, evaluate(best, test_set), best, written, training=training.costs())
 
 
 if __name__ == "__main__":

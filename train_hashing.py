@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     evaluate = evaluator(options.evaluation, run.folder)
 
     # A frozen DINOv2 and a side network whose adapters start at zero, so that y_l = x_0 (on random weights at random).
-    model, pretrained = model_to_train(checkpoint, config, options.model)
+    model, origin = model_to_train(checkpoint, config, options.model)
     training = Training(model, options.training, options.data, run=run, script="train_hashing.py",
-                        pretrained=pretrained)
+                        origin=origin)
     if checkpoint is not None:
         training.resume(checkpoint)
 
@@ -46,9 +46,8 @@ def main(argv: list[str] | None = None) -> None:
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
 
-    best, path = training.best_model()
-    write_evaluation(run, evaluate(best, test_set), best, pretrained=pretrained, checkpoint=path,
-                     selected_by=training.selected_by, training=training.costs())
+    best, written = training.best_model()
+    write_evaluation(run, evaluate(best, test_set), best, written, training=training.costs())
 
 
 if __name__ == "__main__":

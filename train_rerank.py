@@ -28,10 +28,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # From a model with one branch: the other side network starts as a copy of the trained one, its head at random; the
     # trained branch stays as it is. Without a file (--variant joint) both start as in train.py and learn together.
-    model, pretrained = model_to_train(checkpoint, config, options.model)
+    model, origin = model_to_train(checkpoint, config, options.model)
     model.freeze(*(f"{name}_branch" for name in BRANCHES if name not in config.learning))
     training = Training(model, options.training, options.data, run=run, script="train_rerank.py",
-                        pretrained=pretrained)
+                        origin=origin)
     if checkpoint is not None and checkpoint.config.branches == BRANCHES:
         training.resume(checkpoint)
 
@@ -60,9 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
 
-    best, path = training.best_model()
-    write_evaluation(run, evaluate(best, test_set), best, pretrained=pretrained, checkpoint=path,
-                     selected_by=training.selected_by, training=training.costs())
+    best, written = training.best_model()
+    write_evaluation(run, evaluate(best, test_set), best, written, training=training.costs())
 
 
 if __name__ == "__main__":

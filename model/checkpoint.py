@@ -39,9 +39,16 @@ class Checkpoint:
     source: str = "state dict"
 
     @property
-    def selected_by(self) -> str | None:
-        """The validation set whose score chose these weights, if the file tells."""
-        return (self.training or {}).get("selected_by")
+    def earlier(self) -> list[dict]:
+        """The trainings that this one began with, oldest first: that of a first branch, where it trained a second."""
+        return (self.training or {}).get("earlier", [])
+
+    @property
+    def trainings(self) -> list[dict]:
+        """Every training that these weights come from, oldest first, as far as the file tells: "script", "data" (the
+        places it saw), "validation" and "selected_by" (of those sets, the one whose score chose), "epoch"."""
+        told = ("script", "data", "validation", "selected_by", "epoch")
+        return self.earlier + ([{name: self.training.get(name) for name in told}] if self.training else [])
 
 
 class _NumpyStub:

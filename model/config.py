@@ -64,6 +64,8 @@ class ModelConfig:
     quantization_weight  lambda of equations 12 and 15
     pair_fraction        share of the mined pairs in the quantization loss
     order                how two branches are trained (section III-C): "float-binary", "binary-float" or "joint"
+    recompute            training keeps the inputs of adapters and heads alone and computes the rest again for the
+                         gradient; False, as published: everything is kept, equal results in some six times the memory
 
     Raises ValueError, with the choices, for a value that fits no model.
     """
@@ -80,6 +82,7 @@ class ModelConfig:
     quantization_weight: float = 0.1
     pair_fraction: float = 1.0
     order: str = "float-binary"
+    recompute: bool = True
 
     def __post_init__(self):
         _check_choice("backbone", self.backbone, BACKBONES)

@@ -60,15 +60,13 @@ class SelaVPRpp(nn.Module):
     that BatchNorm statistics of a frozen branch cannot drift.
     State dicts in the published code's names load as they are: a hook translates them.
 
-    recompute  training keeps the inputs of adapters and heads alone and computes the rest again for the gradient;
-               False: everything is kept, with equal results and some six times the memory
+    recompute  as in the configuration; may be set at any time
     """
-
-    recompute = True
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.recompute = config.recompute
         vit = config.vit
         self.backbone = DinoV2(dim=vit.dim, depth=vit.depth, heads=vit.heads, swiglu=vit.swiglu,
                                registers=vit.registers, inner_adapters=config.tuning == "selavpr")

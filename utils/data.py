@@ -140,6 +140,14 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
                       pin_memory=device.type == "cuda", persistent_workers=data.num_workers > 0)
 
 
+def trained_on(dataset: PlaceDataset, data: TrainingData) -> dict:
+    """What a page must say of the places that a model saw, as results.json and the checkpoint hold it."""
+    _, all_cities = training_set(data.training_dataset, data.datasets_folder)
+    return {"set": data.training_dataset, "places": dataset.n_places, "images": dataset.n_images,
+            "images_per_place": data.images_per_place, "places_per_batch": data.places_per_batch,
+            "cities": len(dataset.cities), "absent_cities": [city for city in all_cities if city not in dataset.cities]}
+
+
 def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDataset:
     """One's own images, what lists say of a folder, a protocol, or one split of a folder's set."""
     folder, name, parts = images.datasets_folder, chosen.name, []

@@ -2,8 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from model import (
     Checkpoint,
@@ -26,7 +27,15 @@ DEFAULT_AGGREGATION = "gem"
 # What decides the modules that a trained branch shares with the one to be trained beside it.
 _SHARED = ("tuning", "placement", "adapter")
 # What may change between a file and a training that goes on from it.
-_LOSS = ("hashing", "quantization_weight", "pair_fraction")
+_OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "recompute")
+
+
+class Origin(NamedTuple):
+    """Where a training's first weights come from: whether their DINOv2 was pre-trained (None: not known), and earlier
+    trainings, oldest first, as in Checkpoint.trainings."""
+
+    pretrained: bool | None
+    trainings: Sequence[dict] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +75,8 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
     _check_chosen(checkpoint, backbone=backbone)
     if held == branches:
         _check_chosen(checkpoint, aggregation=aggregation,
-                      **{name: value for name, value in fields.items() if name not in _LOSS})
-        for name in set(fields) & set(_LOSS):
+                      **{name: value for name, value in fields.items() if name not in _OF_TRAINING})
+        for name in set(fields) & set(_OF_TRAINING):
             if fields[name] != getattr(found, name):
                 log.warning("%s was %s in %s and is %s now", name, getattr(found, name), path, fields[name])
         return checkpoint, dataclasses.replace(found, **fields)
@@ -90,16 +99,18 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
 
 
 def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, chosen: ModelOptions) -> tuple[
-        SelaVPRpp, bool | None]:
-    """The model of --resume's file, one with a new branch beside that file's, or one at its start on a DINOv2 file; and
-    whether its DINOv2 was pre-trained. A branch that does not learn is the script's to freeze."""
+        SelaVPRpp, Origin]:
+    """The model of --resume's file, one with a new branch beside that file's, or one at its start on a DINOv2 file. A
+    branch that does not learn is the script's to freeze."""
     if checkpoint is None:
-        return model_from_foundation(config, chosen.foundation, seed=chosen.seed)
+        model, pretrained = model_from_foundation(config, chosen.foundation, seed=chosen.seed)
+        return model, Origin(pretrained)
     if checkpoint.config.branches == config.branches:
-        return load_model(dataclasses.replace(checkpoint, config=config)), checkpoint.pretrained
+        return load_model(dataclasses.replace(checkpoint, config=config)), Origin(checkpoint.pretrained,
+                                                                                   checkpoint.earlier)
     model = build_model(config, seed=chosen.seed)
     model.start_from(load_model(checkpoint))
-    return model, checkpoint.pretrained
+    return model, Origin(checkpoint.pretrained, checkpoint.trainings)
 
 
 def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -> tuple[SelaVPRpp, bool]:

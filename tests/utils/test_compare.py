@@ -15,7 +15,7 @@ from images import write_benchmark
 from scripts import error_of, results
 
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
-from model import ModelConfig, build_model
+from model import Checkpoint, ModelConfig, build_model
 from utils import compare
 from utils.compare import bootstrap_interval, compare_predictions, mcnemar
 from utils.evaluation.results import write_evaluation
@@ -173,7 +173,7 @@ def searched(tmp_path_factory):
         found = search(searchable(folder, Rows(codes, floating), 130), dataset.listing, mode=mode,
                        recall_values=(1, 5, 10, 100), rerank_num=20)
         run = Run(RunOptions(root=folder / "runs", name=str(seed), options={}), model=model.config)
-        write_evaluation(run, found, model, pretrained=None, checkpoint="none")
+        write_evaluation(run, found, model, Checkpoint(model.config, {}))
         folders.append(run.folder)
     return folders
 

@@ -55,13 +55,15 @@ VARIANTS: dict[str, Variant] = {
 # Backbone and aggregation have options of their own, the branches follow from the script.
 SETTABLE = {field.name: field.type for field in dataclasses.fields(ModelConfig)
             if field.name not in ("backbone", "branches", "aggregation")}
+KINDS = {int: (int, "a whole number"), float: (float, "a number"),
+         bool: ({"true": True, "false": False}.__getitem__, "true or false")}
 
 
 def chosen_fields(variant: str | None, assignments: Sequence[str]) -> dict[str, object]:
     """The fields of ModelConfig that a variant and `field=value` words choose; a word outranks the variant.
 
-    Raises ValueError for an unknown variant or field, or a value that is no number where the field is one. Whether
-    the values fit together is ModelConfig's to say.
+    Raises ValueError for an unknown variant or field, or a value of another type than the field's. Whether the
+    values fit together is ModelConfig's to say.
     """
     if variant is not None and variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; choose one of {', '.join(VARIANTS)} ('help' explains them)")
@@ -70,11 +72,10 @@ def chosen_fields(variant: str | None, assignments: Sequence[str]) -> dict[str, 
         name, equals, text = word.partition("=")
         if not equals or name not in SETTABLE:
             raise ValueError(f"--set {word!r}: expected field=value with a field of {', '.join(SETTABLE)}")
-        kind = {int: int, float: float}.get(SETTABLE[name], str)
+        kind, expected = KINDS.get(SETTABLE[name], (str, ""))
         try:
             fields[name] = kind(text)
-        except ValueError:
-            expected = {int: "a whole number", float: "a number"}[kind]
+        except (KeyError, ValueError):
             raise ValueError(f"--set {word!r}: {name} is {expected}") from None
     return fields
 

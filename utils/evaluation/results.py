@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets import check_predictions, image_key, write_predictions
-from model import SelaVPRpp, fingerprint
+from model import Checkpoint, SelaVPRpp, fingerprint
 
 from ..files import temporary_path
 from ..ranks import is_first
@@ -19,14 +19,13 @@ log = logging.getLogger("selavprpp")
 OFFICIAL_DEPTH = 20  # predictions of a query that MSLS's evaluation needs
 
 
-def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pretrained: bool | None,
-                     checkpoint: Path | str, selected_by: str | None = None, training: dict | None = None,
-                     answers: int | None = None) -> None:
+def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, checkpoint: Checkpoint, *,
+                     training: dict | None = None, answers: int | None = None) -> None:
     """Writes results.json (schema 2) and predictions.npz into the run folder; of several processes, the first.
 
-    selected_by  the validation set whose score chose these weights; None: the file does not say
-    training     what the model's training cost, where this run trained it
-    answers      how many of each query to write into answers.csv and answers.json; None: no such files
+    checkpoint  where the model comes from; its weights are not read
+    training    what the model's training cost, where this run trained it
+    answers     how many of each query to write into answers.csv and answers.json; None: no such files
     """
     if not is_first():
         return
@@ -57,8 +56,8 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, *, pret
         "latency_ms": evaluation.latency_ms,
         "bytes_per_image": evaluation.bytes_per_image,
         "extraction": evaluation.extraction,
-        "model": {"backbone": model.config.backbone, "pretrained": pretrained, "checkpoint": str(checkpoint),
-                  "selected_by": selected_by,
+        "model": {"backbone": model.config.backbone, "pretrained": checkpoint.pretrained,
+                  "checkpoint": checkpoint.source, "trainings": checkpoint.trainings,
                   "fingerprint": fingerprint(model), "config": model.config.to_dict()},
         "training": training,
         "options": {**run.options, "resize_antialias": True},

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datasets import nearest_multiple, normalise
-from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_model, save_checkpoint
+from datasets import Listing, nearest_multiple, normalise
+from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_model, read_checkpoint, save_checkpoint
 from model.layers.processor import quicken_attention
 
 from .. import distributed
-from ..data import TrainingData
+from ..data import TrainingData, trained_on
 from ..device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
 from ..evaluation.evaluator import Evaluation
 from ..files import temporary_path
+from ..models import Origin
 from ..ranks import is_first, progress
 from ..run import Run, interrupted_afterwards
 from .epoch import EpochMeter
@@ -60,7 +61,7 @@ class Training:
     """
 
     def __init__(self, model: SelaVPRpp, options: TrainingOptions, data: TrainingData, *, run: Run, script: str,
-                 pretrained: bool | None):
+                 origin: Origin):
         device = options.device
         report_step_memory(model, size=nearest_multiple(data.size), dtype=PRECISIONS[options.precision], device=device,
                            places_per_batch=data.places_per_batch, images_per_place=data.images_per_place)
@@ -70,13 +71,14 @@ class Training:
         self.network = distributed.wrap(self.model)
         self.run, self.script, self.device = run, script, device
         self.precision, self.compiled, self.warm = options.precision, options.compiled, False
-        self.epochs, self.patience, self.pretrained = options.epochs, options.patience, pretrained
+        self.epochs, self.patience, self.data, self.origin = options.epochs, options.patience, data, origin
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(trainable, lr=options.lr, fused=True)
         self.schedule = torch.optim.lr_scheduler.StepLR(self.optimiser, step_size=options.lr_halving, gamma=0.5)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
-        self.selected_by: str | None = None  # the validation set that chose the best weights
+        self.trained_on: dict = {}  # what a page must say of the places, once there are some
+        self.validation: list[Listing] = []  # of the last epoch
         self.meter = EpochMeter(device, epoch=1, last_good=None)
         log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, self.precision,
                  distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
@@ -104,7 +106,6 @@ class Training:
         restore_random_states(state["random"], self.device)
         self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
         self.best_score = state["best_score"]
-        self.selected_by = checkpoint.selected_by
         folder = Path(checkpoint.source).parent
         best = folder / "best_model.pth"
         if not distributed.broadcast(best.is_file()):
@@ -121,6 +122,7 @@ class Training:
 
     def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Yields, epoch by epoch, the epoch's batches on the device; ends at the last or when patience is spent."""
+        self.trained_on = trained_on(loader.dataset, self.data)
         while self.epoch < self.epochs:
             if self.epochs_without_gain >= self.patience:
                 log.info("stopping: no gain in %d epochs", self.patience)
@@ -173,7 +175,7 @@ class Training:
     def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
         """Records the epoch, whose score is R@1 + R@5 of the last validation set, and writes the checkpoints."""
         self.score = score = evaluations[-1].score()
-        self.selected_by = evaluations[-1].listing.label
+        self.validation = [evaluation.listing for evaluation in evaluations]
         better = score > self.best_score
         self.best_score = max(score, self.best_score)
         self.epochs_without_gain = 0 if better else self.epochs_without_gain + 1
@@ -190,14 +192,16 @@ class Training:
             self._save(better)
         log.info("epoch %d/%d: %s, lr %.1e, %.1f images/s, peak memory %.0f MiB, %s R@1+R@5 %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["images_per_second"], memory_mib, self.selected_by, score[0],
+                 record["images_per_second"], memory_mib, self.validation[-1].label, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def _save(self, better: bool) -> None:
         last, best = self.run.folder / "last_model.pth", self.run.folder / "best_model.pth"
         # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
-        save_checkpoint(self.model, best if better else last, pretrained=self.pretrained, training={
-            "script": self.script, "selected_by": self.selected_by, "options": self.run.options, "epoch": self.epoch,
+        save_checkpoint(self.model, best if better else last, pretrained=self.origin.pretrained, training={
+            "script": self.script, "earlier": [*self.origin.trainings], "data": self.trained_on,
+            "validation": {listing.label: list(listing.warnings) for listing in self.validation},
+            "selected_by": self.validation[-1].label, "options": self.run.options, "epoch": self.epoch,
             "score": self.score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device)})
@@ -217,12 +221,12 @@ class Training:
                      costs["trainable_parameters"] / 1e6, costs["peak_memory_mib"], costs["minutes_per_epoch"])
         return costs
 
-    def best_model(self) -> tuple[SelaVPRpp, Path]:
-        """The model with the best validation score, on the device in eval mode, and its file."""
-        path = self.run.folder / "best_model.pth"
-        model = (load_model(path) if is_first() else build_model(self.model.config)).to(self.device).eval()
+    def best_model(self) -> tuple[SelaVPRpp, Checkpoint]:
+        """The model with the best validation score, on the device in eval mode, and what its file says."""
+        checkpoint = read_checkpoint(self.run.folder / "best_model.pth") if is_first() else None
+        model = (load_model(checkpoint) if checkpoint else build_model(self.model.config)).to(self.device).eval()
         distributed.broadcast_weights(model)  # only the first process need see the run folder
-        return model, path
+        return model, distributed.broadcast(checkpoint and dataclasses.replace(checkpoint, state_dict={}))
 
 
 def _copy(source: Path, target: Path) -> None:

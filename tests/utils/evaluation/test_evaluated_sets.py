@@ -60,10 +60,17 @@ def test_another_threshold_or_split_is_no_protocol(data, float_run, tmp_path):
         assert (found["benchmark"]["protocol"], found["benchmark"]["rule"]) == (None, rule)
 
 
-def test_the_validation_set_that_chose_the_weights_is_told(as_folder, rerank_run, float_run):
-    assert read_checkpoint(rerank_run / "best_model.pth").selected_by == "msls val"
-    for folder in (as_folder, rerank_run, float_run):
-        assert results(folder)["model"]["selected_by"] == "msls val"
+def test_the_trainings_that_gave_the_weights_are_told(as_folder, rerank_run, float_run):
+    trainings = read_checkpoint(rerank_run / "best_model.pth").trainings
+    assert [(told["script"], told["selected_by"], [*told["validation"]]) for told in trainings] == [
+        (script, "msls val", ["msls val"]) for script in ("train.py", "train_rerank.py")]
+    alone = read_checkpoint(float_run / "best_model.pth").trainings
+    for folder, expected in ((rerank_run, trainings), (float_run, alone), (as_folder, trainings)):
+        assert results(folder)["model"]["trainings"] == expected
+    places = alone[0]["data"]
+    assert len(places["absent_cities"]) == 21  # of the 23 of GSV-Cities
+    assert {name: places[name] for name in ("set", "places", "images", "cities")} == {
+        "set": "gsv_cities", "places": 7, "images": 28, "cities": 2}
 
 
 def test_an_unknown_name_tells_the_protocols(data, float_run, capsys, monkeypatch, tmp_path):

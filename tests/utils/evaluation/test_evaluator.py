@@ -15,7 +15,7 @@ import eval as eval_float
 import eval_hashing
 import eval_rerank
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
-from model import ModelConfig, build_model, fingerprint, load_model, published_state_dict
+from model import Checkpoint, ModelConfig, build_model, fingerprint, load_model, published_state_dict
 from utils.evaluation.results import write_evaluation
 from utils.run import Run, RunOptions
 
@@ -162,7 +162,7 @@ def assert_schema_1(written: dict) -> None:
         "extraction": {"precision": str, "store": str, "rounding": ({}, None), "images": int, "waiting_share": float},
         "benchmark": {"protocol": (str, None), "rule": str, "files_sha256": str, "warnings": list}, "parts": {},
         "model": {"backbone": str, "pretrained": (bool, None), "checkpoint": str, "fingerprint": str,
-                  "selected_by": (str, None)},
+                  "trainings": list},
         "training": ({"trainable_parameters": int, "peak_memory_mib": (float, None), "minutes_per_epoch": float}, None),
         "options": {}, "versions": {"torch": str}, "hardware": {"cpu": str}}
 
@@ -274,7 +274,7 @@ def test_at_most_100_predictions_are_kept(tmp_path):
     assert found.final.shape == (2, 120)
     tiny = build_model(ModelConfig(backbone="dinov2-tiny"))
     run = Run(RunOptions(root=tmp_path / "runs", name="a", options={}), model=tiny.config)
-    write_evaluation(run, found, tiny, pretrained=None, checkpoint="none")
+    write_evaluation(run, found, tiny, Checkpoint(tiny.config, {}))
     with np.load(run.folder / "predictions.npz") as file:
         shapes = {name: file[name].shape for name in file}
     assert shapes["first_stage_ids"] == shapes["final_ids"] == shapes["final_distances"] == (2, 100)

@@ -15,6 +15,7 @@ import train_hashing
 import train_rerank
 from model import ModelConfig, build_model, load_model, published_state_dict, read_checkpoint
 from utils.data import TrainingData
+from utils.models import Origin
 from utils.run import Run, RunOptions
 from utils.training.loop import Training, TrainingOptions
 
@@ -180,7 +181,7 @@ def test_weights_without_pre_training_are_stamped(data, float_run, rerank_run, s
     torch.save(part(weights(float_run / "best_model.pth"), "backbone."), official)
     training, log = start(train.main, *training_options(data), "--backbone", "dinov2-tiny",
                           "--foundation_model_path", official)
-    assert training.pretrained is True
+    assert training.origin.pretrained is True
     assert f"foundation model: {official}" in log
     assert_equal(training.model.backbone.state_dict(), saved(official))
     # On pre-trained weights the adapters start at zero, and training from what those weights see.
@@ -280,14 +281,14 @@ class Clockwork:
             TrainingOptions(device=torch.device("cpu"), **{"precision": "fp32"} | options),
             TrainingData(datasets_folder=folder, size=(56, 56), places_per_batch=2, images_per_place=2),
             run=Run(RunOptions(root=folder, name="run", options={}), model=ModelConfig(backbone="dinov2-tiny")),
-            script="train.py", pretrained=None)
+            script="train.py", origin=Origin(None))
         self.folder = self.training.run.folder
         if resume is not None:
             self.training.resume(read_checkpoint(resume))
 
     def run(self, scores) -> int:
         """Number of epochs run; the scores are those of the epochs from now on."""
-        loader = types.SimpleNamespace(batch_sampler=types.SimpleNamespace(set_epoch=lambda epoch: None))
+        loader = Batches()
         weight = self.training.model.float_branch.head.pool.p
         count = 0
         for _, score in zip(self.training.remaining_epochs(loader), scores, strict=False):
@@ -304,7 +305,7 @@ class Clockwork:
 
 
 class Scored:
-    listing = types.SimpleNamespace(name="made up", label="made up")
+    listing = types.SimpleNamespace(name="made up", label="made up", warnings=("of two queries",))
 
     def __init__(self, score: float | tuple[float, float]):
         self.stages = score if isinstance(score, tuple) else (score, 0.0)
@@ -329,8 +330,9 @@ def test_the_best_is_strictly_better_and_patience_counts_epochs_without_gain(tmp
     clockwork = Clockwork(tmp_path, patience=3)
     assert clockwork.run([10, 30, 20, 30, 25, 99]) == 5
     assert (clockwork.epoch_of("best_model.pth"), clockwork.epoch_of("last_model.pth")) == (2, 5)
-    best, path = clockwork.training.best_model()
-    assert path == clockwork.folder / "best_model.pth"
+    best, written = clockwork.training.best_model()
+    assert written.source == str(clockwork.folder / "best_model.pth")
+    assert [told["epoch"] for told in written.trainings] == [2]
     assert best.float_branch.head.pool.p.item() == 2
     assert not best.training
     assert [record["best_score"] for record in metrics(clockwork.folder)] == [10, 30, 30, 30, 30]
@@ -360,7 +362,7 @@ def test_best_score_and_patience_go_on_after_a_break(tmp_path):
     assert (again.epoch_of("best_model.pth"), again.epoch_of("last_model.pth")) == (2, 5)
     assert [record["score"] for record in metrics(again.folder)] == [10, 30, 20, 25, 29]
     stopped = Clockwork(tmp_path, patience=3, resume=again.folder / "last_model.pth")
-    assert list(stopped.training.remaining_epochs(None)) == []
+    assert list(stopped.training.remaining_epochs(Batches())) == []
 
 
 def test_a_lone_last_model_is_its_own_best(tmp_path):
@@ -450,7 +452,10 @@ def test_a_long_epoch_does_not_go_on_without_a_number(tmp_path):
 
 
 class Batches(list):
+    """Stands for a loader."""
+
     batch_sampler = types.SimpleNamespace(set_epoch=lambda epoch: None)
+    dataset = types.SimpleNamespace(n_places=3, n_images=7, cities=["Boston", "Osaka"])
 
 
 def test_the_optimiser_is_fused_also_after_going_on_with_an_older_file(tmp_path):

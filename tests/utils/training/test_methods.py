@@ -455,10 +455,11 @@ def test_every_variant_fits_a_backbone_and_every_field_can_be_set():
     assert set(SETTABLE) == {field.name for field in dataclasses.fields(ModelConfig)} - {
         "backbone", "branches", "aggregation"}
     words = ["tuning=side", "placement=last:2", "adapter=vanilla", "float_dim=96", "code_bits=64", "hashing=ste",
-             "quantization_weight=0.25", "pair_fraction=0.5", "order=joint"]
+             "quantization_weight=0.25", "pair_fraction=0.5", "order=joint", "recompute=false"]
     assert {word.split("=")[0] for word in words} == set(SETTABLE)
     config = ModelConfig(backbone=NARROW, **chosen_fields(None, words))
     assert (config.float_dim, config.code_bits, config.quantization_weight) == (96, 64, 0.25)
+    assert config.recompute is build_model(config).recompute is False
     assert chosen_fields("ste", ["hashing=lc"]) == {"hashing": "lc"}  # a word outranks the variant
     assert ModelConfig.from_dict(config.to_dict()) == config
 
@@ -470,6 +471,7 @@ def test_every_variant_fits_a_backbone_and_every_field_can_be_set():
     ("--set backbone=dinov2-base", "--set 'backbone=dinov2-base': expected"),
     ("--set code_bits=many", "--set 'code_bits=many': code_bits is a whole number"),
     ("--set quantization_weight=a", "quantization_weight is a number"),
+    ("--set recompute=no", "recompute is true or false"),
     ("--set quantization_weight=-1", "quantization_weight -1.0 must be a number of at least 0"),
     ("--set pair_fraction=1.5", "pair_fraction 1.5 must be above 0 and at most 1"),
     ("--set code_bits=100", "code_bits 100 must be a positive multiple of 8"),
