@@ -22,7 +22,8 @@ def correctness(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np.
     right = np.concatenate([np.empty(0, np.int64), *positives]).astype(np.int64)
     width = 1 + max(predictions.max(initial=0), right.max(initial=0))
     table = csr_array((np.ones(len(right), bool), right, np.cumsum([0, *counts])), shape=(len(positives), width))
-    return table[np.arange(len(positives))[:, None], predictions].toarray()
+    # A copy: what another process sent lies in bytes, on which scipy fails.
+    return table[np.arange(len(positives))[:, None], predictions.copy()].toarray()
 
 
 def recall_at_k(predictions: np.ndarray, positives: Sequence[np.ndarray], recall_values: Sequence[int], *,
