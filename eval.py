@@ -7,6 +7,7 @@ from utils import cli
 from utils.data import evaluated_set
 from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage
 from utils.evaluation.results import write_evaluation
+from utils.hub import hub_model
 from utils.models import model_for_evaluation
 from utils.run import Run, exit_with
 
@@ -25,7 +26,11 @@ def evaluator(options: EvaluationOptions, folder: Path | None = None) -> Evaluat
 def main(argv: list[str] | None = None) -> None:
     options = cli.evaluation(__doc__, argv)
     dataset = evaluated_set(options.chosen, options.images)
-    model, checkpoint = model_for_evaluation(options.model, branches=("float",))
+    if options.hub is None:
+        model, checkpoint = model_for_evaluation(options.model, branches=("float",))
+    else:  # somebody else's
+        model, checkpoint = hub_model(options.hub, dataset, device=options.device,
+                                      batch_size=options.evaluation.batch_size)
     run = Run(options.run, model=model.config)
 
     evaluate = evaluator(options.evaluation, run.folder)

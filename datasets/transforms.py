@@ -18,6 +18,15 @@ from torch.nn.functional import interpolate
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# Mean and standard deviation of each channel (RGB, images in [0, 1]) that other people's networks expect.
+DEFAULT_NORMALISATION = "imagenet"
+NORMALISATIONS = {
+    DEFAULT_NORMALISATION: (IMAGENET_MEAN, IMAGENET_STD),
+    # Images in [0, 255] less the mean that VGG was trained with: OpenIBL's (SFRS) and its NetVLAD.
+    "vgg": ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # [0, 1] as it is, for networks that do this themselves
+}
+
 # What becomes of a query's image; a database image is always resized to exactly --resize.
 TEST_METHODS = {
     "hard_resize": "resized to exactly --resize",
@@ -98,34 +107,34 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return images
 
 
-def evaluation_transform(size: tuple[int, int]) -> Transform:
-    """PIL image -> (3,H,W) float32: to tensor, ImageNet-normalised, then resized to exactly `size`.
+def evaluation_transform(size: tuple[int, int], normalisation: str = DEFAULT_NORMALISATION) -> Transform:
+    """PIL image -> (3,H,W) float32: to tensor, normalised by one of NORMALISATIONS, then resized to exactly `size`.
 
     `size` is (H, W) in pixels; the ratio is not kept.  The resize works on the tensor, as in the published
     evaluation, with antialias said outright: torchvision 0.17 changed its default, which moves values by 0.1.
     """
-    return _evaluated(partial(_resize_tensor, size=tuple(size)))
+    return _evaluated(partial(_resize_tensor, size=tuple(size)), normalisation)
 
 
-def query_transform(method: str, size: tuple[int, int]) -> Transform:
-    """PIL image -> (3,H,W) float32 as one of TEST_METHODS asks: to tensor, ImageNet-normalised, then brought to size.
+def query_transform(method: str, size: tuple[int, int], normalisation: str = DEFAULT_NORMALISATION) -> Transform:
+    """PIL image -> (3,H,W) float32 as one of TEST_METHODS asks: to tensor, normalised as above, then brought to size.
 
     `size` is (H, W) in pixels; single_query's sides are multiples of 14, see `aspect_size`, its resize is bilinear,
     antialiased.  Raises ValueError for another method.
     """
     if method == "hard_resize":
-        return evaluation_transform(size)
+        return evaluation_transform(size, normalisation)
     if method == "central_crop":
-        return _evaluated(partial(central_crop, size=tuple(size)))
+        return _evaluated(partial(central_crop, size=tuple(size)), normalisation)
     if method == "single_query":
-        return _evaluated(partial(_resize_in_ratio, shorter=min(size)))
+        return _evaluated(partial(_resize_in_ratio, shorter=min(size)), normalisation)
     raise ValueError(f"test method {method!r}: expected one of {', '.join(TEST_METHODS)}")
 
 
-def _evaluated(to_size: Callable[[torch.Tensor], torch.Tensor]) -> Transform:
+def _evaluated(to_size: Callable[[torch.Tensor], torch.Tensor], normalisation: str) -> Transform:
     from torchvision import transforms
 
-    return transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD), to_size])
+    return transforms.Compose([transforms.ToTensor(), transforms.Normalize(*NORMALISATIONS[normalisation]), to_size])
 
 
 def _resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

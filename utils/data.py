@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import (
+    DEFAULT_NORMALISATION,
     PROTOCOLS,
     TRAINING_SETS,
     VARYING_SIZES,
@@ -32,6 +33,7 @@ from .distributed import processes
 from .ranks import rank
 
 log = logging.getLogger("selavprpp")
+OTHER_READINGS = {"msls_val_740": ("msls_val_740_40deg",), "msls_val_11k": ("msls_val_740", "msls_val_740_40deg")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,14 +61,18 @@ class TrainingData:
 class EvaluationImages:
     """Where benchmark sets lie, and how their images are prepared.
 
-    size         (H, W) in pixels: database images are resized to it
-    test_method  one of TEST_METHODS: what becomes of queries
-    threshold_m  right answers lie within it; None: the protocol's, 25 m for a folder
+    size           (H, W) in pixels: database images are resized to it
+    any_size       each side stays as it is, for networks without our patches; False: at the nearest multiple of 14
+    test_method    one of TEST_METHODS: what becomes of queries
+    normalisation  one of NORMALISATIONS
+    threshold_m    right answers lie within it; None: the protocol's, 25 m for a folder
     """
 
     datasets_folder: Path | None
     size: Sequence[int] = (322, 322)
+    any_size: bool = False
     test_method: str = "hard_resize"
+    normalisation: str = DEFAULT_NORMALISATION
     threshold_m: float | None = None
 
 
@@ -149,7 +155,10 @@ def trained_on(dataset: PlaceDataset, data: TrainingData) -> dict:
 
 
 def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDataset:
-    """One's own images, what lists say of a folder, a protocol, or one split of a folder's set."""
+    """One's own images, what lists say of a folder, a protocol, or one split of a folder's set.
+
+    MSLS-val comes with its other readings of the same images: their figures are often confused.
+    """
     folder, name, parts = images.datasets_folder, chosen.name, []
     if chosen.database_folder is not None:
         threshold = {} if images.threshold_m is None else {"threshold_m": images.threshold_m}
@@ -161,34 +170,58 @@ def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDa
         listing = as_protocol(listing, name) if name in PROTOCOLS else listing
     else:
         listing = resolve(folder, name, split=chosen.split, threshold_m=images.threshold_m)
-        if listing.protocol == "msls_val_11k":  # both versions are told: their figures are often confused
+        for part in OTHER_READINGS.get(listing.protocol or "", ()):
             try:
-                parts = [resolve(folder, "msls_val_740")]
+                parts.append(resolve(folder, part))
             except (FileNotFoundError, ValueError) as error:
-                log.warning("msls_val_740 is not told beside it: %s", error)
-    return as_dataset(listing, size=images.size, test_method=images.test_method, parts=parts)
+                log.warning("%s is not told beside it: %s", part, error)
+    return prepared(listing, images, parts)
 
 
 def validation_and_test_sets(validation: Sequence[str], test: str, images: EvaluationImages) -> tuple[
         list[BenchmarkDataset], BenchmarkDataset]:
     """The `val` splits of some sets and the `test` split of one, or protocols.
 
+    "msls" is its 740 queries, by which the paper chooses, where they can be had; else the folder, which says so.
     `images.test_method` holds for all of them: the best weights are chosen by what they will be tested on.
     """
-    def of(name: str, split: str) -> BenchmarkDataset:
-        is_protocol = name in PROTOCOLS and not (images.datasets_folder / name / "images").is_dir()
-        return evaluated_set(EvaluatedSet(name=name, split=None if is_protocol else split), images)
+    folder = images.datasets_folder
 
-    return [of(name, "val") for name in validation], of(test, "test")
+    def split_of(name: str, split: str) -> str | None:
+        return None if name in PROTOCOLS and not (folder / name / "images").is_dir() else split
+
+    def choosing(name: str) -> Listing:
+        warnings: tuple[str, ...] = ()
+        if name == "msls" and images.threshold_m is None:
+            try:
+                listing = resolve(folder, "msls_val_740")
+                if listing.protocol:  # drawn images are no protocol's
+                    return listing
+            except (FileNotFoundError, ValueError) as error:
+                if not (folder / "msls" / "images").is_dir():
+                    raise
+                warnings = f"not msls_val_740, by which the paper chooses: {error}",
+        listing = resolve(folder, name, split=split_of(name, "val"), threshold_m=images.threshold_m)
+        return dataclasses.replace(listing, warnings=(*listing.warnings, *warnings))
+
+    return ([prepared(choosing(name), images) for name in validation],
+            evaluated_set(EvaluatedSet(name=test, split=split_of(test, "test")), images))
 
 
-def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = EvaluationImages.test_method,
+def prepared(listing: Listing, images: EvaluationImages, parts: Sequence[Listing] = ()) -> BenchmarkDataset:
+    """A listing's images, as `images` has them prepared."""
+    return as_dataset(listing, size=images.size, any_size=images.any_size, test_method=images.test_method,
+                      normalisation=images.normalisation, parts=parts)
+
+
+def as_dataset(listing: Listing, *, size: Sequence[int], any_size: bool = EvaluationImages.any_size,
+               test_method: str = EvaluationImages.test_method, normalisation: str = EvaluationImages.normalisation,
                parts: Sequence[Listing] = ()) -> BenchmarkDataset:
     """The images of a listing, which is logged: counts, what is right, and what its reader should know.
 
-    Database images are resized to `size`, queries become what `test_method`, one of TEST_METHODS, makes of them.
+    Their preparation is as in EvaluationImages.
     """
-    size = patch_size(*size, "--resize")
+    size = tuple(size) if any_size else patch_size(*size, "--resize")
     found = listing.rule
     if listing.positives is not None:
         found = f"{listing.n_unanswerable} of them without a right answer ({listing.rule})"
@@ -196,7 +229,9 @@ def as_dataset(listing: Listing, *, size: Sequence[int], test_method: str = Eval
              listing.n_queries, found, listing.fingerprint()[:16])
     for warning in listing.warnings:
         log.warning("%s: %s", listing.label, warning)
-    return BenchmarkDataset(listing, transform=evaluation_transform(size),
-                            query_transform=query_transform(test_method, size),
+    # Kept descriptors are known by these words, which say nothing of what is the rule.
+    prepared = f"{size[0]}x{size[1]}" + (f", {normalisation}" if normalisation != DEFAULT_NORMALISATION else "")
+    return BenchmarkDataset(listing, transform=evaluation_transform(size, normalisation),
+                            query_transform=query_transform(test_method, size, normalisation),
                             queries_vary=test_method in VARYING_SIZES,
-                            prepared=(f"{size[0]}x{size[1]}", f"{size[0]}x{size[1]}, {test_method}"), parts=parts)
+                            prepared=(prepared, f"{prepared}, {test_method}"), parts=parts)

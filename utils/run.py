@@ -16,10 +16,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import torch
-
-from model import ModelConfig
 
 from . import distributed
 from .distributed import processes
@@ -38,13 +37,19 @@ class RunOptions:
     options: dict[str, object]
 
 
+class Described(Protocol):
+    """What config.json tells of a model: a ModelConfig, or which model of others it is."""
+
+    def to_dict(self) -> dict: ...
+
+
 class Run:
     """The folder <root>/<name>/<date_time>, with config.json, info.log, metrics.jsonl and results.json.
 
     Of several processes the first fills it; the others only know its path.
     """
 
-    def __init__(self, chosen: RunOptions, *, model: ModelConfig):
+    def __init__(self, chosen: RunOptions, *, model: Described):
         stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder = _new_folder(chosen.root / chosen.name, stamp) if is_first() else None
         self.folder = distributed.broadcast(folder)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from datasets import TEST_METHODS, TRAINING_SETS
+from datasets import DEFAULT_NORMALISATION, NORMALISATIONS, TEST_METHODS, TRAINING_SETS
 from model import AGGREGATORS, BACKBONES
 
 from ..data import EvaluatedSet, EvaluationImages, TrainingData
 from ..device import PRECISIONS, best_precision, pick_device
 from ..distributed import let_the_first_speak, start
 from ..evaluation.evaluator import EvaluationOptions
+from ..hub import HubOptions
 from ..models import ModelOptions
 from ..run import RunOptions, start_log
 from ..search import STORES
@@ -52,11 +53,13 @@ class TrainingCommand:
 class EvaluationCommand:
     """What an evaluation script was asked to do.
 
+    hub         another repository's model instead of `model`; None: `model`
     answers     how many of each query to write; None for a benchmark
     rerank_num  0 in scripts that do not re-rank
     """
 
     model: ModelOptions
+    hub: HubOptions | None = None
     chosen: EvaluatedSet
     images: EvaluationImages
     evaluation: EvaluationOptions
@@ -107,8 +110,15 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
     """
     parser = parser or evaluation_parser(description, flags=flags)
     args = _parse(parser, argv, flags)
+    images, hub = _images(args), None
+    if not flags and args.hub:
+        try:
+            hub = HubOptions.of(args.hub, normalisation=args.normalise or DEFAULT_NORMALISATION)
+        except ValueError as error:
+            parser.error(str(error))
+        images = dataclasses.replace(images, any_size=True, normalisation=hub.normalisation)
     command = EvaluationCommand(
-        model=ModelOptions(resume=args.resume, backbone=args.backbone, aggregation=args.aggregation),
+        model=ModelOptions(resume=args.resume, backbone=args.backbone, aggregation=args.aggregation), hub=hub,
         chosen=EvaluatedSet(
             name=args.dataset_name, split=args.split, file_lists=args.file_lists, coordinates=args.coordinates,
             database_folder=args.database_folder, queries_folder=args.queries_folder, labels=not args.no_labels),
@@ -116,7 +126,7 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device, precision=args.precision, compiled=args.compile, store=args.store, index=args.index,
             resumable=True),
-        images=_images(args), run=_run("test", args), device=args.device,
+        images=images, run=_run("test", args), device=args.device,
         answers=args.answers if args.database_folder else None, rerank_num=args.rerank_num if "rerank" in flags else 0)
     start_log()
     start(args.device)
@@ -155,6 +165,11 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
         parser.error("--file_lists beside --database_folder: lists are of a data set; leave one out")
     if getattr(args, "index", None) and args.index.exists() and not args.index.is_dir():
         parser.error(f"--index {args.index} is a file; expected a folder, which need not exist yet")
+    for name in ("backbone", "aggregation", "resume", "compile") if getattr(args, "hub", None) else ():
+        if getattr(args, name):
+            parser.error(f"--{name} beside --hub: it is of our own models; leave one of them out")
+    if getattr(args, "normalise", None) and not args.hub:
+        parser.error("--normalise is of --hub: our own models know one normalisation; leave it out")
     if args.datasets_folder is None and own[0] is None:
         parser.error("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
                      "<dataset_name>/images/<split>/{database,queries}")
@@ -193,7 +208,7 @@ def training_parser(description: str, *, flags: Flags = ()) -> argparse.Argument
     data.add_argument("--train_batch_size", type=_positive, default=TrainingData.places_per_batch,
                       help="places a batch, of all processes")
     data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
-                      help="evaluated after every epoch; the last decides which weights are best")
+                      help="evaluated every epoch (msls: its 740 queries); the last decides which weights are best")
     training = parser.add_argument_group("training")
     training.add_argument("--foundation_model_path", metavar="FILE",
                           help="official dinov2_*_pretrain.pth; 'random': seeded random weights; default: fetched")
@@ -235,6 +250,12 @@ def evaluation_parser(description: str, *, flags: Flags = ()) -> argparse.Argume
                      help="path,lat,lon[,heading] or path,utm_east,utm_north; default: from names or EXIF")
     own.add_argument("--answers", type=_positive, default=10, metavar="K", help="written for each query")
     own.add_argument("--no_labels", action="store_true", help="no coordinates: nothing is counted as right")
+    if not flags:
+        hub = parser.add_argument_group("another repository's model, instead of ours")
+        hub.add_argument("--hub", nargs="+", metavar=("OWNER/REPO:ENTRY", "KEY=VALUE"),
+                         help="torch.hub entry that gives (n, D) descriptors, or ./FOLDER:ENTRY, and its arguments; "
+                              "runs that repository's code as yours: only what you trust. --resize is not rounded")
+        hub.add_argument("--normalise", choices=NORMALISATIONS, help=f"its images; default: {DEFAULT_NORMALISATION}")
     return parser
 
 

@@ -19,7 +19,7 @@ from model import SelaVPRpp
 from ..distributed import broadcast
 from ..ranks import is_first
 from ..search import Searchable
-from .extraction import extract
+from .extraction import Extractor, extract
 from .metrics import recall_at_k
 
 log = logging.getLogger("selavprpp")
@@ -133,7 +133,7 @@ class Evaluator:
     options: EvaluationOptions
     folder: Path | None = None
 
-    def __call__(self, model: SelaVPRpp, dataset: BenchmarkDataset) -> Evaluation:
+    def __call__(self, model: SelaVPRpp | Extractor, dataset: BenchmarkDataset) -> Evaluation:
         """Of several processes all extract, the first searches, and all get what it found."""
         with self._folder() as folder:
             database, queries, cost = extract(

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,47 @@ SAMPLE = 8  # images whose exact descriptors are extracted too, where something 
 Network = Callable[..., Descriptors]
 
 
+class Extractor(Protocol):
+    """A model as its descriptors are extracted and as results.json names it: `OwnModel` or hub.HubModel.
+
+    code_bits, float_dim  of its descriptors; None: it has no such branch
+    record    what results.json tells of it under "model"
+    warnings  what a reader of its figures should know
+    network   gives a function (images (B, 3, H, W), branches) that extracts in that type
+    """
+
+    identity: ModelIdentity
+    code_bits: int | None
+    float_dim: int | None
+    device: torch.device
+    record: dict
+    warnings: Sequence[str]
+
+    def network(self, *, dtype: torch.dtype = torch.float32, compiled: bool = False) -> Network: ...
+
+
+class OwnModel:
+    """A model of ours as an `Extractor`, in eval mode from now on."""
+
+    warnings = ()
+
+    def __init__(self, model: SelaVPRpp):
+        self.model, config = model.eval(), model.config
+        self.device = next(model.parameters()).device
+        self.code_bits, self.float_dim = config.code_bits, config.float_dim
+        self.identity = ModelIdentity(fingerprint(model), f"{config.backbone} {config.aggregation}")
+        self.record = {"backbone": config.backbone, "fingerprint": self.identity.fingerprint,
+                       "config": config.to_dict()}
+
+    def network(self, *, dtype: torch.dtype = torch.float32, compiled: bool = False) -> Network:
+        return fast_inference(self.model, dtype=dtype, compiled=compiled)
+
+
+def as_extractor(model: SelaVPRpp | Extractor) -> Extractor:
+    """What extracts with a model: its own `Extractor`, or itself where it is one."""
+    return OwnModel(model) if isinstance(model, SelaVPRpp) else model
+
+
 class Extraction(NamedTuple):
     """Descriptors of a set: indexes of its database and of its queries, and what they cost, as in results.json; of
     descriptors that were there already, what they cost then.
@@ -44,8 +85,9 @@ class Extraction(NamedTuple):
 
 
 @torch.inference_mode()
-def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], batch_size: int,
-            num_workers: int, precision: str = "fp32", store: str = "fp32", compiled: bool = False) -> Extraction:
+def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str],
+            batch_size: int, num_workers: int, precision: str = "fp32", store: str = "fp32",
+            compiled: bool = False) -> Extraction:
     """Runs the model, in eval mode, over a set's images with one pass of the backbone for all branches.
 
     folder     gets an index "database" and one for these queries; what lies there of the same images, extracted in
@@ -57,15 +99,15 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
     the same files or, where it does not see the first one's folder, into files of its own, from which the first then
     receives the rows. Raises ValueError where the folder holds something else, or its disk has no room for the rest.
     """
-    model.eval()
-    device = next(model.parameters()).device
-    sides = _sides(model, dataset, folder, branches=branches, precision=precision, store=store)
+    extractor = as_extractor(model)
+    device = extractor.device
+    sides = _sides(extractor, dataset, folder, branches=branches, precision=precision, store=store)
     cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
     finished = broadcast([IndexWriter.finished(side.folder, side.identity) for side in sides])
     unfinished = [side for side, done in zip(sides, finished, strict=True) if not done]
     if unfinished:
         check_disk(folder, sum(side.bytes_to_come() for side in unfinished))
-        network = fast_inference(model, dtype=PRECISIONS[precision], compiled=compiled)
+        network = extractor.network(dtype=PRECISIONS[precision], compiled=compiled)
         if compiled:
             images = torch.stack([dataset[0][0]] * batch_size).to(device)
             warm_up_compiled(lambda: network(images, branches=branches), device)
@@ -76,7 +118,7 @@ def extract(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branch
                               num_workers=num_workers, device=device)
             if is_first():
                 if (precision, store) != ("fp32", "fp32"):
-                    cost["rounding"] = _rounding(model, network, dataset, branches=branches, store=store)
+                    cost["rounding"] = _rounding(extractor, network, dataset, branches=branches, store=store)
                 sides[-1].folder.mkdir(parents=True, exist_ok=True)
                 write_json(cost, sides[-1].folder / COST)
             for side, writer in writers.items():
@@ -125,17 +167,16 @@ class _Side:
             writer.finish(names=self.names, coordinates=self.coordinates, model=self.model)
 
 
-def _sides(model: SelaVPRpp, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], precision: str,
+def _sides(model: Extractor, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], precision: str,
            store: str) -> list[_Side]:
-    config, listing = model.config, dataset.listing
-    who = ModelIdentity(fingerprint(model), f"{config.backbone} {config.aggregation}")
+    listing, who = dataset.listing, model.identity
     sides, first = [], 0
     for name, kept, coordinates, alone, prepared in (
             ("database", store, listing.database_utm, False, dataset.prepared[0]),
             ("query", "fp32", listing.query_utm, dataset.queries_vary, dataset.prepared[1])):
         names = listing.names(name)
-        row = RowShape(config.code_bits // 8 if "binary" in branches else None,
-                       config.float_dim if "float" in branches else None, kept)
+        row = RowShape(model.code_bits // 8 if "binary" in branches else None,
+                       model.float_dim if "float" in branches else None, kept)
         identity = {"model": str(who), "weights": who.fingerprint, "branches": list(branches), "prepared": prepared,
                     "precision": precision, "store": kept, "files": _sha256("\n".join(names))}
         # Other queries may come to the same database, each set to a folder of its own.
@@ -204,12 +245,11 @@ def _fetch(out: Descriptors) -> Callable[[], dict[str, np.ndarray | None]]:
     return rows
 
 
-def _rounding(model: SelaVPRpp, network: Network, dataset: BenchmarkDataset, *, branches: Sequence[str],
+def _rounding(model: Extractor, network: Network, dataset: BenchmarkDataset, *, branches: Sequence[str],
               store: str) -> dict:
     """What `precision` and `store` change, on the first images of the database, extracted exactly beside it."""
-    device = next(model.parameters()).device
-    images = torch.stack([dataset[number][0] for number in range(min(SAMPLE, dataset.n_database))]).to(device)
-    rounded, exact = (_fetch(run(images, branches=branches))() for run in (network, fast_inference(model)))
+    images = torch.stack([dataset[number][0] for number in range(min(SAMPLE, dataset.n_database))]).to(model.device)
+    rounded, exact = (_fetch(run(images, branches=branches))() for run in (network, model.network()))
     found = {"images": len(images), "least_cosine": None, "bits_changed_percent": None}
     if rounded["floats"] is not None:
         held = store_rows(rounded["floats"], store).read(slice(None))

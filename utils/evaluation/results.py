@@ -6,21 +6,23 @@ from pathlib import Path
 import numpy as np
 
 from datasets import check_predictions, image_key, write_predictions
-from model import Checkpoint, SelaVPRpp, fingerprint
+from model import Checkpoint, SelaVPRpp
 
 from ..files import temporary_path
+from ..hub import HubModel, HubOrigin
 from ..ranks import is_first
 from ..run import Run, hardware, versions
 from .answers import write_answers
 from .evaluator import KEPT_PREDICTIONS, Evaluation
+from .extraction import as_extractor
 from .metrics import correctness
 
 log = logging.getLogger("selavprpp")
 OFFICIAL_DEPTH = 20  # predictions of a query that MSLS's evaluation needs
 
 
-def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, checkpoint: Checkpoint, *,
-                     training: dict | None = None, answers: int | None = None) -> None:
+def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp | HubModel, checkpoint: Checkpoint | HubOrigin,
+                     *, training: dict | None = None, answers: int | None = None) -> None:
     """Writes results.json (schema 2) and predictions.npz into the run folder; of several processes, the first.
 
     checkpoint  where the model comes from; its weights are not read
@@ -29,7 +31,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, checkpo
     """
     if not is_first():
         return
-    listing = evaluation.listing
+    listing, extractor = evaluation.listing, as_extractor(model)
     _write_predictions(evaluation, run.folder / "predictions.npz")
     if answers:
         written = write_answers(run.folder, listing, evaluation.final, evaluation.final_distances, k=answers,
@@ -43,7 +45,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, checkpo
         "split": listing.split,
         "protocol": evaluation.protocol,
         "benchmark": {"protocol": listing.protocol, "rule": listing.rule, "files_sha256": listing.fingerprint(),
-                      "warnings": list(listing.warnings)},
+                      "warnings": [*listing.warnings, *extractor.warnings]},
         "n_database": listing.n_database,
         "n_queries": listing.n_queries,
         "n_queries_without_positives": listing.n_unanswerable,
@@ -56,13 +58,12 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp, checkpo
         "latency_ms": evaluation.latency_ms,
         "bytes_per_image": evaluation.bytes_per_image,
         "extraction": evaluation.extraction,
-        "model": {"backbone": model.config.backbone, "pretrained": checkpoint.pretrained,
-                  "checkpoint": checkpoint.source, "trainings": checkpoint.trainings,
-                  "fingerprint": fingerprint(model), "config": model.config.to_dict()},
+        "model": {**extractor.record, "pretrained": checkpoint.pretrained, "checkpoint": checkpoint.source,
+                  "trainings": checkpoint.trainings},
         "training": training,
         "options": {**run.options, "resize_antialias": True},
         "versions": versions(),
-        "hardware": hardware(next(model.parameters()).device),
+        "hardware": hardware(extractor.device),
     })
 
 

@@ -15,6 +15,7 @@ import eval_rerank
 from datasets import PROTOCOLS, read_folder
 from datasets.msls.predictions import check_predictions
 from model import read_checkpoint
+from utils.data import EvaluationImages, validation_and_test_sets
 
 SIZE = ("--resize", "56", "56", "--device", "cpu", "--num_workers", "0")
 
@@ -100,10 +101,29 @@ def test_both_versions_of_msls_val_from_one_extraction(msls, rerank_run, tmp_pat
     assert part["recalls"] == alone["recalls"]
     assert (part["n_database"], part["n_queries"]) == (alone["n_database"], alone["n_queries"])
     assert part["n_queries"] < results(whole)["n_queries"]
-    assert alone["parts"] == {}
+    assert alone["parts"].items() <= results(whole)["parts"].items()
+    assert [*alone["parts"]] == ["msls_val_740_40deg"]
+    strict = results(run_folder(eval_rerank.main, *options, "--dataset_name", "msls_val_740_40deg", cwd=tmp_path))
+    assert alone["parts"]["msls_val_740_40deg"]["recalls"] == strict["recalls"] and strict["parts"] == {}
     lines = [line for line in log_of(whole).splitlines() if "L2: R@1" in line]
-    assert [line.split()[2] for line in lines] == ["msls_val_11k", "msls_val_740"]
+    assert [line.split()[2] for line in lines] == ["msls_val_11k", "msls_val_740", "msls_val_740_40deg"]
     assert log_of(whole).count("extracted ") == 1
+
+
+def test_the_best_epoch_is_chosen_on_the_740_wherever_they_can_be_had(msls, data, tmp_path):
+    def chosen(folder):
+        (dataset,), _ = validation_and_test_sets(["msls"], "msls_val_11k", EvaluationImages(datasets_folder=folder))
+        return dataset.listing
+
+    assert chosen(msls).label == "msls_val_740"  # a raw tree, where there is no folder "msls/images"
+    msls_tree.write_renamed(tmp_path)
+    (tmp_path / "msls" / "val_740_keys.txt").write_text("q350\ns100\n")
+    assert (chosen(tmp_path).label, chosen(tmp_path).n_queries) == ("msls_val_740", 2)
+    (tmp_path / "msls" / "val_740_keys.txt").unlink()
+    listing = chosen(tmp_path)
+    assert listing.label == "msls val" and listing.n_queries > 2
+    assert any(warning.startswith("not msls_val_740, by which the paper chooses: ") and "val_740_keys.txt" in warning
+               for warning in listing.warnings)
 
 
 @pytest.mark.slow
