@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from datasets.transforms import read_image
@@ -28,6 +28,7 @@ from .evaluation.baselines import BASELINES, search_baseline
 from .evaluation.evaluator import Evaluation
 from .files import temporary_path
 from .run import exit_with
+from .sheets import PLAIN, RIGHT, WRONG, Cell, sheet, spread
 
 PROJECT = Path(__file__).resolve().parent.parent
 IMAGE_SIZE = (112, 112)
@@ -37,7 +38,6 @@ DATA = ["--datasets_folder", "toy_city", "--resize", "112", "112", "--infer_batc
         "--device"]
 TRAINING = ["--val_datasets", "msls", "--train_resize", "112", "112", "--train_batch_size", "20", "--lr", "0.004",
             "--lr_halving", "3", "--seed", str(SEED)]
-RIGHT, WRONG, PLAIN = (35, 150, 70), (205, 45, 45), (90, 90, 90)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -173,23 +173,12 @@ def draw_retrievals(predictions: Path, images: Path, *, queries: int = 8, found:
     with np.load(predictions) as file:
         ids, correct, first = file["final_ids"], file["final_correct"], file["first_stage_correct"]
         query_names, database_names = file["query_names"], file["database_names"]
-    chosen = _interesting(correct[:, 0], first[:, 0], queries)
-    width, height, gap, head = 168, 126, 10, 34
-    size = (found + 1) * (width + gap) + gap + 12, head + len(chosen) * (height + gap) + gap
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    draw.text((gap, 9), "query", PLAIN, font)
-    draw.text((2 * gap + width + 12, 9), "top 5 after re-ranking: right in green, wrong in red", PLAIN, font)
-    for line, query in enumerate(chosen):
-        top = head + line * (height + gap)
+    rows = []
+    for query in _interesting(correct[:, 0], first[:, 0], queries):
         cells = [(query_names[query], PLAIN)]
         cells += [(database_names[ids[query, rank]], RIGHT if correct[query, rank] else WRONG) for rank in range(found)]
-        for column, (name, colour) in enumerate(cells):
-            left = gap + column * (width + gap) + (12 if column else 0)
-            with Image.open(images / str(name)) as image:
-                sheet.paste(image.convert("RGB").resize((width, height)), (left, top))
-            draw.rectangle((left - 4, top - 4, left + width + 3, top + height + 3), outline=colour, width=4)
-    return sheet
+        rows.append([Cell(read_image(images / str(name)).resize((168, 126)), frame) for name, frame in cells])
+    return sheet(rows, {0: "query", 1: "top 5 after re-ranking: right in green, wrong in red"})
 
 
 def _interesting(right: np.ndarray, right_at_first: np.ndarray, count: int) -> list[int]:
@@ -197,10 +186,7 @@ def _interesting(right: np.ndarray, right_at_first: np.ndarray, count: int) -> l
     kinds = (right & ~right_at_first, ~right, right & right_at_first)
     chosen: list[int] = []
     for kind, share in zip(kinds, (3, 2, count), strict=True):
-        where = np.flatnonzero(kind)
-        wanted = min(share, len(where), count - len(chosen))
-        if wanted:
-            chosen += where[np.linspace(0, len(where) - 1, wanted).round().astype(int)].tolist()
+        chosen += spread(np.flatnonzero(kind), min(share, count - len(chosen)))
     return chosen
 
 
