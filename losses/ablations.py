@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .locality import locality_constrained_loss
+from .locality import gaussian_error_loss, locality_constrained_loss
 from .multi_similarity import mine_pairs, multi_similarity_loss
 from .similarity import similarity_constrained_loss
 
@@ -23,6 +23,7 @@ def ablated_hashing_losses(
 
         direct   L_M(f)
         lc       L_M(f) + lambda L_LC(f, b), our reading of reference [70], see locality.py
+        lc-error the same by our second reading
         sc       L_M(f) + lambda L_Q(f, b), equations 11 and 12
 
     With it (equations 13 and 14) a gradient passes through the binary codes b, which the metric loss compares:
@@ -35,8 +36,8 @@ def ablated_hashing_losses(
     differentiated, NaN when a code is not finite: a metric loss on codes would not tell, as the sign of NaN is finite.
     Raises ValueError for another method and for shapes that differ.
     """
-    if method not in ("direct", "lc", "sc", "ste", "sc+ste"):
-        raise ValueError(f"hashing {method!r}: expected direct, lc, sc, ste or sc+ste")
+    if method not in ("direct", "lc", "lc-error", "sc", "ste", "sc+ste"):
+        raise ValueError(f"hashing {method!r}: expected direct, lc, lc-error, sc, ste or sc+ste")
     straight_through = method.endswith("ste")
     codes = binary if straight_through else binary.detach()
     compared = codes if straight_through else relaxed
@@ -44,5 +45,6 @@ def ablated_hashing_losses(
     metric = multi_similarity_loss(compared, pairs)
     if method in ("direct", "ste"):
         return metric, (0 * relaxed.to(metric.dtype)).sum()
-    quantization_loss = locality_constrained_loss if method == "lc" else similarity_constrained_loss
+    quantization_loss = {"lc": locality_constrained_loss, "lc-error": gaussian_error_loss}.get(
+        method, similarity_constrained_loss)
     return metric, quantization_loss(relaxed, codes, pairs, fraction=fraction, generator=generator)

@@ -1,4 +1,4 @@
-"""Locality-constrained loss: the same pairs as the similarity-constrained one, seen through a Gaussian (Table XI)."""
+"""Locality-constrained losses, two readings of "a Gaussian prior on the pair-wise quantization loss" (Table XI)."""
 
 import torch
 from torch import Tensor
@@ -36,3 +36,29 @@ def locality_constrained_loss(
 def _gaussian(cosines: Tensor) -> Tensor:
     """g as a function of the cosine of two unit vectors, whose squared distance is 2 - 2 s."""
     return torch.exp(cosines - 1)
+
+
+def gaussian_error_loss(
+    relaxed: Tensor,
+    binary: Tensor,
+    pairs: Pairs,
+    *,
+    fraction: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Negative log-likelihood of the similarities' change by the sign, a scalar in float32 (float64 for float64 codes).
+
+    OUR SECOND READING, as the first no equation of the paper: the Gaussian is the model of the error. What the sign
+    does to a pair's similarity is drawn from a Gaussian of mean 0, whose variance is the one that is likeliest for the
+    batch's pairs. Without constants, and with L_Q of equation 11, that is
+
+        L_LC = 1/2 log L_Q
+
+    Its gradient is that of L_Q divided by 2 L_Q: the smaller the error is already, the more it counts. (With a variance
+    that is fixed it would be equation 11 with another lambda.)
+
+    Arguments, errors, and what happens without pairs and to NaN: as in `similarity_constrained_loss`; it is 0 where
+    nothing changes, too.
+    """
+    change = mean_squared_change(lambda s: s, relaxed, binary, pairs, fraction=fraction, generator=generator)
+    return torch.where(change == 0, change, change.clamp_min(torch.finfo(change.dtype).tiny).log() / 2)

@@ -46,8 +46,8 @@ class Checkpoint:
     @property
     def trainings(self) -> list[dict]:
         """Every training that these weights come from, oldest first, as far as the file tells: "script", "data" (the
-        places it saw), "validation" and "selected_by" (of those sets, the one whose score chose), "epoch"."""
-        told = ("script", "data", "validation", "selected_by", "epoch")
+        places it saw), "precision", "validation" sets, "selected_by" (which of them chose), "epoch"."""
+        told = ("script", "data", "precision", "validation", "selected_by", "epoch")
         return self.earlier + ([{name: self.training.get(name) for name in told}] if self.training else [])
 
 

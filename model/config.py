@@ -8,7 +8,7 @@ from .aggregators import AGGREGATORS
 from .side_network import ADAPTERS
 
 BRANCHES = ("float", "binary")
-HASHING_METHODS = ("direct", "lc", "sc", "ste", "sc+ste")
+HASHING_METHODS = ("direct", "lc", "lc-error", "sc", "ste", "sc+ste")
 ORDERS = ("float-binary", "binary-float", "joint")
 
 

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from losses import (
     ablated_hashing_losses,
+    gaussian_error_loss,
     locality_constrained_loss,
     mine_pairs,
     multi_similarity_loss,
@@ -21,7 +22,7 @@ from losses import (
 from model.config import HASHING_METHODS as NAMES
 from model.network import straight_through_sign
 
-LOSSES = [similarity_constrained_loss, locality_constrained_loss]
+LOSSES = [similarity_constrained_loss, locality_constrained_loss, gaussian_error_loss]
 WEIGHT = 0.7  # lambda
 
 
@@ -56,8 +57,8 @@ def naive_metric(extracted: Tensor, positive: set, negative: set) -> Tensor:
 
 
 # Whether the codes are learnt from, and which similarity is to survive the sign: said once more.
-NAIVE = {"direct": (False, None), "lc": (False, gaussian), "sc": (False, inner), "ste": (True, None),
-         "sc+ste": (True, inner)}
+NAIVE = {"direct": (False, None), "lc": (False, gaussian), "lc-error": (False, inner), "sc": (False, inner),
+         "ste": (True, None), "sc+ste": (True, inner)}
 
 
 def naive_total(name: str, outputs: Tensor, labels: Tensor, weight: float) -> tuple[float, Tensor]:
@@ -73,7 +74,8 @@ def naive_total(name: str, outputs: Tensor, labels: Tensor, weight: float) -> tu
     assert positive and negative
     total = naive_metric(extracted, positive, negative)
     if similarity is not None:
-        total = total + weight * naive_change(similarity, f, b, [*positive, *negative])
+        change = naive_change(similarity, f, b, [*positive, *negative])
+        total = total + weight * (change.sqrt().log() if name == "lc-error" else change)
     by_f, by_b = torch.autograd.grad(total, (f, b), allow_unused=True, materialize_grads=True)
     arriving = by_f + by_b if learns_from_codes else by_f  # equation 14: what arrives at b goes on to f as it is
     (gradient,) = torch.autograd.grad(relaxed, outputs, arriving)
@@ -103,7 +105,7 @@ def small(seed: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor
 def test_the_methods_are_those_of_the_configuration():
     assert tuple(NAIVE) == NAMES
     relaxed = torch.ones(4, 8)
-    with pytest.raises(ValueError, match="hashing 'ste\\+sc': expected direct, lc, sc, ste or sc\\+ste"):
+    with pytest.raises(ValueError, match="hashing 'ste\\+sc': expected direct, lc, lc-error, sc, ste or sc\\+ste"):
         ablated_hashing_losses("ste+sc", relaxed, relaxed, torch.arange(4))
 
 
@@ -167,7 +169,7 @@ def test_second_term_matches_naive_loops_with_and_without_detaching_the_codes(lo
     torch.testing.assert_close(found["ours"][1], found["naive"][1], rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", [similarity_constrained_loss, locality_constrained_loss])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_match_finite_differences(loss):
     """With constant codes the gradient is that of f alone; else both arguments count, no term is cut off."""
     outputs, labels = places(3, n_places=3, per_place=3, dim=6)

@@ -42,6 +42,7 @@ VARIANTS: dict[str, Variant] = {
     # how codes are learnt
     "direct": Variant("hashing=direct", "metric loss on relaxed codes, nothing of their sign", "Table XI"),
     "lc": Variant("hashing=lc", "direct and the locality-constrained loss, as we read [70]", "Table XI, equation 12"),
+    "lc-error": Variant("hashing=lc-error", "lc by our second reading, a Gaussian error", "Table XI, equation 12"),
     "sc": Variant("hashing=sc", "direct and the similarity-constrained loss", "Table XI, equations 11 and 12"),
     "ste": Variant("hashing=ste", "metric loss on codes, straight-through", "Table XI, equation 14"),
     "sc-ste": Variant("hashing=sc+ste", "ste and sc, gradient through both (default)", "Table XI, equation 15"),

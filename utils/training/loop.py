@@ -200,7 +200,9 @@ class Training:
         # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
         save_checkpoint(self.model, best if better else last, pretrained=self.origin.pretrained, training={
             "script": self.script, "earlier": [*self.origin.trainings], "data": self.trained_on,
-            "validation": {listing.label: list(listing.warnings) for listing in self.validation},
+            "precision": self.precision, "validation": {
+                listing.label: {"files_sha256": listing.fingerprint(), "warnings": list(listing.warnings)}
+                for listing in self.validation},
             "selected_by": self.validation[-1].label, "options": self.run.options, "epoch": self.epoch,
             "score": self.score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),

@@ -305,7 +305,8 @@ class Clockwork:
 
 
 class Scored:
-    listing = types.SimpleNamespace(name="made up", label="made up", warnings=("of two queries",))
+    listing = types.SimpleNamespace(name="made up", label="made up", warnings=("of two queries",),
+                                    fingerprint=lambda: "0" * 64)
 
     def __init__(self, score: float | tuple[float, float]):
         self.stages = score if isinstance(score, tuple) else (score, 0.0)
