@@ -20,6 +20,8 @@ RSYNC = f"{DOWNLOADER} by rsync"
 MAPILLARY = "Mapillary's download site of MSLS"
 SF_XL = "gmberton/CosPlace by rsync"
 TABLE_I = "paper, Table I"
+SVOX = "SVOX's paper (WACV 2021)"
+MEMORY = "memory, unverified"  # as `source`: no source at hand states the counts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Protocol:
     frames: int | None = None
     n_database: int | None = None  # what there should be; None: no source states it
     n_queries: int | None = None
-    source: str | None = None  # of the counts; None: there are none
+    source: str | None = None  # of the counts, or MEMORY; None: there are none
     obtain: str = DOWNLOADER  # whom or what to ask for the images
     reader: Callable[[Path], Listing] | None = None  # of images that are not drawn; it compares the counts, too
     tree: str | None = None  # where the reader looks for them
@@ -75,10 +77,15 @@ def _msls_val(version: str, **fields) -> Protocol:
                    tree="msls/train_val/{cph,sf} or msls/images/val/{database,queries}", **fields)
 
 
-def _svox(condition: str) -> Protocol:
+def _remembered(name: str, *sides: tuple[str, str], counts: tuple[int, int], **fields) -> Protocol:
+    """`counts`: database images, queries."""
+    return _metres(name, *sides, n_database=counts[0], n_queries=counts[1], source=MEMORY, **fields)
+
+
+def _svox(condition: str, n_queries: int) -> Protocol:
     return _metres(f"svox_{condition}",
                    *(_pair("svox/images/test", name, f"queries_{condition}") for name in ("database", "gallery")),
-                   _pair(f"svox_{condition}/images/test"))
+                   _pair(f"svox_{condition}/images/test"), n_database=17_166, n_queries=n_queries, source=SVOX)
 
 
 def _sf_xl(version: str) -> Protocol:
@@ -88,7 +95,7 @@ def _sf_xl(version: str) -> Protocol:
 
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     _metres("pitts30k", n_database=10_000, n_queries=6_816, source=TABLE_I, obtain=NETVLAD),
-    _metres("pitts250k", obtain=NETVLAD),
+    _remembered("pitts250k", counts=(83_952, 8_280), obtain=NETVLAD),
     _metres("tokyo247", n_database=75_984, n_queries=315, source=TABLE_I, obtain=NETVLAD),
     _msls_val("740", source=f"{TABLE_I}; the lists of GSV-Cities"),
     _msls_val("740_40deg", degrees=40.0, source=TABLE_I),
@@ -102,11 +109,12 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (
     Protocol(name="nordland_3450_2f", frames=2, n_database=3_450, n_queries=3_450,
              sides=(_pair("nordland_3450/images/test"),), source="SelaVPR's paper",
              obtain="not stated; see Lu-Feng/SelaVPR, issue 6"),
-    _metres("sped"),
-    _metres("eynsham", obtain=RSYNC),
-    *(_svox(condition) for condition in ("night", "rain", "overcast", "snow", "sun")),
-    _metres("st_lucia", obtain=RSYNC),
-    _metres("amstertime"),
+    _remembered("sped", counts=(607, 607)),
+    _remembered("eynsham", counts=(23_935, 23_935), obtain=RSYNC),
+    *(_svox(condition, n_queries) for condition, n_queries in (
+        ("night", 823), ("rain", 937), ("overcast", 872), ("snow", 870), ("sun", 854))),
+    _remembered("st_lucia", counts=(1_549, 1_464), obtain=RSYNC),
+    _remembered("amstertime", counts=(1_231, 1_231)),
     _sf_xl("v1"),
     _sf_xl("v2"),
 )}
@@ -137,18 +145,32 @@ def open_protocol(datasets_folder: Path | str, name: str) -> Listing:
 
 
 def as_protocol(listing: Listing, name: str) -> Listing:
-    """`listing` under a protocol's name, its counts compared with what they should be; drawn images as they are."""
+    """`listing` under a protocol's name, with what is to be said of its counts; drawn images as they are.
+
+    Stated counts that are met need no word, and each that is not is a warning.  Counts from memory, and none at all,
+    are a warning either way: figures are then of as many images as were found.
+    """
     if listing.name.startswith("toy_city/"):
         return listing
-    protocol, said = PROTOCOLS[name], []
+    protocol = PROTOCOLS[name]
+    return dataclasses.replace(listing, name=name, protocol=name,
+                               warnings=(*listing.warnings, *_said_of_counts(protocol, listing)))
+
+
+def _said_of_counts(protocol: Protocol, listing: Listing) -> list[str]:
     counts = (("database images", protocol.n_database, listing.n_database),
               ("queries", protocol.n_queries, listing.n_queries))
-    unverified = [f"{found:,} {what}" for what, expected, found in counts if expected is None]
-    if unverified:
-        said.append(f"counts unverified: no source states them; found {' and '.join(unverified)}")
-    said += [f"expected {expected:,} {what} ({protocol.source}), found {found:,}: not comparable with published figures"
-             for what, expected, found in counts if expected not in (None, found)]
-    return dataclasses.replace(listing, name=name, protocol=name, warnings=(*listing.warnings, *said))
+    found = " and ".join(f"{number:,} {what}" for what, expected, number in counts
+                         if expected is None or protocol.source == MEMORY)
+    if protocol.source == MEMORY and all(expected == number for _, expected, number in counts):
+        return [f"counts unverified: {found} are as many as we remember, but no source at hand states them"]
+    if protocol.source == MEMORY:
+        expected = " and ".join(f"{expected:,} {what}" for what, expected, _ in counts)
+        return [f"expected, unverified: {expected} (from memory, no source at hand states them); found {found}"]
+    none = [f"counts unverified: no source states them; found {found}"] if found else []
+    return none + [
+        f"expected {expected:,} {what} ({protocol.source}), found {number:,}: not comparable with published figures"
+        for what, expected, number in counts if expected not in (None, number)]
 
 
 def resolve(datasets_folder: Path | str, name: str, *, split: str | None = None,

@@ -18,15 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from ..commands import exit_with
+from ..listing import and_more
 from ..protocols import PROTOCOLS, open_protocol
 from ..readers.image_files import some_images
-from ..training.tables import GSV_CITIES
+from ..training.tables import GSV_CITIES, UNIFIED_CITIES
 from .audit import Points, count_nearby, listing_points, named_points, training_points
 from .build import City, Plan, build_city, check_city, plan
 from .categories import Rule
 from .sources import SOURCES, Source, groups_in_the_paper, gsv_cities
 
 GSV = "gsv_cities"
+FOLDER = "unified_dataset"  # of all that is built, in the folder of all data sets
 COUNTED = "{} groups, {} classes, {} of {} images"
 Part = tuple[str, Collection[str], Iterable[City]]  # a source's city: its name, those of its groups, the groups
 
@@ -51,9 +53,15 @@ def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | 
             left_out += f", {division.unused_groups} groups not used ({division.unused_group_images} images)"
         print(f"{images.name}: {COUNTED.format(*counts)}; {left_out}", flush=True)
         expected = groups_in_the_paper(images.name)
-        if rule == dataclasses.replace(source.rule, wrap_headings=rule.wrap_headings) and expected != counts[0]:
+        # Taken modulo 360, headings fill the paper's groups and perhaps more: classes only grow.
+        differs = counts[0] != expected if rule.published_headings else counts[0] < expected
+        if rule == dataclasses.replace(source.rule, published_headings=rule.published_headings) and differs:
             print(f"{images.name}: {counts[0]} groups, where the paper's images fill {expected}: is the source "
                   "complete?", file=sys.stderr)
+        unread = [name for name in planned.city_names if name not in UNIFIED_CITIES]
+        if unread:
+            print(f"{unread[0]}{and_more(len(unread))}: no city of the paper's, hence not read by --training_dataset "
+                  f"{FOLDER}; a path to that folder is read with all that is in it", file=sys.stderr)
         yield planned
     if cities is None:
         _say_absent(name for name in source.names if name not in seen)
@@ -64,7 +72,13 @@ def _plans(source: Source, rule: Rule, *, datasets_folder: Path, folder: Path | 
 
 
 def _build(parts: Iterable[Part], folder: Path, *, copy: bool) -> None:
-    put = [build_city(city, folder, copy=copy) for _, _, cities in parts for city in cities]
+    put = []
+    for own, names, cities in parts:
+        others = _other_tables(own, names, folder)
+        if others:
+            raise ValueError(f"{others}; expected what the same images and options (--published_headings is one) gave "
+                             "before: remove them, and the folders of their images")
+        put += [build_city(city, folder, copy=copy) for city in cities]
     print(f"{folder}: {len(put) - put.count(0)} cities {'copied' if copy else 'linked'}, {put.count(0)} were complete")
 
 
@@ -73,13 +87,17 @@ def _check(parts: Iterable[Part], folder: Path) -> int:
     wrong = 0
     for own, names, cities in parts:
         problems = [problem for city in cities for problem in check_city(city, folder)]
-        tables = {path.stem for path in (folder / "Dataframes").glob("*.csv")}
-        others = sorted(stem for stem in tables.difference(names) if re.fullmatch(rf"{own}\d*", stem))
-        if others:
-            problems.append(f"{folder / 'Dataframes'}: tables that would not be built: {', '.join(others)}")
+        problems += filter(None, [_other_tables(own, names, folder)])
         print("\n".join(problems or [f"{own}: complete"]), flush=True)
         wrong += len(problems)
     return wrong
+
+
+def _other_tables(own: str, names: Collection[str], folder: Path) -> str:
+    """What to say of tables of the city `own` there that are none of its groups; nothing where there are none."""
+    tables = {path.stem for path in (folder / "Dataframes").glob("*.csv")}
+    others = sorted(stem for stem in tables.difference(names) if re.fullmatch(rf"{own}\d*", stem))
+    return f"{folder / 'Dataframes'}: tables that would not be built: {', '.join(others)}" if others else ""
 
 
 def _gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[Part]:
@@ -149,8 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--check", action="store_true", help="write nothing, say what is missing or differs; exit code 1")
     what.add_argument("--audit", nargs="+", metavar="PROTOCOL",
                       help="write nothing, count the queries of these sets that have a training image nearby")
-    parser.add_argument("--wrap_headings", action="store_true",
-                        help="headings modulo 360; the published rule gives 360 and negative ones classes of their own")
+    parser.add_argument("--published_headings", action="store_true",
+                        help="the published code's cut, for comparison: headings of 360 and negative ones have classes "
+                             "of their own, so that a batch may have one place twice, as two different ones; default: "
+                             "headings modulo 360")
     for name, meaning in RULE_OPTIONS.items():
         defaults = ", ".join(f"{getattr(source.rule, name)} ({key})" for key, source in SOURCES.items())
         parser.add_argument(f"--{name}", type=int, help=f"{meaning}; default: {defaults}")
@@ -166,17 +186,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.source is None and not args.audit:
         parser.error(f"a source is required: {', '.join((GSV, *SOURCES))}")
     changes = {name: getattr(args, name) for name in RULE_OPTIONS if getattr(args, name) is not None}
-    folder = args.datasets_folder / "unified_dataset"
+    folder = args.datasets_folder / FOLDER
     plans = None
     if args.source == GSV:
-        if changes or args.wrap_headings or args.cities or args.audit:
+        if changes or args.published_headings or args.cities or args.audit:
             raise ValueError(f"{GSV} is taken as it is: leave --cities, --audit and the division's options out")
         parts = _gsv_cities(args.datasets_folder, args.folder)
     elif args.source is not None:
         if args.cities and args.source != "msls":
             raise ValueError(f"--cities {' '.join(args.cities)}: only msls has cities to choose among; leave it out")
         source = SOURCES[args.source]
-        rule = dataclasses.replace(source.rule, wrap_headings=args.wrap_headings, **changes)
+        rule = dataclasses.replace(source.rule, published_headings=args.published_headings, **changes)
         plans = _plans(source, rule, datasets_folder=args.datasets_folder, folder=args.folder, cities=args.cities)
         parts = ((planned.images.name, planned.city_names, planned.cities()) for planned in plans)
     if args.audit:

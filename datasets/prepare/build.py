@@ -97,10 +97,14 @@ def positions(images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[
 
 def plan(images: Images, rule: Rule, *, numbered: bool) -> Plan:
     """Divide the images of a city."""
-    *columns, zone_notes = positions(images)
-    division = divide(class_ids(*columns, rule), rule)
+    east, north, heading, notes = positions(images)
+    if rule.published_headings:
+        outside = np.count_nonzero((heading < 0) | (heading >= 360))
+        notes.append(f"--published_headings: {outside} of {len(heading)} images have a heading below 0, or of 360 and "
+                     "more, and so classes of their own: a batch may have one place twice, as two different ones")
+    division = divide(class_ids(east, north, heading, rule), rule)
     numbered = numbered or rule.groups != 1  # several groups need several names
-    return Plan(images=images, division=division, notes=(*images.notes, *zone_notes), city_names=[
+    return Plan(images=images, division=division, notes=(*images.notes, *notes), city_names=[
         f"{images.name}{group}" if numbered else images.name for group in range(len(division.groups))])
 
 
@@ -159,12 +163,17 @@ def compare(city: City, folder: Path) -> tuple[str | None, dict[str, str], list[
 def build_city(city: City, folder: Path, *, copy: bool) -> int:
     """Puts the city's images and table into `folder`, what is there already excepted: number of images put there.
 
-    The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else.
+    The table comes last: there is none of a city that is not complete.  Raises ValueError where it holds anything else,
+    and where images of an unfinished city would not be built.
     """
-    (table, images), (difference, missing, _) = city.paths(folder), compare(city, folder)
-    if table.exists() and difference:
-        raise ValueError(f"{table}: {difference}; expected what the same images and options gave before: to build it "
-                         f"anew, remove it and {images}")
+    (table, images), (difference, missing, unlisted) = city.paths(folder), compare(city, folder)
+    if table.exists():
+        where, wrong = table, difference
+    else:  # begun with another division
+        where, wrong = images, unlisted and f"would not be built: {unlisted[0]}{and_more(len(unlisted))}"
+    if wrong:
+        raise ValueError(f"{where}: {wrong}; expected what the same images and options (--published_headings is one) "
+                         f"gave before: to build it anew, remove {table} and {images}")
     images.mkdir(parents=True, exist_ok=True)
     table.parent.mkdir(parents=True, exist_ok=True)
     put = copy_image if copy else link_image

@@ -12,7 +12,14 @@ def _means(text: str, default: object = dataclasses.MISSING) -> dataclasses.Fiel
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Equation 17's parameters (section III-E): groups of classes that are N cells or L sectors apart at least."""
+    """Equation 17's parameters (section III-E): groups of classes that are N cells or L sectors apart at least.
+
+    Headings are taken modulo 360.  The published code does not: with `published_headings` 360 and -1 have classes of
+    their own, beside those of 0 and 359.
+
+    Raises ValueError for a number out of range, and for sectors that do not close the circle: where alpha * L does not
+    divide 360, some classes of a group are nearer than L sectors across 0.
+    """
 
     M: int = _means("side of a cell in metres")
     alpha: int = _means("width of a sector of heading in degrees")
@@ -20,8 +27,7 @@ class Rule:
     L: int = _means("sectors of heading between two classes of a group")
     groups: int = _means("how many of the N x N x L groups to use, 0: all", 0)
     min_images: int = _means("images that a class must have", 4)
-    # The published code does not, so that headings of 360 and -1 have classes of their own.
-    wrap_headings: bool = _means("take headings modulo 360", False)
+    published_headings: bool = _means("do not take headings modulo 360", False)
 
     def __post_init__(self):
         for name in ("M", "alpha", "N", "L", "min_images"):
@@ -29,6 +35,9 @@ class Rule:
                 raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")
         if self.groups < 0:
             raise ValueError(f"groups {self.groups}: expected at least 1, or 0 for all")
+        if not self.published_headings and self.L > 1 and 360 % (self.alpha * self.L):
+            raise ValueError(f"alpha {self.alpha} and L {self.L}: expected alpha * L to divide 360, or L 1; else "
+                             "classes of one group may be nearer than L sectors across 0 degrees")
 
 
 class Division(NamedTuple):
@@ -47,7 +56,7 @@ class Division(NamedTuple):
 
 def class_ids(east: np.ndarray, north: np.ndarray, heading: np.ndarray, rule: Rule) -> np.ndarray:
     """(n,) metres, metres, degrees -> (n, 3) int64: each rounded down to a multiple of M, M, alpha."""
-    if rule.wrap_headings:
+    if not rule.published_headings:
         heading = np.mod(heading, 360.0)
         heading[heading == 360.0] = 0.0  # what a tiny negative angle is rounded to
     # floor_divide and not floor(x / M), whose division may round up to the next cell

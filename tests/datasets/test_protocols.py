@@ -36,8 +36,8 @@ def answers(listing):
 
 
 def expect(monkeypatch, name, n_database, n_queries):
-    """The protocol, as if it had so many images."""
-    small = dataclasses.replace(PROTOCOLS[name], n_database=n_database, n_queries=n_queries)
+    """The protocol, as if a source said that it had so many images."""
+    small = dataclasses.replace(PROTOCOLS[name], n_database=n_database, n_queries=n_queries, source="a source")
     monkeypatch.setitem(PROTOCOLS, name, small)
 
 
@@ -114,9 +114,37 @@ def test_one_wrong_count(tmp_path, monkeypatch):
 
 
 def test_unverified_counts_are_told(tmp_path):
+    street(tmp_path / "sf_xl" / "images" / "test")
+    (tmp_path / "sf_xl/images/test/queries").rename(tmp_path / "sf_xl/images/test/queries_v1")
+    assert open_protocol(tmp_path, "sf_xl_v1").warnings == (
+        "counts unverified: no source states them; found 4 database images and 3 queries",)
+
+
+def test_counts_from_memory_that_are_not_met_are_no_certainty(tmp_path):
     street(tmp_path / "eynsham" / "images" / "test")
     assert open_protocol(tmp_path, "eynsham").warnings == (
-        "counts unverified: no source states them; found 4 database images and 3 queries",)
+        "expected, unverified: 23,935 database images and 23,935 queries (from memory, no source at hand states them); "
+        "found 4 database images and 3 queries",)
+
+
+@pytest.mark.parametrize("n_queries", [3, 4])
+def test_counts_from_memory_that_are_met_are_told_once(tmp_path, monkeypatch, n_queries):
+    street(tmp_path / "st_lucia" / "images" / "test")
+    monkeypatch.setitem(PROTOCOLS, "st_lucia",
+                        dataclasses.replace(PROTOCOLS["st_lucia"], n_database=4, n_queries=n_queries))
+    met = ("counts unverified: 4 database images and 3 queries are as many as we remember, but no source at hand "
+           "states them")
+    other = ("expected, unverified: 4 database images and 4 queries (from memory, no source at hand states them); "
+             "found 4 database images and 3 queries")
+    assert open_protocol(tmp_path, "st_lucia").warnings == (met if n_queries == 3 else other,)
+
+
+def test_one_count_without_a_source(tmp_path, monkeypatch):
+    street(tmp_path / "pitts30k" / "images" / "test")
+    expect(monkeypatch, "pitts30k", 5, None)
+    assert open_protocol(tmp_path, "pitts30k").warnings == (
+        "counts unverified: no source states them; found 3 queries",
+        "expected 5 database images (a source), found 4: not comparable with published figures")
 
 
 def test_no_count_without_a_source():
@@ -129,6 +157,18 @@ def test_counts_of_the_papers_table():
         "pitts30k", "msls_val_740", "tokyo247", "nordland_27592_w2s_10f", "msls_val_740_40deg")}
     assert counts == {"pitts30k": (10000, 6816), "msls_val_740": (18871, 740), "tokyo247": (75984, 315),
                       "nordland_27592_w2s_10f": (27592, 27592), "msls_val_740_40deg": (18871, 740)}
+
+
+def test_counts_from_memory():
+    """As they were given to us, unverified; whoever finds a source names it."""
+    counts = {name: (protocol.n_database, protocol.n_queries) for name, protocol in PROTOCOLS.items()
+              if protocol.source == "memory, unverified"}
+    assert counts == {"pitts250k": (83952, 8280), "sped": (607, 607), "eynsham": (23935, 23935),
+                      "st_lucia": (1549, 1464), "amstertime": (1231, 1231)}
+    svox = {"night": 823, "rain": 937, "overcast": 872, "snow": 870, "sun": 854}  # which a source states
+    assert {condition: (17166, queries) for condition, queries in svox.items()} == {
+        condition: (PROTOCOLS[f"svox_{condition}"].n_database, PROTOCOLS[f"svox_{condition}"].n_queries)
+        for condition in svox}
 
 
 # Nordland: frames 0 to 29 on both sides.

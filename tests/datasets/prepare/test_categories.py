@@ -1,5 +1,7 @@
 """The division into categories against published values and exact numbers."""
 
+import dataclasses
+import itertools
 import json
 import math
 import random
@@ -16,7 +18,9 @@ from datasets.prepare.categories import Rule, class_ids, divide, group_ids
 from datasets.prepare.sources import SOURCES
 
 GOLDEN = json.loads((DATA / "golden_places.json").read_text())["summary"]
-RULES = {"pitts_msls": SOURCES["pitts30k"].rule, "sfxl": SOURCES["sf_xl"].rule}
+# The golden values are of the published code, which does not take headings modulo 360.
+RULES = {tag: dataclasses.replace(SOURCES[source].rule, published_headings=True)
+         for tag, source in (("pitts_msls", "pitts30k"), ("sfxl", "sf_xl"))}
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +92,17 @@ def test_golden_tables_and_file_names(golden_names):
 
 
 def oracle(points, rule):
-    """Group -> place -> images by equation 17 as it stands, with exact numbers and in the order of appearance."""
+    """Group -> place -> images by equation 17 as it stands, with exact numbers and in the order of appearance.
+
+    The circle is closed for doubles, of which 360 - 1e-20 is none: what is nearest to it is 360, hence 0.
+    """
     classes = {}
-    for i, point in enumerate(points):
+    for i, (east, north, heading) in enumerate(points):
         steps = (rule.M, rule.M, rule.alpha)
-        key = tuple(math.floor(Fraction(float(x)) / step) * step for x, step in zip(point, steps, strict=True))
+        if not rule.published_headings:
+            heading = float(Fraction(heading) % 360) % 360
+        key = tuple(math.floor(Fraction(float(x)) / step) * step
+                    for x, step in zip((east, north, heading), steps, strict=True))
         classes.setdefault(key, []).append(i)
     groups = {}
     for (e, n, h), members in classes.items():
@@ -103,13 +113,16 @@ def oracle(points, rule):
     return groups
 
 
-@pytest.mark.parametrize("rule", [Rule(M=15, alpha=60, N=3, L=2, min_images=2), Rule(M=10, alpha=60, N=5, L=2),
-                                  Rule(M=7, alpha=45, N=2, L=3, min_images=1)], ids=str)
+@pytest.mark.parametrize("rule", [
+    Rule(M=15, alpha=60, N=3, L=2, min_images=2, published_headings=True), Rule(M=15, alpha=60, N=3, L=2),
+    Rule(M=10, alpha=60, N=5, L=2), Rule(M=10, alpha=50, N=5, L=1, min_images=2),
+    Rule(M=7, alpha=45, N=2, L=3, min_images=1, published_headings=True)], ids=str)
 def test_division_agrees_with_loops_over_fractions(rule):
     draw = random.Random(5)
     multiples = [k * rule.M for k in (-2, -1, 0, 1, 2, 39000)]
     edges = [x for k in multiples for x in (k, math.nextafter(k, -math.inf), math.nextafter(k, math.inf), k + 0.01)]
-    turns = [-360.0, -60.0, -1.0, -1e-20, -0.0, 0.0, 59.0, math.nextafter(60, 0), 60.0, 359.99, 360.0, 361.0]
+    turns = [-725.5, -360.0, -60.0, -1.0, -1e-20, -0.0, 0.0, 59.0, math.nextafter(60, 0), 60.0, 359.99, 360.0, 361.0,
+             719.5]
     points = [(draw.choice(edges), draw.choice(edges), draw.choice(turns)) for _ in range(3000)]
     expected = oracle(points, rule)
     division = divide(class_ids(*np.array(points).T, rule), rule)
@@ -120,13 +133,51 @@ def test_division_agrees_with_loops_over_fractions(rule):
     assert len(division.image) + division.small_class_images == len(points)
 
 
-def test_headings_are_wrapped_on_request():
+@pytest.mark.parametrize("source", SOURCES)
+def test_5_and_360_degrees_at_one_spot_are_one_class(source):
+    spot = np.zeros(4)
+    classes = class_ids(spot, spot, np.array([5.0, 360.0, 365.0, -355.0]), SOURCES[source].rule)
+    assert np.array_equal(classes, np.zeros((4, 3)))
+
+
+def test_headings_are_taken_modulo_360_unless_as_published():
     headings, zeros = np.array([-1.0, 360.0, 725.0, -1e-20, 59.0, 300.0]), np.zeros(6)
     rule = Rule(M=15, alpha=60, N=3, L=2)
-    assert class_ids(zeros, zeros, headings, rule)[:, 2].tolist() == [-60, 360, 720, -60, 0, 300]
-    wrapped = class_ids(zeros, zeros, headings, Rule(M=15, alpha=60, N=3, L=2, wrap_headings=True))
-    assert wrapped[:, 2].tolist() == [300, 0, 0, 0, 0, 300]
+    assert class_ids(zeros, zeros, headings, rule)[:, 2].tolist() == [300, 0, 0, 0, 0, 300]
+    published = class_ids(zeros, zeros, headings, dataclasses.replace(rule, published_headings=True))
+    assert published[:, 2].tolist() == [-60, 360, 720, -60, 0, 300]
     assert headings[0] == -1.0
+
+
+def sectors_apart(rule):
+    """The nearest two sectors of one group, on the circle."""
+    headings = np.arange(0, 360, rule.alpha)
+    zeros = np.zeros(len(headings))
+    groups = group_ids(class_ids(zeros, zeros, headings, rule), rule)[:, 2]
+    return min((min((a - b) % len(headings), (b - a) % len(headings))
+                for a, b in itertools.permutations(range(len(headings)), 2) if groups[a] == groups[b]),
+               default=len(headings))
+
+
+def test_classes_of_a_group_are_l_sectors_apart_across_0_too():
+    """For every source, and every rule that is accepted; what is refused would bring some nearer, or has fewer
+    sectors than L."""
+    for source in SOURCES.values():
+        assert sectors_apart(source.rule) == source.rule.L == 2
+    for alpha, sectors in itertools.product((10, 30, 36, 40, 45, 60, 72, 90, 120, 180, 360), range(1, 7)):
+        options = {"M": 15, "alpha": alpha, "N": 3, "L": sectors}
+        try:
+            rule = Rule(**options)
+        except ValueError as error:
+            assert str(error).startswith(f"alpha {alpha} and L {sectors}: expected alpha * L to divide 360, or L 1; ")
+            assert sectors_apart(Rule(**options, published_headings=True)) < sectors or sectors > 360 // alpha
+        else:
+            assert sectors_apart(rule) >= sectors
+
+
+def test_a_last_sector_that_is_narrower_is_refused():
+    with pytest.raises(ValueError, match=r"^alpha 100 and L 2: expected alpha \* L to divide 360"):
+        Rule(M=15, alpha=100, N=3, L=2)
 
 
 def test_only_some_groups_and_none():

@@ -360,7 +360,12 @@ def test_another_division_does_not_mix_with_this_one(tmp_path, capsys, whole):
     root = write_pitts(tmp_path)
     assert main(["pitts30k", "--datasets_folder", str(root)]) == 0
     message = mistake(["pitts30k", "--datasets_folder", str(root), "--min_images", "3"], capsys)
-    assert re.search(r"Pitts30k0\.csv: 5 images, expected 3; .* to build it anew, remove it and ", message)
+    table, images = (f"{re.escape(str(root))}/unified_dataset/{part}" for part in ("Dataframes", "Images"))
+    assert re.search(rf"{table}/Pitts30k0\.csv: 5 images, expected 3; .* to build it anew, remove "
+                     rf"{table}/Pitts30k0\.csv and {images}/Pitts30k0$", message)
+    assert content(root) == whole
+    message = mistake(["pitts30k", "--datasets_folder", str(root), "--groups", "1"], capsys)
+    assert re.search(rf"error: {table}: tables that would not be built: Pitts30k1; expected ", message)
     assert content(root) == whole
 
 
@@ -402,13 +407,84 @@ def test_check(tmp_path, capsys):
     assert problems() == (1, ["Dataframes: tables that would not be built: Pitts30k7"])
 
 
-def test_headings_can_be_wrapped(tmp_path, capsys):
-    for pano, heading in zip("abcd", (0, 59, 360, 361), strict=True):
-        touch(tmp_path / "sf_xl/processed/train" / sfxl_name(543200, 4178900, pano, heading))
-    arguments = ["sf_xl", "--datasets_folder", str(tmp_path)]
-    assert "nothing to build" in mistake(arguments, capsys)
-    assert main([*arguments, "--wrap_headings"]) == 0
-    assert len(tables(tmp_path)["SFXL"]) == 5
+def write_turns(root, *turns):
+    """Four images of each heading of SF-XL, all at one spot."""
+    for heading in turns:
+        for pano in "abcd":
+            touch(root / "sf_xl/processed/train" / sfxl_name(543200, 4178900, f"{pano}{heading}", heading))
+    return ["sf_xl", "--datasets_folder", str(root)]
+
+
+def places(root):
+    """Headings of each place of SFXL."""
+    found = {}
+    for row in tables(root)["SFXL"][1:]:
+        found.setdefault(int(row.split(",")[0]), set()).add(int(re.sub(r".*,[a-d]", "", row)))
+    return found
+
+
+def test_5_and_360_degrees_are_one_place_unless_as_published(tmp_path, capsys):
+    arguments = write_turns(tmp_path, 5, 360, -355, 130)
+    assert main(arguments) == 0
+    assert sorted(map(sorted, places(tmp_path).values())) == [[-355, 5, 360], [130]]
+    assert "--published_headings" not in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "unified_dataset")
+    assert main([*arguments, "--published_headings"]) == 0
+    assert sorted(map(sorted, places(tmp_path).values())) == [[-355], [5], [130], [360]]  # all of one group
+    assert ("SFXL: --published_headings: 8 of 16 images have a heading below 0, or of 360 and more, and so classes of "
+            "their own: a batch may have one place twice") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first, second", [([], ["--published_headings"]), (["--published_headings"], [])])
+def test_a_folder_with_the_other_cut_of_headings_is_noticed(first, second, tmp_path, capsys, monkeypatch):
+    arguments = write_turns(tmp_path, 5, 360)
+    assert main([*arguments, *first]) == 0
+    before = content(tmp_path)
+    assert re.search(r"SFXL\.csv: line \d is .*\(--published_headings is one\)", mistake([*arguments, *second], capsys))
+    assert main([*arguments, *second, "--check"]) == 1
+    assert "SFXL.csv: line " in capsys.readouterr().out
+    assert content(tmp_path) == before and main([*arguments, *first, "--check"]) == 0
+
+
+def test_an_unfinished_folder_with_the_other_cut_is_noticed(tmp_path, capsys):
+    arguments = write_turns(tmp_path, 5, 360)
+    assert main([*arguments, "--published_headings"]) == 0
+    (tmp_path / "unified_dataset/Dataframes/SFXL.csv").unlink()  # as where the build was interrupted
+    before = content(tmp_path)
+    assert re.search(r"Images/SFXL: would not be built: SFXL_0000001_.*\.jpg \(and 3 more like it\); expected what the "
+                     r"same images and options", mistake(arguments, capsys))
+    assert content(tmp_path) == before
+    assert main([*arguments, "--published_headings"]) == 0
+
+
+def write_amman(root, groups):
+    """Images in that many of the 18 groups; those of the last are in two sectors, but for whole turns in one."""
+    rows, (east, north) = [], utm.from_latlon(31.95, 35.93)[:2]
+    for group, (row, column, turn) in enumerate(itertools.islice(
+            itertools.product(range(3), range(3), (30, 90)), groups)):
+        middle = (east // 45 * 45 + 15 * column + 7.5, north // 45 * 45 + 15 * row + 7.5)  # of a cell of 15 m
+        lat, lon = utm.to_latlon(*middle, 36, "R")
+        rows += [(f"k{group}-{i}", f"{lon:.7f}", f"{lat:.7f}", turn + 360 * (group == groups - 1 and i % 2),
+                  "2018-01-01", "False") for i in range(4)]
+    for side, some in (("database", rows), ("query", [("q", *rows[0][1:5], "True")])):
+        for key, *_ in some:
+            touch(root / "msls/train_val/amman" / side / "images" / f"{key}.jpg")
+        touch(root / "msls/train_val/amman" / side / "raw.csv", msls_rows(*some).encode())
+    return ["msls", "--datasets_folder", str(root)]
+
+
+@pytest.mark.parametrize("groups, options, built, complaint", [
+    (18, ["--published_headings"], 17, False), (18, [], 18, False), (17, [], 17, False),
+    (17, ["--published_headings"], 16, True), (16, [], 16, True)])
+def test_only_groups_that_headings_cannot_explain_are_missed(groups, options, built, complaint, tmp_path, capsys):
+    """Of Amman the paper has 17 groups, but its headings may fill one more when they are taken modulo 360."""
+    assert main([*write_amman(tmp_path, groups), *options]) == 0
+    said = capsys.readouterr()
+    assert f"Amman: {built} groups, {built} classes, {4 * built} of {4 * groups} images" in said.out
+    missed = f"Amman: {built} groups, where the paper's images fill 17: is the source complete?"
+    assert (missed in said.err) == complaint
+    assert ("Amman17: no city of the paper's, hence not read by --training_dataset unified_dataset; a path to that "
+            "folder is read with all that is in it" in said.err) == (built == 18)
 
 
 def test_what_is_built_trains(tmp_path):
