@@ -25,10 +25,11 @@ def evaluator(options: EvaluationOptions, folder: Path | None = None) -> Evaluat
 
 def main(argv: list[str] | None = None) -> None:
     options = cli.evaluation(__doc__, argv)
-    dataset = evaluated_set(options.chosen, options.images)
     if options.hub is None:
         model, checkpoint = model_for_evaluation(options.model, branches=("float",))
-    else:  # somebody else's
+        options = options.fitted(model.config.vit.patch)
+    dataset = evaluated_set(options.chosen, options.images)
+    if options.hub is not None:  # somebody else's
         model, checkpoint = hub_model(options.hub, dataset, device=options.device,
                                       batch_size=options.evaluation.batch_size)
     run = Run(options.run, model=model.config)

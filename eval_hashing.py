@@ -24,8 +24,9 @@ def evaluator(options: EvaluationOptions, folder: Path | None = None) -> Evaluat
 
 def main(argv: list[str] | None = None) -> None:
     options = cli.evaluation(__doc__, argv, flags=("hashing",))
-    dataset = evaluated_set(options.chosen, options.images)
     model, checkpoint = model_for_evaluation(options.model, branches=("binary",))
+    options = options.fitted(model.config.vit.patch)
+    dataset = evaluated_set(options.chosen, options.images)
     run = Run(options.run, model=model.config)
 
     evaluate = evaluator(options.evaluation, run.folder)

@@ -25,12 +25,12 @@ def SelaVPRplusplus(
         hashing=True, rerank=True    relaxed codes, binary codes, float descriptors
 
     The images are a float tensor (B, 3, H, W): RGB from 0 to 1, normalised with the ImageNet mean (0.485, 0.456,
-    0.406) and standard deviation (0.229, 0.224, 0.225), H and W multiples of 14 (322 x 322 in the paper; other
-    sizes raise ValueError). Similar places have a small L2 distance between float descriptors, and a small
-    Hamming distance between binary codes.
+    0.406) and standard deviation (0.229, 0.224, 0.225), H and W multiples of the backbone's patch: 14 for DINOv2
+    (322 x 322 in the paper), 16 for DINOv3 and DeiT (320 x 320); other sizes raise ValueError. Similar places have a
+    small L2 distance between float descriptors, and a small Hamming distance between binary codes.
 
     backbone      "dinov2-base" or "dinov2-large"; with pretrained=False also the other sizes, "dinov2-giant" and
-                  "dinov2-large-reg" (with 4 registers) among them
+                  "dinov2-large-reg" (with 4 registers) among them, and those of DINOv3 and DeiT ("dinov3-small", ...)
     aggregation   head of the float branch: "gem"; with pretrained=False also "boq" (D 12288) and "salad" (D 8448)
     pretrained    True: the published weights, fetched once into torch.hub's cache; False: random weights, drawn
                   from torch's global generator (torch.manual_seed repeats them)

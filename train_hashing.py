@@ -15,6 +15,7 @@ from utils.training.loop import Training
 def main(argv: list[str] | None = None) -> None:
     options = cli.training(__doc__, argv, flags=("hashing",))
     checkpoint, config = read_resume(options.model, branches=("binary",))
+    options = options.fitted(config.vit.patch)
     run = Run(options.run, model=config)
     seed_everything(options.seed)
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     validation_sets, test_set = validation_and_test_sets(options.validation, options.test, options.images)
     evaluate = evaluator(options.evaluation, run.folder)
 
-    # A frozen DINOv2 and a side network whose adapters start at zero, so that y_l = x_0 (on random weights at random).
+    # A frozen backbone and a side network whose adapters start at zero, so that y_l = x_0 (random ones at random).
     model, origin = model_to_train(checkpoint, config, options.model)
     training = Training(model, options.training, options.data, run=run, script="train_hashing.py",
                         origin=origin)

@@ -19,6 +19,7 @@ from utils.training.loop import Training
 def main(argv: list[str] | None = None) -> None:
     options = cli.training(__doc__, argv, flags=("hashing", "rerank"))
     checkpoint, config = read_resume(options.model, branches=BRANCHES)
+    options = options.fitted(config.vit.patch)
     run = Run(options.run, model=config)
     seed_everything(options.seed)
 

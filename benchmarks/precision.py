@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets import read_folder
+from datasets import nearest_multiple, read_folder
 from eval_rerank import evaluator
 from model import load_model
 from utils.data import as_dataset
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
 def measure(model_file: Path, folder: Path, side: int, *, device: torch.device = CPU) -> dict:
     """{"set", "queries", "recalls" of the exact evaluation, "changes": {"bf16, int8": {...}}} of one model and set."""
     model = load_model(model_file).to(device)
-    dataset = as_dataset(read_folder(folder.parent, folder.name, split="test"), size=(side, side))
+    dataset = as_dataset(read_folder(folder.parent, folder.name, split="test"),
+                         size=nearest_multiple((side, side), model.config.vit.patch))
     with tempfile.TemporaryDirectory() as scratch:
         evaluations = {}
         # fp16 is a GPU's: processors compute it slowly, or not at all.

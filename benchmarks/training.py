@@ -155,7 +155,7 @@ def saved(report: Report, backbone: str) -> None:
         told = step_memory(step.model, images=2, size=(SIZE, SIZE), dtype=dtype, device=step.device).kept / 2 / MIB
         goal = GOAL_MIB.get((backbone, precision))
         vit = BACKBONES[backbone]
-        inputs = (vit.depth - step.model.config.first_level) * (1 + (SIZE // 14)**2) * vit.dim * dtype.itemsize
+        inputs = (vit.depth - step.model.config.first_level) * (1 + (SIZE // vit.patch)**2) * vit.dim * dtype.itemsize
         report.add(f"saved an image, {backbone}, {precision}", f"{measured:.2f} MiB",
                    f"inputs alone {inputs / MIB:.1f}; plain / ours {plain / measured:.1f}; told beforehand {told:.2f}",
                    goal=f"<= {goal} MiB" if goal else "", met=None if goal is None else measured <= goal)

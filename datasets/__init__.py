@@ -17,8 +17,8 @@ _EXPORTS = {
     "readers.own_images": ("own_images",),
     "training.places": ("CityBatchSampler", "PlaceDataset", "collate_places"),
     "training.tables": ("GSV_CITIES", "TRAINING_SETS", "UNIFIED_CITIES"),
-    "transforms": ("DEFAULT_NORMALISATION", "NORMALISATIONS", "TEST_METHODS", "VARYING_SIZES", "evaluation_transform",
-                   "nearest_multiple", "normalise", "query_transform", "training_transform"),
+    "transforms": ("DEFAULT_NORMALISATION", "NORMALISATIONS", "PATCH", "TEST_METHODS", "VARYING_SIZES",
+                   "evaluation_transform", "nearest_multiple", "normalise", "query_transform", "training_transform"),
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 __all__ = sorted(_MODULES)

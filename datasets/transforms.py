@@ -27,6 +27,8 @@ NORMALISATIONS = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # [0, 1] as it is, for networks that do this themselves
 }
 
+PATCH = 14  # pixels, DINOv2's; images' sides are multiples of it unless another is asked for
+
 # What becomes of a query's image; a database image is always resized to exactly --resize.
 TEST_METHODS = {
     "hard_resize": "resized to exactly --resize",
@@ -116,18 +118,19 @@ def evaluation_transform(size: tuple[int, int], normalisation: str = DEFAULT_NOR
     return _evaluated(partial(_resize_tensor, size=tuple(size)), normalisation)
 
 
-def query_transform(method: str, size: tuple[int, int], normalisation: str = DEFAULT_NORMALISATION) -> Transform:
+def query_transform(method: str, size: tuple[int, int], normalisation: str = DEFAULT_NORMALISATION,
+                    multiple: int = PATCH) -> Transform:
     """PIL image -> (3,H,W) float32 as one of TEST_METHODS asks: to tensor, normalised as above, then brought to size.
 
-    `size` is (H, W) in pixels; single_query's sides are multiples of 14, see `aspect_size`, its resize is bilinear,
-    antialiased.  Raises ValueError for another method.
+    `size` is (H, W) in pixels; single_query's sides are multiples of `multiple`, see `aspect_size`, its resize is
+    bilinear, antialiased.  Raises ValueError for another method.
     """
     if method == "hard_resize":
         return evaluation_transform(size, normalisation)
     if method == "central_crop":
         return _evaluated(partial(central_crop, size=tuple(size)), normalisation)
     if method == "single_query":
-        return _evaluated(partial(_resize_in_ratio, shorter=min(size)), normalisation)
+        return _evaluated(partial(_resize_in_ratio, shorter=min(size), multiple=multiple), normalisation)
     raise ValueError(f"test method {method!r}: expected one of {', '.join(TEST_METHODS)}")
 
 
@@ -143,18 +146,18 @@ def _resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resize(image, size, antialias=True)
 
 
-def _resize_in_ratio(image: torch.Tensor, shorter: int) -> torch.Tensor:
-    return _resize_tensor(image, aspect_size(image.shape[1:], shorter))
+def _resize_in_ratio(image: torch.Tensor, shorter: int, multiple: int) -> torch.Tensor:
+    return _resize_tensor(image, aspect_size(image.shape[1:], shorter, multiple))
 
 
-def aspect_size(image: Sequence[int], shorter: int) -> tuple[int, int]:
-    """(H, W) of an image whose shorter side becomes `shorter` pixels, each side then to the nearest multiple of 14.
+def aspect_size(image: Sequence[int], shorter: int, multiple: int = PATCH) -> tuple[int, int]:
+    """(H, W) of an image whose shorter side becomes `shorter` pixels, each side then to the nearest multiple.
 
     The published code leaves the longer side as it comes, which the 14-pixel patches do not take.
     """
     height, width = image
     # Cutting off the fraction of a pixel decides nothing: nearest multiples change at whole pixels.
-    return nearest_multiple((height * shorter // min(image), width * shorter // min(image)))
+    return nearest_multiple((height * shorter // min(image), width * shorter // min(image)), multiple)
 
 
 def central_crop(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -177,7 +180,7 @@ def _central_sources(side: int, target: int, scale: float) -> torch.Tensor:
     return (torch.arange(first, first + target, dtype=torch.float32) * (1 / scale)).long()
 
 
-def nearest_multiple(size: tuple[int, int], multiple: int = 14) -> tuple[int, int]:
+def nearest_multiple(size: tuple[int, int], multiple: int = PATCH) -> tuple[int, int]:
     """(H, W) in pixels, each side rounded to the nearest multiple (ties upwards, at least one multiple).
 
     Raises ValueError for a size below 1 pixel.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import BACKBONES, ModelConfig
+from .config import BACKBONES, DINOV2, ModelConfig
 from .files import temporary_path
 from .network import SelaVPRpp
 from .published_names import to_own_names, to_published_names
@@ -28,7 +28,7 @@ class Checkpoint:
     """A model file as read, its state dict in our names.
 
     config      of the model; inferred from names and shapes where the file holds none
-    pretrained  whether the backbone holds released DINOv2 weights; None: the file does not say
+    pretrained  whether the backbone holds released weights; None: the file does not say
     training    what the training script needs to resume, None in files of other origin
     """
 
@@ -42,6 +42,11 @@ class Checkpoint:
     def earlier(self) -> list[dict]:
         """The trainings that this one began with, oldest first: that of a first branch, where it trained a second."""
         return (self.training or {}).get("earlier", [])
+
+    @property
+    def licence(self) -> str | None:
+        """Which the weights inherit, see `ModelConfig.licence`."""
+        return self.config.licence(pretrained=self.pretrained)
 
     @property
     def trainings(self) -> list[dict]:
@@ -117,22 +122,29 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
-    """The configuration that names and shapes (in our names) imply; CheckpointError where they imply none."""
+    """The configuration of a DINOv2 model that names and shapes (in our names) imply; CheckpointError where they imply
+    none."""
     cls_token = state_dict.get("backbone.cls_token")
     if cls_token is None:
-        hint = ": a DINOv2 file belongs to --foundation_model_path" if "cls_token" in state_dict else ""
+        hint = ": a backbone's file belongs to --foundation_model_path" if "cls_token" in state_dict else ""
         raise CheckpointError(f"{source}: not a SelaVPR++ model (no backbone.cls_token){hint}")
+
+    patches = state_dict.get("backbone.patch_embed.proj.weight")
+    if patches is not None and patches.shape[-1] != DINOV2.patch:
+        raise CheckpointError(f"{source}: no DINOv2 (its patches have {patches.shape[-1]} pixels), and only a model on "
+                              "DINOv2 is known by names and shapes; save_checkpoint writes what others need")
 
     def count(prefix: str) -> int:
         return len({key[len(prefix):].split(".")[0] for key in state_dict if key.startswith(prefix)})
 
     dim, depth = cls_token.shape[-1], count("backbone.blocks.")
     registers = state_dict.get("backbone.register_tokens", torch.empty(0, dim)).shape[-2]
-    names = [name for name, vit in BACKBONES.items() if (vit.dim, vit.depth, vit.registers) == (dim, depth, registers)]
+    known = {name: vit for name, vit in BACKBONES.items() if vit.family is DINOV2}
+    names = [name for name, vit in known.items() if (vit.dim, vit.depth, vit.registers) == (dim, depth, registers)]
     if not names:
         more = f", with {registers} registers" if registers else ""
         raise CheckpointError(f"{source}: no known backbone is {dim} wide and {depth} blocks deep{more}; "
-                              f"known are {', '.join(BACKBONES)}")
+                              f"known are {', '.join(known)}")
     branches = tuple(name for name in ("float", "binary") if count(f"{name}_branch."))
     if not branches:
         raise CheckpointError(f"{source}: holds neither a float nor a binary branch")
@@ -182,24 +194,30 @@ def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp
     return model.eval()
 
 
-def load_foundation(model: SelaVPRpp, path: str | Path) -> None:
-    """Loads an official dinov2_*_pretrain.pth into the backbone, strictly, by its own key names.
+def load_foundation(model: SelaVPRpp, path: str | Path) -> list[str]:
+    """Loads an official file of the backbone (`Family.files`), strictly, by its own key names.
 
-    Adapters inside the blocks, which such a file does not know, keep their values.
+    Adapters inside the blocks, which such a file does not know, keep their values. Returns the names of what the file
+    holds beside the backbone (DeiT's classifier), which is not used.
     """
-    content = read_file(path)
+    family, content = model.config.vit.family, read_file(path)
+    content = content["model"] if isinstance(content.get("model"), dict) else content  # DeiT's files
     token = content.get("cls_token")
     if not isinstance(token, Tensor):
-        raise CheckpointError(f"{path}: not a DINOv2 file (no cls_token); expected dinov2_*_pretrain.pth")
+        raise CheckpointError(f"{path}: not a {family.name} file (no cls_token); expected {family.files}")
+    unused = [key for key in content if key.startswith(family.unused)]
+    content = {key: value for key, value in content.items() if key not in unused}
     inner = {key: value for key, value in model.backbone.state_dict().items() if ".adapter" in key}
     load_weights(model.backbone, {**inner, **content}, f"{path} (into {model.config.backbone})")
+    return unused
 
 
 def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | None,
                     training: dict | None = None) -> None:
     """Writes a file of ours, which carries its configuration, whole or not at all; read_checkpoint is its reader."""
     content = {"format": FORMAT, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
-               "model_state_dict": model.state_dict(), "training": training}
+               "licence": model.config.licence(pretrained=pretrained), "model_state_dict": model.state_dict(),
+               "training": training}
     with temporary_path(Path(path)) as temporary:
         torch.save(content, temporary)
 
@@ -209,6 +227,9 @@ def published_state_dict(model: SelaVPRpp) -> dict[str, Tensor]:
 
     Raises CheckpointError for a model that names and shapes do not tell, as whoever loads it would get another one.
     """
+    if model.config.vit.family is not DINOV2:
+        raise CheckpointError(f"{model.config.backbone}: the published format knows DINOv2 alone; "
+                              "save_checkpoint keeps the others")
     if not _told_by_names(model):
         raise CheckpointError(f"{model.config.backbone} with placement {model.config.placement!r} cannot be told from "
                               "the published names, which would make it another model; save_checkpoint keeps it")

@@ -12,36 +12,116 @@ HASHING_METHODS = ("direct", "lc", "lc-error", "sc", "ste", "sc+ste")
 ORDERS = ("float-binary", "binary-float", "joint")
 
 
+class Family(NamedTuple):
+    """What the vision transformers of one publication share.
+
+    patch         side of a patch in pixels
+    table         side in patches of the table of positions; 0: rotary positions, inside the attention
+    table_offset  without registers a table is resized by factors (size + offset) / table; 0: to the size itself
+    eps           of every LayerNorm
+    layer_scale   whether blocks weigh their outputs
+    key_bias      False: keys have no bias, which the official files' `bias_mask` says
+    mask_token    part of the official files; never used here
+    fused_gate    a SwiGLU holds its two first layers as one
+    registers     the registers' name in the official files
+    unused        how names of the official files begin that belong to no backbone: a classifier
+    files         how the official files are called
+    licence       which fine-tuned weights inherit
+    on_request    where to ask for files that have no public address
+    """
+
+    name: str
+    patch: int
+    table: int
+    table_offset: float
+    eps: float
+    layer_scale: bool
+    key_bias: bool
+    mask_token: bool
+    fused_gate: bool
+    registers: str
+    unused: tuple[str, ...]
+    files: str
+    licence: str
+    on_request: str | None
+
+
+# Oquab et al., TMLR 2023; the 37 patches are those of 518-pixel images.
+DINOV2 = Family(
+    "DINOv2", patch=14, table=37, table_offset=0.1, eps=1e-6, layer_scale=True, key_bias=True, mask_token=True,
+    fused_gate=True, registers="register_tokens", unused=(), files="dinov2_*_pretrain.pth", licence="Apache-2.0",
+    on_request=None)
+# Simeoni et al., 2025.
+DINOV3 = Family(
+    "DINOv3", patch=16, table=0, table_offset=0, eps=1e-5, layer_scale=True, key_bias=False, mask_token=True,
+    fused_gate=False, registers="storage_tokens", unused=(), files="dinov3_*_pretrain_lvd1689m-*.pth",
+    licence="DINOv3 License",
+    on_request="https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/")
+# Touvron et al., ICML 2021.
+DEIT = Family(
+    "DeiT", patch=16, table=14, table_offset=0, eps=1e-6, layer_scale=False, key_bias=True, mask_token=False,
+    fused_gate=True, registers="register_tokens", unused=("head.",), files="deit_*_patch16_224-*.pth",
+    licence="Apache-2.0", on_request=None)
+
+
 class ViT(NamedTuple):
-    """A DINOv2 ViT and the paper's choices for it (section IV-B)."""
+    """A vision transformer and the paper's choices for it (section IV-B)."""
 
     dim: int  # token width C
     depth: int  # transformer blocks
     heads: int
     placement: str  # where the side network's adapters sit by default
     float_dim: int  # float descriptor's dimension
-    weights_url: str | None  # official pre-trained file; None: this size was never released
+    weights_url: str | None  # official pre-trained file; None: there is none, or it is given on request alone
     swiglu: int | None = None  # hidden width of a SwiGLU in place of the MLP
     registers: int = 0  # tokens between the class token and the patches (Darcet et al., ICLR 2024)
+    family: Family = DINOV2
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self.family.patch
 
 
-def _released(letter: str, dim: int, depth: int, heads: int, placement: str, float_dim: int,
-              swiglu: int | None = None) -> dict[str, ViT]:
+# Where the adapters sit and the float descriptor's dimension, by width: the paper's of base and large, and ours beyond.
+_CHOICES: dict[int, tuple[str, int]] = {
+    192: ("all", 512), 384: ("all", 1024), 768: ("all", 2048), 1024: ("last:16", 4096), 1280: ("last:16", 4096),
+    1536: ("last:16", 4096)}
+
+
+def _dinov2(letter: str, dim: int, depth: int, heads: int, swiglu: int | None = None) -> dict[str, ViT]:
     """A size of DINOv2 and its 4-register model."""
     url = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{letter}14/dinov2_vit{letter}14_{{}}pretrain.pth"
     name = {"s": "small", "b": "base", "l": "large", "g": "giant"}[letter]
-    return {f"dinov2-{name}": ViT(dim, depth, heads, placement, float_dim, url.format(""), swiglu),
-            f"dinov2-{name}-reg": ViT(dim, depth, heads, placement, float_dim, url.format("reg4_"), swiglu, 4)}
+    return {f"dinov2-{name}": ViT(dim, depth, heads, *_CHOICES[dim], url.format(""), swiglu),
+            f"dinov2-{name}-reg": ViT(dim, depth, heads, *_CHOICES[dim], url.format("reg4_"), swiglu, 4)}
+
+
+def _dinov3(dim: int, depth: int, heads: int, swiglu: int | None = None) -> ViT:
+    return ViT(dim, depth, heads, *_CHOICES[dim], None, swiglu, 4, DINOV3)
+
+
+def _deit(dim: int, heads: int, file: str) -> ViT:
+    return ViT(dim, 12, heads, *_CHOICES[dim], f"https://dl.fbaipublicfiles.com/deit/{file}", family=DEIT)
 
 
 BACKBONES: dict[str, ViT] = {
     # Not released DINOv2s: small enough to train from random weights on a CPU (demo, toy tables, tests).
     "dinov2-tiny": ViT(192, 4, 3, "all", 512, None),
     "dinov2-narrow": ViT(64, 24, 2, "last:16", 512, None),
-    **_released("s", 384, 12, 6, "all", 1024),
-    **_released("b", 768, 12, 12, "all", 2048),
-    **_released("l", 1024, 24, 16, "last:16", 4096),
-    **_released("g", 1536, 40, 24, "last:16", 4096, swiglu=4096),
+    **_dinov2("s", 384, 12, 6),
+    **_dinov2("b", 768, 12, 12),
+    **_dinov2("l", 1024, 24, 16),
+    **_dinov2("g", 1536, 40, 24, swiglu=4096),
+    "dinov3-small": _dinov3(384, 12, 6),
+    "dinov3-small-plus": _dinov3(384, 12, 6, swiglu=1536),
+    "dinov3-base": _dinov3(768, 12, 12),
+    "dinov3-large": _dinov3(1024, 24, 16),
+    "dinov3-large-plus": _dinov3(1024, 24, 16, swiglu=4096),
+    "dinov3-huge-plus": _dinov3(1280, 32, 20, swiglu=5120),
+    "deit-tiny": _deit(192, 3, "deit_tiny_patch16_224-a1311bcf.pth"),
+    "deit-small": _deit(384, 6, "deit_small_patch16_224-cd65a155.pth"),
+    "deit-base": _deit(768, 12, "deit_base_patch16_224-b5f2ef4d.pth"),
 }
 
 
@@ -120,6 +200,10 @@ class ModelConfig:
     @property
     def vit(self) -> ViT:
         return BACKBONES[self.backbone]
+
+    def licence(self, *, pretrained: bool | None) -> str | None:
+        """That of the backbone's pre-trained weights, which others inherit from; None where they were random."""
+        return None if pretrained is False else self.vit.family.licence
 
     @property
     def learning(self) -> tuple[str, ...]:

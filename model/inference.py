@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .backbone import IMAGES_AT_ONCE
+from .layers.block import Attention, KeylessBias
 from .layers.boq import BoQHead
 from .layers.gem import GeMHead
 from .layers.processor import quicken
@@ -54,12 +55,16 @@ def fast_inference(model: SelaVPRpp, *, dtype: torch.dtype = torch.float32, comp
 
 
 def _folded(model: SelaVPRpp, dtype: torch.dtype) -> SelaVPRpp:
-    """A copy in eval mode without BatchNorm and with the weights in `dtype`: the same memory where that is theirs."""
+    """A copy in eval mode without BatchNorm and masks and with the weights in `dtype`: the same memory where that is
+    theirs."""
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     fast = copy.deepcopy(model, shared).eval()
     for unit in [module for module in fast.modules() if isinstance(module, ConvUnit)]:
         unit.conv = fuse_conv_bn_eval(unit.conv, unit.bn)  # type: ignore[arg-type]  # before anything is rounded
         unit.bn = nn.Identity()
+    for attention in [module for module in fast.modules() if isinstance(module, Attention)]:
+        if isinstance(attention.qkv, KeylessBias):
+            attention.qkv = attention.qkv.unmasked()
     exact = set()
     for name in fast.config.branches:
         branch = fast.branch(name)

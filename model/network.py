@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .aggregators import AGGREGATORS
-from .backbone import IMAGES_AT_ONCE, DinoV2
+from .backbone import IMAGES_AT_ONCE, VisionTransformer
 from .config import BRANCHES, ModelConfig
 from .layers.gem import GeMHead
 from .layers.recompute import draws, recomputed
@@ -54,7 +54,7 @@ class Branch(nn.Module):
 
 
 class SelaVPRpp(nn.Module):
-    """DINOv2 with a float branch, a binary branch, or both; the modules, and what learns, follow `config`.
+    """A backbone with a float branch, a binary branch, or both; the modules, and what learns, follow `config`.
 
     The backbone is frozen unless `config.tuning` names parts of it. Frozen parts stay in eval mode under `.train()`, so
     that BatchNorm statistics of a frozen branch cannot drift.
@@ -68,8 +68,7 @@ class SelaVPRpp(nn.Module):
         self.config = config
         self.recompute = config.recompute
         vit = config.vit
-        self.backbone = DinoV2(dim=vit.dim, depth=vit.depth, heads=vit.heads, swiglu=vit.swiglu,
-                               registers=vit.registers, inner_adapters=config.tuning == "selavpr")
+        self.backbone = VisionTransformer(vit, inner_adapters=config.tuning == "selavpr")
         if "float" in config.branches:
             head = AGGREGATORS[config.aggregation](vit.dim, config.float_dim)
             self.float_branch = Branch(config, head)
@@ -100,7 +99,7 @@ class SelaVPRpp(nn.Module):
         return self
 
     def forward(self, images: Tensor, branches: Sequence[str] | None = None) -> Descriptors:
-        """Extracts descriptors of images (B, 3, H, W), ImageNet-normalised, H and W multiples of 14.
+        """Extracts descriptors of images (B, 3, H, W), ImageNet-normalised, H and W multiples of the patch.
 
         `branches` names those to compute, by default all that exist; they share one pass of the backbone.
         """

@@ -1,4 +1,4 @@
-"""Files published elsewhere, fetched, verified and cached: official DINOv2 weights and published SelaVPR++ models."""
+"""Files published elsewhere, fetched, verified and cached: official backbones and published SelaVPR++ models."""
 
 import dataclasses
 import hashlib
@@ -44,8 +44,11 @@ def fetch_released(config: ModelConfig) -> Checkpoint:
 
 
 def fetch_foundation(backbone: str) -> Path:
-    """The official DINOv2 file of a backbone, from the cache or its official address."""
-    url = BACKBONES[backbone].weights_url
+    """The official file of a backbone, from the cache or its official address."""
+    url, family = BACKBONES[backbone].weights_url, BACKBONES[backbone].family
+    if url is None and family.on_request:
+        raise ValueError(f"the weights of {backbone} have no public address: ask for {family.files} at "
+                         f"{family.on_request} ({family.licence}), and name the file by --foundation_model_path")
     if url is None:
         raise ValueError(f"no pre-trained weights exist for {backbone}; give --foundation_model_path random, "
                          "or a file of your own")

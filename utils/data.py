@@ -1,7 +1,6 @@
 """Image sizes, training batches and benchmark sets as the scripts ask for them."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from datasets import (
     DEFAULT_NORMALISATION,
+    PATCH,
     PROTOCOLS,
     TRAINING_SETS,
     VARYING_SIZES,
@@ -43,7 +43,7 @@ class TrainingData:
     training_dataset  a name of TRAINING_SETS, in `datasets_folder`, or a folder in that layout
     cities            a choice among its cities; None: all
     images_per_place  drawn of each place
-    size              (H, W) in pixels
+    size              (H, W) in pixels, see `fitted`
     places_per_batch  of all processes
     """
 
@@ -56,13 +56,17 @@ class TrainingData:
     seed: int = 0
     num_workers: int = 0
 
+    def fitted(self, patch: int) -> "TrainingData":
+        """The same with sides that are the nearest multiples of the backbone's patch, in pixels."""
+        return dataclasses.replace(self, size=_fitting(self.size, patch, "--train_resize"))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationImages:
     """Where benchmark sets lie, and how their images are prepared.
 
-    size           (H, W) in pixels: database images are resized to it
-    any_size       each side stays as it is, for networks without our patches; False: at the nearest multiple of 14
+    size           (H, W) in pixels: database images are resized to it; see `fitted`
+    multiple       in pixels: of it are the sides of queries that vary
     test_method    one of TEST_METHODS: what becomes of queries
     normalisation  one of NORMALISATIONS
     threshold_m    right answers lie within it; None: the protocol's, 25 m for a folder
@@ -70,10 +74,14 @@ class EvaluationImages:
 
     datasets_folder: Path | None
     size: Sequence[int] = (322, 322)
-    any_size: bool = False
+    multiple: int = PATCH
     test_method: str = "hard_resize"
     normalisation: str = DEFAULT_NORMALISATION
     threshold_m: float | None = None
+
+    def fitted(self, patch: int) -> "EvaluationImages":
+        """The same with sides that are the nearest multiples of the backbone's patch, in pixels."""
+        return dataclasses.replace(self, size=_fitting(self.size, patch, "--resize"), multiple=patch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,12 +103,10 @@ class EvaluatedSet:
     labels: bool = True
 
 
-@functools.cache
-def patch_size(height: int, width: int, flag: str) -> tuple[int, int]:
-    """(H, W) in pixels, each side moved to the nearest multiple of DINOv2's 14-pixel patches, which is said once."""
-    fitting = nearest_multiple((height, width))
-    if fitting != (height, width):
-        log.info("%s %d %d: not multiples of the 14-pixel patch, using the nearest: %d %d", flag, height, width,
+def _fitting(size: Sequence[int], patch: int, flag: str) -> list[int]:
+    fitting = [*nearest_multiple(size, patch)]
+    if fitting != [*size]:
+        log.info("%s %d %d: not multiples of the %d-pixel patch, using the nearest: %d %d", flag, *size, patch,
                  *fitting)
     return fitting
 
@@ -130,7 +136,7 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
     """
     folder, all_cities = training_set(data.training_dataset, data.datasets_folder)
     dataset = PlaceDataset(folder, cities=data.cities or all_cities, images_per_place=data.images_per_place,
-                           seed=data.seed, transform=training_transform(patch_size(*data.size, "--train_resize")))
+                           seed=data.seed, transform=training_transform(data.size))
     if dataset.missing_cities:
         log.warning("training without %d absent cities: %s", len(dataset.missing_cities),
                     " ".join(dataset.missing_cities))
@@ -210,18 +216,17 @@ def validation_and_test_sets(validation: Sequence[str], test: str, images: Evalu
 
 def prepared(listing: Listing, images: EvaluationImages, parts: Sequence[Listing] = ()) -> BenchmarkDataset:
     """A listing's images, as `images` has them prepared."""
-    return as_dataset(listing, size=images.size, any_size=images.any_size, test_method=images.test_method,
+    return as_dataset(listing, size=images.size, multiple=images.multiple, test_method=images.test_method,
                       normalisation=images.normalisation, parts=parts)
 
 
-def as_dataset(listing: Listing, *, size: Sequence[int], any_size: bool = EvaluationImages.any_size,
+def as_dataset(listing: Listing, *, size: Sequence[int], multiple: int = EvaluationImages.multiple,
                test_method: str = EvaluationImages.test_method, normalisation: str = EvaluationImages.normalisation,
                parts: Sequence[Listing] = ()) -> BenchmarkDataset:
     """The images of a listing, which is logged: counts, what is right, and what its reader should know.
 
     Their preparation is as in EvaluationImages.
     """
-    size = tuple(size) if any_size else patch_size(*size, "--resize")
     found = listing.rule
     if listing.positives is not None:
         found = f"{listing.n_unanswerable} of them without a right answer ({listing.rule})"
@@ -232,6 +237,6 @@ def as_dataset(listing: Listing, *, size: Sequence[int], any_size: bool = Evalua
     # Kept descriptors are known by these words, which say nothing of what is the rule.
     prepared = f"{size[0]}x{size[1]}" + (f", {normalisation}" if normalisation != DEFAULT_NORMALISATION else "")
     return BenchmarkDataset(listing, transform=evaluation_transform(size, normalisation),
-                            query_transform=query_transform(test_method, size, normalisation),
+                            query_transform=query_transform(test_method, size, normalisation, multiple),
                             queries_vary=test_method in VARYING_SIZES,
                             prepared=(prepared, f"{prepared}, {test_method}"), parts=parts)

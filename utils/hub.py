@@ -86,6 +86,7 @@ class HubOrigin(NamedTuple):
 
     source: str
     pretrained: bool | None = None
+    licence: str | None = None
     trainings: Sequence[dict] = ()
 
 

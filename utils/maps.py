@@ -32,8 +32,8 @@ OPACITY = 0.55  # of a map over its image, which is darkened by half: colours st
 
 @torch.inference_mode()
 def attention_maps(model: SelaVPRpp, images: Tensor) -> dict[str, np.ndarray]:
-    """Of images (B, 3, H, W), ImageNet-normalised, on the model's device, H and W multiples of 14: by the names
-    "backbone", "float" and "binary", as far as the model has them, maps (B, H / 14, W / 14) float32.
+    """Of images (B, 3, H, W), ImageNet-normalised, on the model's device, H and W multiples of the patch: by the
+    names "backbone", "float" and "binary", as far as the model has them, maps (B, H / patch, W / patch) float32.
 
     A map holds a_i of each patch (see above), stretched over its own range: 0 and 1 are the image's least and largest;
     a map without a difference is 0. Values of two maps do not compare. Without adapters a branch's tokens are the

@@ -31,7 +31,7 @@ _OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "recompute")
 
 
 class Origin(NamedTuple):
-    """Where a training's first weights come from: whether their DINOv2 was pre-trained (None: not known), and earlier
+    """Where a training's first weights come from: whether their backbone was pre-trained (None: not known), and earlier
     trainings, oldest first, as in Checkpoint.trainings."""
 
     pretrained: bool | None
@@ -44,8 +44,8 @@ class ModelOptions:
 
     resume      a model file, ours or published
     backbone, aggregation, fields   of ModelConfig; the last by --variant and --set
-    foundation  where a training starts without `resume`: an official DINOv2 file; "random": seeded random weights;
-                None: the official file is fetched
+    foundation  where a training starts without `resume`: its backbone's official file; "random": seeded random
+                weights; None: the official file is fetched
     """
 
     resume: Path | None = None
@@ -100,8 +100,8 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
 
 def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, chosen: ModelOptions) -> tuple[
         SelaVPRpp, Origin]:
-    """The model of --resume's file, one with a new branch beside that file's, or one at its start on a DINOv2 file. A
-    branch that does not learn is the script's to freeze."""
+    """The model of --resume's file, one with a new branch beside that file's, or one at its start on a backbone's file.
+    A branch that does not learn is the script's to freeze."""
     if checkpoint is None:
         model, pretrained = model_from_foundation(config, chosen.foundation, seed=chosen.seed)
         return model, Origin(pretrained)
@@ -114,7 +114,7 @@ def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, chosen: M
 
 
 def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -> tuple[SelaVPRpp, bool]:
-    """A model at the start of its training on a DINOv2 file (`ModelOptions.foundation`), and whether that was a
+    """A model at the start of its training on its backbone's file (`ModelOptions.foundation`), and whether that was a
     pre-trained one.
 
     Adapters start at zero, so that training starts from what the pre-trained model sees. Random weights see nothing
@@ -125,9 +125,10 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
         log.warning("foundation model: random weights (seed %d); results are stamped pretrained: false", seed)
     else:
         path = path or first_on_each_node(lambda: fetch_foundation(config.backbone))
-        load_foundation(model, path)
+        unused = load_foundation(model, path)
         model.initialise_adapters()
-        log.info("foundation model: %s", path)
+        log.info("foundation model: %s%s", path,
+                 f", without {', '.join(unused)}: its classifier is not used" if unused else "")
     return model, path != "random"
 
 

@@ -256,7 +256,7 @@ def test_trainings_have_the_papers_settings(number, tmp_path, call):
         if Path(words[0]).name.startswith("train"):
             options = parsed(words)
             assert (options.lr, options.lr_halving, options.patience, options.device) == (4e-4, 3, 12, "cuda")
-            assert (options.train_resize, options.resize) == ([224, 224], [322, 322])
+            assert (options.train_resize, options.resize) == (None, None)  # the protocol's
             found.add((options.backbone, options.training_dataset, options.train_batch_size, options.epochs_num,
                        Path(words[0]).name))
     assert found == SETTINGS.get(number, set())

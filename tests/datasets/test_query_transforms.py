@@ -178,7 +178,7 @@ def mixed(tmp_path_factory):
 
 def read(folder, method, **options):
     images = EvaluationImages(datasets_folder=folder, threshold_m=25.0, test_method=method,
-                              size=options.pop("size", (40, 60)))
+                              size=options.pop("size", (40, 60))).fitted(14)
     return evaluated_set(EvaluatedSet(name="set", **{"split": "test", **options}), images)
 
 

@@ -16,7 +16,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from model import BACKBONES
-from model.backbone import DinoV2
+from model.backbone import VisionTransformer as Backbone
+from model.config import DINOV2, ViT
 from model.layers.vanilla import VanillaAdapter
 
 SIZE = {"dim": 64, "depth": 3, "heads": 2}
@@ -27,9 +28,13 @@ TUNINGS = {"side": range(3, 3), "full": range(3), "partial:1": range(2, 3), "par
 EMBEDDING = ("cls_token", "pos_embed", "register_tokens", "patch_embed.proj.weight", "patch_embed.proj.bias")
 
 
-def randomised(**options) -> DinoV2:
+def dinov2(*, dim: int, depth: int, heads: int, inner_adapters: bool = False, **more) -> Backbone:
+    return Backbone(ViT(dim, depth, heads, "none", 1, None, **more), inner_adapters=inner_adapters)
+
+
+def randomised(**options) -> Backbone:
     """A small backbone in which no parameter is 0, 1 or without effect on the last tokens."""
-    backbone = DinoV2(**{**SIZE, **options})
+    backbone = dinov2(**{**SIZE, **options})
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
@@ -38,7 +43,7 @@ def randomised(**options) -> DinoV2:
     return backbone
 
 
-def last(backbone: DinoV2, images: torch.Tensor) -> torch.Tensor:
+def last(backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
     *_, tokens = backbone.stream_tokens(images)
     return backbone.norm(tokens)
 
@@ -49,16 +54,10 @@ def loss_of(tokens: torch.Tensor) -> torch.Tensor:
     return (tokens * weights).mean()
 
 
-def gradients(backbone: DinoV2, images: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(backbone: Backbone, images: torch.Tensor) -> dict[str, torch.Tensor]:
     backbone.zero_grad()
     loss_of(last(backbone, images)).backward()
     return {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
-
-
-@pytest.fixture
-def small_table(monkeypatch):
-    """A table of 3 x 3 positions: that of images of 42 x 42 pixels."""
-    monkeypatch.setattr("model.backbone.PRETRAINING_GRID", 3)
 
 
 # timm: its own attention, SwiGLU, registers and order of tokens, and its own reader of the official files.
@@ -99,8 +98,9 @@ def test_tokens_equal_timms_with_positions_resized_by_hand(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_equal_timms(kind, small_table):
-    backbone = randomised(**KINDS[kind]).double()
+def test_gradients_equal_timms(kind):
+    # A table of 3 x 3 positions: that of images of 42 x 42 pixels.
+    backbone = randomised(**KINDS[kind], family=DINOV2._replace(table=3)).double()
     images = batch(range(2), 42, 42).double()
     twin = timm_model(backbone.state_dict(), (42, 42), **SIZE, **KINDS[kind])
     loss_of(twin.forward_features(images)).backward()
@@ -138,12 +138,12 @@ ENTRIES = {"small": 175, "base": 175, "large": 343, "giant": 567}  # one more wi
 VALUES = {"small": 22_056_576, "base": 86_580_480, "large": 304_368_640, "giant": 1_136_480_768}
 
 
-@pytest.mark.parametrize("name", [name for name, vit in BACKBONES.items() if vit.weights_url])
+@pytest.mark.parametrize("name", [name for name, vit in BACKBONES.items() if vit.weights_url and vit.family is DINOV2])
 def test_official_files_load_strictly(name):
     vit = BACKBONES[name]
     shape = {"dim": vit.dim, "depth": vit.depth, "heads": vit.heads, "swiglu": vit.swiglu, "registers": vit.registers}
     with torch.device("meta"):
-        backbone = DinoV2(**shape)
+        backbone = Backbone(vit)
         twin = VisionTransformer(img_size=518, **timm_shape(**shape))
     state = backbone.state_dict()
     assert [(key, tuple(value.shape)) for key, value in state.items()] == official_names(
@@ -171,7 +171,7 @@ def antialiased_matrix(size: int, table: int = 37) -> np.ndarray:
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
-def resized_by_hand(backbone: DinoV2, rows: int, columns: int) -> torch.Tensor:
+def resized_by_hand(backbone: Backbone, rows: int, columns: int) -> torch.Tensor:
     if backbone.register_tokens is None:
         return oracle.positions(backbone.pos_embed, rows, columns)
     vertical, horizontal = (torch.from_numpy(antialiased_matrix(size)) for size in (rows, columns))
@@ -184,7 +184,7 @@ def resized_by_hand(backbone: DinoV2, rows: int, columns: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["plain", "registers"])
 def test_positions_and_their_gradient_follow_the_official_rules(kind, grid):
     torch.manual_seed(0)
-    backbone = DinoV2(dim=8, depth=0, heads=2, **KINDS[kind])
+    backbone = dinov2(dim=8, depth=0, heads=2, **KINDS[kind])
     nn.init.normal_(backbone.pos_embed)
     resized = backbone.position_embedding(*grid)
     expected = resized_by_hand(backbone, *grid)
@@ -197,7 +197,7 @@ def test_positions_and_their_gradient_follow_the_official_rules(kind, grid):
 
 def test_the_table_itself_is_taken_at_its_own_size():
     for kind in ("plain", "registers"):
-        backbone = DinoV2(dim=8, depth=0, heads=2, **KINDS[kind])
+        backbone = dinov2(dim=8, depth=0, heads=2, **KINDS[kind])
         assert backbone.position_embedding(37, 37) is backbone.pos_embed
 
 
@@ -218,7 +218,7 @@ def test_inner_adapters_equal_the_published_selavpr():
     """Its ViT-L, filled by name, at 224: tokens 0 to 3 and the last two, 16 channels."""
     golden = np.load(DATA / "golden_selavpr_global.npz")
     with torch.device("meta"):
-        backbone = DinoV2(dim=1024, depth=24, heads=16, inner_adapters=True)
+        backbone = dinov2(dim=1024, depth=24, heads=16, inner_adapters=True)
     names = {name: f"backbone.{name.replace('.down.', '.D_fc1.').replace('.up.', '.D_fc2.')}"
              for name in backbone.state_dict()}
     backbone.load_state_dict({name: torch.from_numpy(values(names[name], tuple(value.shape)))
@@ -331,7 +331,7 @@ def expected_to_learn(tuning: str, name: str) -> bool:
     return tuning == "selavpr" and "adapter" in name
 
 
-def for_tuning(tuning: str, **options) -> DinoV2:
+def for_tuning(tuning: str, **options) -> Backbone:
     backbone = randomised(**options, inner_adapters=tuning == "selavpr")
     backbone.set_trained(tuning, TUNINGS[tuning])
     return backbone
@@ -357,7 +357,7 @@ def test_exactly_the_stated_parameters_get_a_gradient_and_move(tuning, kind):
         assert torch.allclose(found[name], everything[name], rtol=1e-5, atol=1e-8), name
 
 
-def saved_by_level(backbone: DinoV2, images: torch.Tensor) -> list[int]:
+def saved_by_level(backbone: Backbone, images: torch.Tensor) -> list[int]:
     """Tensors that autograd had kept when each level was given out."""
     kept, counts = [], []
     with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
@@ -461,7 +461,7 @@ def test_a_frozen_backbone_of_any_kind_can_be_rounded(kind, inner_adapters):
 
 
 def test_a_tuning_that_does_not_fit_is_refused():
-    backbone = DinoV2(**SIZE)
+    backbone = dinov2(**SIZE)
     with pytest.raises(ValueError, match="unknown tuning 'half'; use 'side', 'full', 'partial:N' or 'selavpr'"):
         backbone.set_trained("half", range(3))
     with pytest.raises(ValueError, match="tuning 'selavpr' needs adapters inside the blocks"):

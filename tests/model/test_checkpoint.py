@@ -313,7 +313,7 @@ def test_a_backbone_without_branches_and_another_aggregation_are_refused(tmp_pat
 @pytest.mark.parametrize(("field", "value", "message"), [
     ("version", 99, "format version 99, this project reads 1"),
     ("version", None, "format version None"),
-    ("config", {"backbone": "dinov3-large"}, "unknown backbone 'dinov3-large'"),
+    ("config", {"backbone": "dinov9-large"}, "unknown backbone 'dinov9-large'"),
     ("config", {**TINY.to_dict(), "registers": 4}, "unknown fields"),
     ("config", None, "its model configuration cannot be used"),
     ("config", {}, "backbone"),

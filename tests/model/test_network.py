@@ -11,7 +11,7 @@ from fill import batch
 from published import PUBLISHED, filled_weights, model_of, published_shapes
 
 from model import BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, published_state_dict
-from model.backbone import DinoV2
+from model.backbone import VisionTransformer
 from model.config import ViT
 from model.network import straight_through_sign
 from model.published_names import to_own_names, to_published_names
@@ -296,7 +296,7 @@ def test_autocast_gives_fp32_descriptors_near_the_fp32_ones(tiny):
 
 @pytest.mark.parametrize("grid", [(1, 1), (8, 32), (16, 16), (37, 36), (37, 37), (50, 23), (74, 74)])
 def test_position_table_is_resized_by_the_official_rule(grid):
-    backbone = DinoV2(dim=32, depth=1, heads=2)
+    backbone = VisionTransformer(ViT(32, 1, 2, "none", 1, None))
     torch.nn.init.normal_(backbone.pos_embed)
     with torch.no_grad():
         resized = backbone.position_embedding(*grid)
@@ -307,7 +307,7 @@ def test_position_table_is_resized_by_the_official_rule(grid):
 
 
 def test_images_of_every_grid_up_to_twice_the_pretraining_size_have_positions():
-    backbone = DinoV2(dim=32, depth=0, heads=2)
+    backbone = VisionTransformer(ViT(32, 0, 2, "none", 1, None))
     for side in range(1, 80):
         assert backbone.position_embedding(side, 80 - side).shape[1] == 1 + side * (80 - side)
 

@@ -48,6 +48,12 @@ class TrainingCommand:
     seed: int
     rerank_num: int
 
+    def fitted(self, patch: int) -> "TrainingCommand":
+        """The same with images whose sides are multiples of the backbone's patch, in pixels."""
+        images, data = self.images.fitted(patch), self.data.fitted(patch)
+        run = _with_options(self.run, resize=images.size, train_resize=data.size)
+        return dataclasses.replace(self, images=images, data=data, run=run)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationCommand:
@@ -68,6 +74,11 @@ class EvaluationCommand:
     answers: int | None
     rerank_num: int
 
+    def fitted(self, patch: int) -> "EvaluationCommand":
+        """The same with images whose sides are multiples of the backbone's patch, in pixels."""
+        images = self.images.fitted(patch)
+        return dataclasses.replace(self, images=images, run=_with_options(self.run, resize=images.size))
+
 
 def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> TrainingCommand:
     """Parses the command line of a training script. A mistake is one line and exit code 2.
@@ -82,20 +93,23 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
         fields = chosen_fields(args.variant, args.set)
     except ValueError as error:
         parser.error(str(error))
+    images = _images(args)
+    data = TrainingData(
+        training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, cities=args.cities,
+        images_per_place=args.images_per_place, places_per_batch=args.train_batch_size, seed=args.seed,
+        num_workers=args.num_workers, **_given(size=args.train_resize))
     command = TrainingCommand(
         model=ModelOptions(resume=args.resume, backbone=args.backbone, aggregation=args.aggregation, fields=fields,
                            foundation=args.foundation_model_path, seed=args.seed),
-        data=TrainingData(
-            training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, cities=args.cities,
-            images_per_place=args.images_per_place, size=args.train_resize, places_per_batch=args.train_batch_size,
-            seed=args.seed, num_workers=args.num_workers),
+        data=data,
         training=TrainingOptions(
             device=args.device, precision=args.precision, compiled=args.compile,
             lr=args.lr, lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience),
         evaluation=EvaluationOptions(
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device),
-        images=_images(args), validation=args.val_datasets, test=args.dataset_name, run=_run("logs", args),
+        images=images, validation=args.val_datasets, test=args.dataset_name,
+        run=_with_options(_run("logs", args), resize=images.size, train_resize=data.size),
         device=args.device, seed=args.seed, rerank_num=args.rerank_num if "rerank" in flags else 0)
     start_log()
     start(args.device)
@@ -116,7 +130,7 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
             hub = HubOptions.of(args.hub, normalisation=args.normalise or DEFAULT_NORMALISATION)
         except ValueError as error:
             parser.error(str(error))
-        images = dataclasses.replace(images, any_size=True, normalisation=hub.normalisation)
+        images = dataclasses.replace(images, normalisation=hub.normalisation)
     command = EvaluationCommand(
         model=ModelOptions(resume=args.resume, backbone=args.backbone, aggregation=args.aggregation), hub=hub,
         chosen=EvaluatedSet(
@@ -126,7 +140,7 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device, precision=args.precision, compiled=args.compile, store=args.store, index=args.index,
             resumable=True),
-        images=images, run=_run("test", args), device=args.device,
+        images=images, run=_with_options(_run("test", args), resize=images.size), device=args.device,
         answers=args.answers if args.database_folder else None, rerank_num=args.rerank_num if "rerank" in flags else 0)
     start_log()
     start(args.device)
@@ -134,8 +148,13 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
 
 
 def _images(args: argparse.Namespace) -> EvaluationImages:
-    return EvaluationImages(datasets_folder=args.datasets_folder, size=args.resize, test_method=args.test_method,
-                            threshold_m=args.val_positive_dist_threshold)
+    return EvaluationImages(datasets_folder=args.datasets_folder, test_method=args.test_method,
+                            threshold_m=args.val_positive_dist_threshold, **_given(size=args.resize))
+
+
+def _given(**values: object) -> dict:
+    """Those that are not None, whose place a record's default takes."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _run(root: str, args: argparse.Namespace) -> RunOptions:
@@ -143,6 +162,11 @@ def _run(root: str, args: argparse.Namespace) -> RunOptions:
     plain = vars(args) | {"device": args.device.type}  # without the number of this process's GPU
     return RunOptions(root=Path(root), name=args.save_dir, options={
         key: str(value) if isinstance(value, Path) else value for key, value in sorted(plain.items())})
+
+
+def _with_options(run: RunOptions, **sizes: Sequence[int]) -> RunOptions:
+    """The same with image sizes as they are used."""
+    return dataclasses.replace(run, options=run.options | {name: [*size] for name, size in sizes.items()})
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags) -> argparse.Namespace:
@@ -203,15 +227,14 @@ def training_parser(description: str, *, flags: Flags = ()) -> argparse.Argument
     data.add_argument("--cities", nargs="+", metavar="CITY", help="default: all of the training set's")
     data.add_argument("--images_per_place", type=_positive, default=TrainingData.images_per_place,
                       help="images drawn of each place")
-    data.add_argument("--train_resize", type=_positive, nargs=2, default=list(TrainingData.size), metavar=("H", "W"),
-                      help="pixels")
+    data.add_argument("--train_resize", type=_positive, nargs=2, metavar=("H", "W"), help=_size_help(TrainingData.size))
     data.add_argument("--train_batch_size", type=_positive, default=TrainingData.places_per_batch,
                       help="places a batch, of all processes")
     data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
                       help="evaluated every epoch (msls: its 740 queries); the last decides which weights are best")
     training = parser.add_argument_group("training")
     training.add_argument("--foundation_model_path", metavar="FILE",
-                          help="official dinov2_*_pretrain.pth; 'random': seeded random weights; default: fetched")
+                          help="the backbone's official file; 'random': seeded random weights; default: fetched")
     training.add_argument("--epochs_num", type=_positive, default=TrainingOptions.epochs, help="epochs at most")
     training.add_argument("--patience", type=_positive, default=TrainingOptions.patience,
                           help="epochs without improvement before stopping")
@@ -273,8 +296,8 @@ def _parser(description: str, flags: Flags) -> argparse.ArgumentParser:
                             help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
     evaluation.add_argument("--dataset_name", default=EvaluatedSet.name,
                             help="test set: a protocol of datasets/README.md, or a folder")
-    evaluation.add_argument("--resize", type=_positive, nargs=2, default=list(EvaluationImages.size),
-                            metavar=("H", "W"), help="pixels")
+    evaluation.add_argument("--resize", type=_positive, nargs=2, metavar=("H", "W"),
+                            help=_size_help(EvaluationImages.size))
     evaluation.add_argument("--test_method", choices=TEST_METHODS, default=EvaluationImages.test_method,
                             help="how queries are brought to --resize; the database is always resized to it")
     evaluation.add_argument("--infer_batch_size", type=_positive, default=EvaluationOptions.batch_size,
@@ -291,6 +314,11 @@ def _parser(description: str, flags: Flags) -> argparse.ArgumentParser:
                          help="loader processes, of each process under torchrun")
     machine.add_argument("--save_dir", default="default", help="name of the folder that holds the run folders")
     return parser
+
+
+def _size_help(size: Sequence[int]) -> str:
+    height, width = size
+    return f"pixels, moved to the nearest multiples of the backbone's patch; default: {height} {width}"
 
 
 def _number(kind: type, accept: Callable[[float], bool], expected: str) -> Callable[[str], float]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datasets import Listing, nearest_multiple, normalise
+from datasets import Listing, normalise
 from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_model, read_checkpoint, save_checkpoint
 from model.layers.processor import quicken_attention
 
@@ -63,7 +63,7 @@ class Training:
     def __init__(self, model: SelaVPRpp, options: TrainingOptions, data: TrainingData, *, run: Run, script: str,
                  origin: Origin):
         device = options.device
-        report_step_memory(model, size=nearest_multiple(data.size), dtype=PRECISIONS[options.precision], device=device,
+        report_step_memory(model, size=tuple(data.size), dtype=PRECISIONS[options.precision], device=device,
                            places_per_batch=data.places_per_batch, images_per_place=data.images_per_place)
         self.model = model.to(device)
         if device.type == "cpu":

@@ -92,10 +92,10 @@ def test_defaults_are_the_protocol():
     options = parsed("train_rerank.py --datasets_folder sets")
     training, data, images = options.training, options.data, options.images
     assert (training.epochs, training.patience, training.lr, training.lr_halving) == (25, 12, 4e-4, 3)
-    assert (data.places_per_batch, data.images_per_place, data.size) == (120, 4, [224, 224])
+    assert (data.places_per_batch, data.images_per_place, data.size) == (120, 4, (224, 224))
     assert (options.model.fields, options.seed, data.seed, options.model.seed) == ({}, 0, 0, 0)
     assert (options.validation, options.test) == (["pitts30k", "msls"], "pitts30k")
-    assert (images.test_method, images.size) == ("hard_resize", [322, 322])
+    assert (images.test_method, images.size) == ("hard_resize", (322, 322))
     assert (options.rerank_num, options.evaluation.recall_values) == (100, [1, 5, 10, 20, 100])
     assert images.threshold_m is None  # the protocol's, 25 m for a folder
     assert options.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -128,7 +128,7 @@ def test_every_option_reaches_its_record():
                      "--store int8 --index h --device cpu --num_workers 2")
     assert options == cli.EvaluationCommand(
         model=ModelOptions(), chosen=EvaluatedSet(split="val", file_lists=Path("g")),
-        images=EvaluationImages(datasets_folder=Path("sets"), size=[322, 322]),
+        images=EvaluationImages(datasets_folder=Path("sets")),
         evaluation=EvaluationOptions(recall_values=[1, 5, 10, 20, 100], num_workers=2, precision="bf16", compiled=True,
                                      store="int8", index=Path("h"), device=device, resumable=True),
         run=RunOptions(root=Path("test"), options=options.run.options), device=device, answers=None, rerank_num=0)
