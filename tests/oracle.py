@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def bicubic_matrix(size: int, table: int = 37) -> np.ndarray:
+def bicubic_matrix(size: int, table: int = 37, offset: float = 0.1) -> np.ndarray:
     """(size, table): each output row's weights on the table, Keys' kernel with a = -0.75, edge values repeated.
 
-    Output i samples at (i + 0.5) * table / (size + 0.1) - 0.5.
+    Output i samples at (i + 0.5) * table / (size + offset) - 0.5.
     """
     def kernel(distance: float) -> float:
         a, x = -0.75, abs(distance)
@@ -23,7 +23,7 @@ def bicubic_matrix(size: int, table: int = 37) -> np.ndarray:
 
     matrix = np.zeros((size, table))
     for i in range(size):
-        position = (i + 0.5) * table / (size + 0.1) - 0.5
+        position = (i + 0.5) * table / (size + offset) - 0.5
         nearest = int(np.floor(position))
         for tap in range(nearest - 1, nearest + 3):
             matrix[i, min(max(tap, 0), table - 1)] += kernel(position - tap)

@@ -333,7 +333,7 @@ def test_initial_adapters_give_zero_and_copying_copies_statistics(tiny, tiny_wei
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"backbone": "dinov3-large"}, "unknown backbone 'dinov3-large'.*dinov2-tiny, .*dinov2-large"),
+    ({"backbone": "dinov9-large"}, "unknown backbone 'dinov9-large'.*dinov2-tiny, .*dinov2-large"),
     ({"branches": ()}, "branches"),
     ({"branches": ("float", "float")}, "each once"),
     ({"branches": ("hashing",)}, "'float', 'binary'"),

@@ -149,7 +149,7 @@ def test_only_the_inputs_are_kept(tiny, precision):
 def test_the_backbone_runs_once(tiny, monkeypatch):
     calls = []
     forward = Block.forward
-    monkeypatch.setattr(Block, "forward", lambda block, x: (calls.append(block), forward(block, x))[1])
+    monkeypatch.setattr(Block, "forward", lambda block, *x: (calls.append(block), forward(block, *x))[1])
     tiny(batch(range(2), 28, 28)).floating.sum().backward()
     assert len(calls) == len(set(calls)) == len(tiny.backbone.blocks)
 
