@@ -210,7 +210,7 @@ def test_the_command_line_as_a_caller_meets_it():
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     line, = done.stderr.splitlines()
-    assert "error: pitts30k: no such folders in sets; expected pitts30k/images/test/{database,queries}" in line
+    assert "error: no checkpoint file at none.pth" in line
 
 
 # --- files that do not fit
@@ -269,7 +269,7 @@ def test_files_that_are_no_models(data, float_run, fails, tmp_path):
         "text.pth": "not a readable torch checkpoint", "cut.pth": "not a readable torch checkpoint",
         "malicious.pth": "refused, it asks to run posix.system", "missing.pth": "does not fit: missing",
         "unexpected.pth": "does not fit: unexpected linear9.bias",
-        "dinov2.pth": "a DINOv2 file belongs to --foundation_model_path",
+        "dinov2.pth": "a backbone's file belongs to --foundation_model_path",
     }.items():
         message = fails("eval.py", *evaluation_options(data), "--resume", name)
         assert name in message
