@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BACKBONES, ModelConfig, build_model
+from model.config import DINOV2
 from utils.device import PRECISIONS, pick_device, synchronise
 from utils.run import exit_with
 from utils.training.memory import step_memory
@@ -125,7 +126,8 @@ def saved_bytes(forward: Callable[[], object], *, excluded: Iterable[Tensor]) ->
 def main(argv: list[str] | None = None) -> None:
     parser = command_parser(__spec__.name, __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--backbone", choices=BACKBONES, nargs="+", help="default: base and large")
+    known = [name for name, vit in BACKBONES.items() if vit.family is DINOV2]  # as is the plain path
+    parser.add_argument("--backbone", choices=known, nargs="+", help="default: base and large")
     args = parser.parse_args(argv)
     device = pick_device(args.device)
     report = Report()
