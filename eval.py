@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils import cli
-from utils.data import evaluated_set
+from utils.data import evaluated_listings, prepared
 from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage
 from utils.evaluation.results import write_evaluation
 from utils.hub import hub_model
@@ -25,10 +25,11 @@ def evaluator(options: EvaluationOptions, folder: Path | None = None) -> Evaluat
 
 def main(argv: list[str] | None = None) -> None:
     options = cli.evaluation(__doc__, argv)
+    listings = evaluated_listings(options.chosen, options.images)
     if options.hub is None:
         model, checkpoint = model_for_evaluation(options.model, branches=("float",))
         options = options.fitted(model.config.vit.patch)
-    dataset = evaluated_set(options.chosen, options.images)
+    dataset = prepared(listings, options.images)
     if options.hub is not None:  # somebody else's
         model, checkpoint = hub_model(options.hub, dataset, device=options.device,
                                       batch_size=options.evaluation.batch_size)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils import cli
-from utils.data import evaluated_set
+from utils.data import evaluated_listings, prepared
 from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage
 from utils.evaluation.results import write_evaluation
 from utils.models import model_for_evaluation
@@ -24,9 +24,10 @@ def evaluator(options: EvaluationOptions, folder: Path | None = None) -> Evaluat
 
 def main(argv: list[str] | None = None) -> None:
     options = cli.evaluation(__doc__, argv, flags=("hashing",))
+    listings = evaluated_listings(options.chosen, options.images)
     model, checkpoint = model_for_evaluation(options.model, branches=("binary",))
     options = options.fitted(model.config.vit.patch)
-    dataset = evaluated_set(options.chosen, options.images)
+    dataset = prepared(listings, options.images)
     run = Run(options.run, model=model.config)
 
     evaluate = evaluator(options.evaluation, run.folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model import BRANCHES
 from utils import cli
-from utils.data import evaluated_set
+from utils.data import evaluated_listings, prepared
 from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage
 from utils.evaluation.results import write_evaluation
 from utils.models import model_for_evaluation
@@ -29,9 +29,10 @@ def evaluator(options: EvaluationOptions, folder: Path | None = None, *, rerank_
 
 def main(argv: list[str] | None = None) -> None:
     options = cli.evaluation(__doc__, argv, flags=("hashing", "rerank"))
+    listings = evaluated_listings(options.chosen, options.images)
     model, checkpoint = model_for_evaluation(options.model, branches=BRANCHES)
     options = options.fitted(model.config.vit.patch)
-    dataset = evaluated_set(options.chosen, options.images)
+    dataset = prepared(listings, options.images)
     run = Run(options.run, model=model.config)
 
     evaluate = evaluator(options.evaluation, run.folder, rerank_num=options.rerank_num)

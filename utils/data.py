@@ -161,6 +161,11 @@ def trained_on(dataset: PlaceDataset, data: TrainingData) -> dict:
 
 
 def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDataset:
+    """The images of `evaluated_listings`, as `images` has them prepared."""
+    return prepared(evaluated_listings(chosen, images), images)
+
+
+def evaluated_listings(chosen: EvaluatedSet, images: EvaluationImages) -> list[Listing]:
     """One's own images, what lists say of a folder, a protocol, or one split of a folder's set.
 
     MSLS-val comes with its other readings of the same images: their figures are often confused.
@@ -181,7 +186,7 @@ def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDa
                 parts.append(resolve(folder, part))
             except (FileNotFoundError, ValueError) as error:
                 log.warning("%s is not told beside it: %s", part, error)
-    return prepared(listing, images, parts)
+    return [listing, *parts]
 
 
 def validation_and_test_sets(validation: Sequence[str], test: str, images: EvaluationImages) -> tuple[
@@ -210,12 +215,13 @@ def validation_and_test_sets(validation: Sequence[str], test: str, images: Evalu
         listing = resolve(folder, name, split=split_of(name, "val"), threshold_m=images.threshold_m)
         return dataclasses.replace(listing, warnings=(*listing.warnings, *warnings))
 
-    return ([prepared(choosing(name), images) for name in validation],
+    return ([prepared([choosing(name)], images) for name in validation],
             evaluated_set(EvaluatedSet(name=test, split=split_of(test, "test")), images))
 
 
-def prepared(listing: Listing, images: EvaluationImages, parts: Sequence[Listing] = ()) -> BenchmarkDataset:
-    """A listing's images, as `images` has them prepared."""
+def prepared(listings: Sequence[Listing], images: EvaluationImages) -> BenchmarkDataset:
+    """The first listing's images, as `images` has them prepared; the others are readings of the same."""
+    listing, *parts = listings
     return as_dataset(listing, size=images.size, multiple=images.multiple, test_method=images.test_method,
                       normalisation=images.normalisation, parts=parts)
 

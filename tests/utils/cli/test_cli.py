@@ -210,7 +210,7 @@ def test_the_command_line_as_a_caller_meets_it():
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     line, = done.stderr.splitlines()
-    assert "error: no checkpoint file at none.pth" in line
+    assert "error: pitts30k: no such folders in sets; expected pitts30k/images/test/{database,queries}" in line
 
 
 # --- files that do not fit
