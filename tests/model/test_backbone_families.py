@@ -33,7 +33,6 @@ from model.config import DEIT, DINOV2, DINOV3
 from model.layers import processor
 from model.layers.block import Attention, RotaryPositions, rotated
 from utils.maps import attention_maps
-from utils.training.memory import step_memory
 
 NEW = [name for name, vit in BACKBONES.items() if vit.family is not DINOV2]
 
@@ -374,11 +373,9 @@ def test_every_tuning_moves_what_it_states(tuning, learns, kind, small):
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_maps_the_forecast_and_the_hub_take_every_kind(kind, small):
+def test_maps_and_the_hub_take_every_kind(kind, small):
     model = adapted(kind)
     maps = attention_maps(model.eval(), batch(range(2), 48, 80))
     assert {found.shape for found in maps.values()} == {(2, 3, 5)}
-    memory = step_memory(model, images=2, size=(48, 80), dtype=torch.bfloat16, device=torch.device("cpu"))
-    assert 0 < memory.kept < memory.peak
     relaxed, binary, floating = PublishedInterface(model.config).eval()(batch(range(2), 48, 80))
     assert relaxed.shape == binary.shape == (2, 512) and floating.shape == (2, 48)
