@@ -44,7 +44,7 @@ def test_from_an_official_file_to_results(backbone, licence, data, tmp_path):
     assert (held.pretrained, held.licence) == (True, licence)
     found = run_folder(eval_float.main, "--datasets_folder", data, "--device", "cpu", "--num_workers", 0,
                        "--test_method", "single_query", "--resume", trained / "best_model.pth", cwd=tmp_path)
-    assert json.loads((found / "config.json").read_text())["options"]["resize"] == [320, 320]  # the file knows the patch
+    assert json.loads((found / "config.json").read_text())["options"]["resize"] == [320, 320]  # by the file
     assert results(found)["model"]["licence"] == results(trained)["model"]["licence"] == licence
 
 
