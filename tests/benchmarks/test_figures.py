@@ -317,3 +317,8 @@ def test_a_sheet_holds_images_of_several_sizes():
     assert drawn.size == (10 + 30 + 10 + 12 + 50 + 10, top + (20 + LINE + 10) + (40 + 10) + (9 + 10) + 10 + LINE)
     assert [drawn.getpixel((8, top)), drawn.getpixel((60, top)), drawn.getpixel((8, top + 48))] == [PLAIN, RIGHT, WRONG]
     assert drawn.getpixel((12, top + 98)) == RIGHT  # the legend
+
+
+def test_a_sheet_needs_no_headings():
+    image = Image.new("RGB", (40, 30), "red")
+    assert sheet([[Cell(image)]], {}).size == (60, 70)  # 10 around it, 20 above
