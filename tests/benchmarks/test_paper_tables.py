@@ -824,7 +824,7 @@ def test_every_toy_row_is_another_model_and_the_tables_are_those_asked_for():
         ("IV", "XII", 1), ("VII", "XII", 1), ("VIII", "XII", 2), ("X", "VIII", 1)))
     rerank = models["X"][0]
     assert (rerank.script, rerank.epochs, rerank.start.script, rerank.start.epochs) == (
-        "train_rerank.py", 3, "train.py", 7)
+        "train_rerank.py", 3, "train.py", 5)
 
 
 def test_toy_tables_show_drawn_sets_alone_and_no_figure_of_the_paper():
