@@ -809,7 +809,7 @@ def test_the_list_names_every_row_and_how_it_is_got(capsys):
 
 def test_every_toy_row_is_another_model_and_the_tables_are_those_asked_for():
     assert {number: table.toy_seeds for number, table in TABLES.items() if table.toy_seeds} == {
-        **dict.fromkeys(("IV", "VII", "VIII", "X", "XII"), (0,)), "XI": (0, 1, 2)}
+        **dict.fromkeys(("IV", "VII", "VIII", "X", "XII"), (0,)), "XI": (0, 1)}
     models = {number: [row.how.model for row in toy.toy_table(table).rows] for number, table in TABLES.items()
               if table.toy_seeds}
     configs = set()
