@@ -1,10 +1,9 @@
-import logging
 import signal
 
 import pytest
 import torch
 from images import write_all
-from scripts import RANDOM, run_folder, training_options
+from scripts import RANDOM, close_log, run_folder, training_options
 
 import train
 import train_rerank
@@ -68,8 +67,4 @@ def rerank_run(data, float_run, tmp_path_factory):
 def closed_log():
     """Lets go of the log files and of pytest's stderr, which end with the test."""
     yield
-    log = logging.getLogger("selavprpp")
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
-    log.propagate = True  # as before any script ran: pytest gives loggers that do not propagate a handler of its own
+    close_log()

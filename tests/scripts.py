@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 from pathlib import Path
 
 import faiss
@@ -41,10 +42,20 @@ def run_folder(main, *argv: object, cwd: Path) -> Path:
     """Runs main(argv) in the folder cwd; the run folder, found as a caller does: from the last line on stdout."""
     with one_thread(), contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.chdir(cwd):
         main([str(word) for word in argv])
+    close_log()
     results = cwd / stdout.getvalue().splitlines()[-1]
     assert results.name == "results.json"
     assert results.is_file()
     return results.parent
+
+
+def close_log() -> None:
+    """Lets go of what a script logs to, pytest's stderr of the moment among it."""
+    log = logging.getLogger("selavprpp")
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    log.propagate = True  # as before any script ran: pytest gives loggers that do not propagate a handler of its own
 
 
 def error_of(main, *argv: object, capsys) -> str:

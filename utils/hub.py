@@ -242,7 +242,7 @@ def hub_model(options: HubOptions, dataset: BenchmarkDataset, *, device: torch.d
     The repository is fetched into torch.hub's folder, once, and its code runs: without a question, as nobody may be
     there to answer. Raises ValueError or FileNotFoundError, in one line, for what cannot be fetched, loaded or run.
     """
-    model = first_on_each_node(lambda: _load(options, _folder(options))).to(device).eval()
+    model = first_on_each_node(lambda: _load(options, repository_folder(options))).to(device).eval()
     model.try_on(dataset, device=device, batch_size=batch_size)
     log.info("%s: descriptors of %d values, arguments %s", options, model.float_dim, dict(options.arguments))
     for warning in model.warnings:
@@ -254,8 +254,11 @@ def _is_local(repository: str) -> bool:
     return repository.startswith(("/", ".", "~"))
 
 
-def _folder(options: HubOptions) -> Path:
-    """The repository's folder: the one given, or torch.hub's copy, which is fetched if there is none."""
+def repository_folder(options: HubOptions) -> Path:
+    """The one given, or torch.hub's copy, which is fetched if there is none.
+
+    Raises FileNotFoundError or ValueError, in one line, where neither is to be had.
+    """
     repository = options.repository
     if _is_local(repository):
         folder = Path(repository).expanduser().resolve()

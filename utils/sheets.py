@@ -44,7 +44,7 @@ def sheet(rows: Sequence[Sequence[Cell]], headings: Mapping[int, str], *, title:
         for number, line in enumerate(lines):
             draw.text((GAP, top + number * LINE), line, PLAIN, font)
     ends = [*(lefts[column] - GAP for column in sorted(headings) if column), width - GAP]
-    for column, end in zip(sorted(headings), ends, strict=True):
+    for column, end in zip(sorted(headings), ends, strict=False):  # without headings there is one end
         draw.text((lefts[column], head - 25), shortened(headings[column], font, end - lefts[column]), PLAIN, font)
     top = head
     for row, height, text in zip(rows, heights, texts, strict=True):

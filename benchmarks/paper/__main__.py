@@ -6,8 +6,11 @@ that several rows or tables share runs once for all calls with the same --out (o
 weights are absent, and rows of other methods, are named; they are no failures.
 
     --dry_run        prints every command, in order, and runs nothing; no data are needed
+    --trained        trains what a row otherwise takes from a published file: the float model on the unified data set,
+                     then the binary branch beside it; every table that has such a row shares these trainings
     --check          measures what needs no training, and compares: a recall may differ from the paper's by 0.1 point
                      or one query, whichever is more, a count not at all
+    --others         other methods too, whose repositories have a torch.hub entry: their code is fetched and run
     --predictions    figures of another method from its predictions.npz: CosPlace=FILE, or CosPlace:Tokyo24/7=FILE
                      where no results.json beside the file tells the data set; a name that the table lacks becomes a
                      row of its own
@@ -15,7 +18,8 @@ weights are absent, and rows of other methods, are named; they are no failures.
                      is in neither is fetched
     --toy            the same rows on a drawn city with small models and random weights: minutes, but no reproduction
 
-`toy` runs all toy tables and writes docs/benchmarks/toy_tables.md; `list` names tables and rows. Exit code 1 where a
+`figure NUMBER` draws one of the paper's figures from models and runs of your own (`figure --help`). `toy` runs all toy
+tables and writes docs/benchmarks/toy_tables.md; `list` names tables and rows. Exit code 1 where a
 command failed, a checked figure differs or --check found nothing to check; 2 for a wrong call.
 """
 
@@ -30,6 +34,7 @@ from datasets.toy_city.city import build_toy_city
 from utils.run import exit_with
 
 from ..report import PAGES
+from . import figures
 from .measure import Measured, cells_of, check, measure, read_given
 from .plan import Settings
 from .report import missing, write_report
@@ -44,9 +49,10 @@ MACHINE_OPTIONS = ("device", "num_workers", "infer_batch_size")
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__, allow_abbrev=False,
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
-    tasks = options.add_subparsers(dest="task", required=True, metavar="list | table | toy")
+    tasks = options.add_subparsers(dest="task", required=True, metavar="list | table | figure | toy")
     tasks.add_parser("list", help="names the tables and how each row is got")
     table = tasks.add_parser("table", help="one table")
+    figures.add_options(tasks.add_parser("figure", help="one figure, from models and runs"))
     toy = tasks.add_parser("toy", help="all toy tables, and their page")
     table.add_argument("number", help=f"{', '.join(TABLES)}")
     table.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
@@ -54,10 +60,13 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--weights_folder", type=Path, help="holds published and official files")
     table.add_argument("--seeds", type=int, nargs="+", help="of trained rows; default: 0 (--toy: the toy table's)")
     table.add_argument("--predictions", nargs="+", default=[], metavar="NAME[:SET]=FILE", help="of other methods")
+    table.add_argument("--others", action="store_true", help="other methods' torch.hub models: runs their code")
     what = table.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="with published weights: are the figures the paper's?")
+    what.add_argument("--trained", action="store_true", help="train what published files hold, instead of fetching it")
     what.add_argument("--toy", action="store_true", help="on the toy city")
-    toy.set_defaults(toy=True, check=False, datasets_folder=None, seeds=None, predictions=[])
+    toy.set_defaults(toy=True, check=False, trained=False, others=False, datasets_folder=None, seeds=None,
+                     predictions=[])
     toy.add_argument("--page", type=Path, default=PAGES / "toy_tables.md",
                      help="default: docs/benchmarks/toy_tables.md")
     for one in (table, toy):
@@ -77,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             for row in table.rows:
                 print(f"    {row.name}: {row.how or row.why_not}")
         return
+    if args.task == "figure":
+        print(figures.draw(**{name: value for name, value in vars(args).items() if name != "task"}))
+        return
     sys.exit(0 if run(args) else 1)
 
 
@@ -84,6 +96,8 @@ def run(args: argparse.Namespace) -> bool:
     """One table, or all that have a toy; False where a command failed or a check did not pass."""
     args.out = args.out.resolve()
     tables = [find(args.number)] if args.task == "table" else [table for table in TABLES.values() if table.toy_seeds]
+    if args.trained:
+        tables = [table.trained for table in tables]
     if args.toy:
         tables = [toy_table(table) for table in tables]
         settings = toy_settings(args.out, machine(args, MACHINE))
@@ -116,7 +130,8 @@ def paper_settings(args: argparse.Namespace, table: Table) -> Settings:
                              "<name>/images/<split>/{database,queries} and the training sets")
         if data and not data.is_dir():
             raise FileNotFoundError(f"--datasets_folder {data}: no such folder")
-    return Settings(out=args.out, datasets_folder=data or NOT_GIVEN, machine=machine(args, {}), weights_folder=weights)
+    return Settings(out=args.out, datasets_folder=data or NOT_GIVEN, machine=machine(args, {}), weights_folder=weights,
+                    others=args.others)
 
 
 def machine(args: argparse.Namespace, defaults: dict[str, str]) -> tuple[str, ...]:
@@ -129,7 +144,7 @@ def run_table(table: Table, args: argparse.Namespace, settings: Settings, runner
               given: dict[str, Measured]) -> tuple[list[Measured], bool]:
     """Measures, writes the page and its .csv row by row, and says what is not there."""
     rows, remarks = [], []
-    name = f"{'toy_' if args.toy else ''}table_{table.number}{'_check' if args.check else ''}"
+    name = "".join(("toy_" * args.toy, f"table_{table.number}", "_check" * args.check, "_trained" * args.trained))
     for row in measure(table, seeds=args.seeds or table.seeds, settings=settings, runner=runner, given=given,
                        checking=args.check):
         rows.append(row)

@@ -12,13 +12,17 @@ AVERAGE = "Average"  # of the same measure over the table's data sets
 
 
 class EvaluationSet(NamedTuple):
-    """What the scripts call a data set; name None: no script can evaluate it, and why. A protocol that is not called
-    like its folder lies in one of `folders`."""
+    """What the scripts call a data set. A protocol that is not called like its folder lies in one of `folders`.
 
-    name: str | None
+    part      of results.json, which counts other answers right among the same images; empty: the results themselves
+    database  sets of one such name are searched in one database, extracted once
+    """
+
+    name: str
     split: str
-    why_not: str = ""
     folders: tuple[str, ...] = ()
+    part: str = ""
+    database: str = ""
 
     def needs(self, data: Path) -> tuple[Path, ...]:
         """Folders that must be there; the command itself knows the details of a protocol's layout."""
@@ -28,18 +32,26 @@ class EvaluationSet(NamedTuple):
         return tuple(data / self.name / "images" / self.split / side for side in ("database", "queries"))
 
 
+MSLS = ("msls", "mapillary_sls")
 SETS = {  # by the tables' names
     "Pitts30k-test": EvaluationSet("pitts30k", "test"),
-    "MSLS-val": EvaluationSet("msls_val_740", "val", folders=("msls", "mapillary_sls")),
-    "MSLS-challenge": EvaluationSet(None, "", "its labels are withheld; a server scores predictions"),
+    "MSLS-val": EvaluationSet("msls_val_740", "val", folders=MSLS),
+    "MSLS-val, also within 40 degrees": EvaluationSet("msls_val_740", "val", folders=MSLS, part="msls_val_740_40deg"),
+    "MSLS-challenge": EvaluationSet("msls_test", "test", folders=MSLS),
     "Tokyo24/7": EvaluationSet("tokyo247", "test"),
     "Nordland": EvaluationSet("nordland_27592_w2s_10f", "test", folders=("nordland",)),
     "SPED": EvaluationSet("sped", "test"),
     "Eynsham": EvaluationSet("eynsham", "test"),
-    "SVOX-Night": EvaluationSet("svox_night", "test", folders=("svox", "svox_night")),
-    "SVOX-Rain": EvaluationSet("svox_rain", "test", folders=("svox", "svox_rain")),
-    "SVOX-Overcast": EvaluationSet("svox_overcast", "test", folders=("svox", "svox_overcast")),
+    **{f"SVOX-{name}": EvaluationSet(f"svox_{name.lower()}", "test", folders=("svox", f"svox_{name.lower()}"),
+                                     database="svox") for name in ("Night", "Rain", "Overcast", "Snow", "Sun")},
 }
+
+
+def is_part(of: str) -> bool:
+    """Whether a column is another reading of a data set's images, which no average counts twice."""
+    return of in SETS and bool(SETS[of].part)
+
+
 TEST_SET = SETS["Pitts30k-test"]  # which the training scripts evaluate themselves
 
 
@@ -67,8 +79,9 @@ class Training:
 
     places      a batch
     variant     of utils.cli.variants; None: the paper's final method for that backbone
+    fields      words for --set
     cities      of the training set; empty: all
-    validation  sets whose `val` split is evaluated after every epoch; the last decides
+    validation  sets that are evaluated after every epoch, protocols or `val` splits; the last decides
     start       the training whose best model this one begins with
     published   its model is the file that the authors published: nothing is trained
     """
@@ -77,10 +90,11 @@ class Training:
     dataset: str
     places: int = 120
     variant: str | None = None
+    fields: tuple[str, ...] = ()
     script: str = "train.py"
     cities: tuple[str, ...] = ()
     epochs: int = 25
-    validation: tuple[str, ...] = ("pitts30k", "msls")
+    validation: tuple[str, ...] = ("pitts30k", "msls_val_740")
     start: "Training | None" = None
     published: bool = False
 
@@ -88,7 +102,7 @@ class Training:
         if self.published:
             return f"published {self.backbone} file, {self.kind}"
         said = ("an epoch of", self.backbone) if self.epochs == 1 else (self.script, self.backbone, self.dataset)
-        return " ".join([*said, self.variant or ""]).strip()
+        return " ".join(filter(None, [*said, self.variant, *self.fields]))
 
     @property
     def kind(self) -> str:
@@ -99,7 +113,8 @@ class Training:
         """Of its folder."""
         cities = f"{len(self.cities)}cities" if self.cities else None
         places = f"{self.places}places" if self.places != 120 else None
-        return "-".join(filter(None, (self.kind, self.backbone, self.dataset, cities, self.variant, places)))
+        words = (self.kind, self.backbone, self.dataset, cities, self.variant, *self.fields, places)
+        return "-".join(filter(None, words))
 
     @property
     def published_config(self) -> ModelConfig:
@@ -124,6 +139,7 @@ class Settings:
     machine         options of every command that trains or evaluates
     image_options, training_image_options  sizes, where they are not the scripts' own
     random_weights  instead of DINOv2's
+    others          other methods' models are fetched by torch.hub, and their code run
     """
 
     out: Path
@@ -134,6 +150,7 @@ class Settings:
     image_options: tuple[str, ...] = ()
     training_image_options: tuple[str, ...] = ()
     random_weights: bool = False
+    others: bool = False
 
     def file(self, address: str) -> list[str]:
         """The path of a file that can be fetched from `address`, where the weights folder has it."""
@@ -152,14 +169,16 @@ def training_step(training: Training, seed: int, settings: Settings) -> Step:
         options = ["--backbone", training.backbone, *(["--foundation_model_path", *file] if file else [])]
     if training.variant:
         options += ["--variant", training.variant]
+    options += ["--set", *training.fields] if training.fields else []
     options += ["--training_dataset", training.dataset, *(["--cities", *training.cities] if training.cities else []),
                 "--train_batch_size", str(training.places), "--epochs_num", str(training.epochs), "--patience", "12",
                 "--lr", settings.lr, "--lr_halving", "3", "--seed", str(seed), "--val_datasets", *training.validation,
                 "--datasets_folder", str(data), "--dataset_name", TEST_SET.name,
                 *settings.training_image_options, *settings.image_options]
+    known = {tested.name: tested for tested in SETS.values() if tested.split == "val"}
     needs = [data / training.dataset / "Dataframes", *TEST_SET.needs(data)]
     for name in training.validation:
-        needs += EvaluationSet(name, "val").needs(data)
+        needs += known.get(name, EvaluationSet(name, "val")).needs(data)
     return Step(out=settings.out, name=f"{training.name}/seed{seed}/train", command=(training.script, *options),
                 machine=settings.machine, needs=tuple(needs), weights=fetched, after=after)
 
@@ -185,6 +204,9 @@ def evaluation_step(model: Training, tested: EvaluationSet, seed: int, settings:
     step = Step(out=settings.out, name=f"{folder}/{tested.name}-{tested.split}", machine=settings.machine,
                 command=(model.script.replace("train", "eval"), *options), needs=tested.needs(data), weights=fetched,
                 after=trained)
+    if tested.database:
+        shared = settings.out / folder / f"{tested.database}-index"
+        step = dataclasses.replace(step, command=(*step.command, "--index", str(shared)))
     if depth is None:
         return step
     deeper = ("--rerank_num", str(depth), "--index", str(step.folder / "index"))
@@ -192,8 +214,8 @@ def evaluation_step(model: Training, tested: EvaluationSet, seed: int, settings:
 
 
 # How a row is measured. `cell`: the step, and the keys in its results.json that lead to a column's figure, or why there
-# is none; `untrained`: what gives the same figures without training, or None; `of_images`: whether it needs some; a
-# string for `list`.
+# is none; `untrained`: what gives the same figures without training, or None; `trained`: what gives them by training,
+# where a published file can; `of_images`: whether it needs some; a string for `list`.
 
 Cell = tuple[Step, tuple[str, ...]] | str
 
@@ -217,13 +239,18 @@ class Evaluated:
         file = dataclasses.replace(self.model, published=True)
         return dataclasses.replace(self, model=file) if file in files else None
 
+    @property
+    def trained(self) -> "Evaluated":
+        """By training what a published file holds."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, published=False))
+
     def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
         if column.keys:
             return training_step(self.model, seed, settings), column.keys
         tested = SETS[column.of]
-        if tested.name is None:
-            return tested.why_not
-        return evaluation_step(self.model, tested, seed, settings, self.depth), ("recalls", self.stage, column.k)
+        keys = ("parts", tested.part) if tested.part else ()
+        return (evaluation_step(self.model, tested, seed, settings, self.depth),
+                (*keys, "recalls", self.stage, column.k))
 
     def __str__(self) -> str:
         return str(self.model)
@@ -237,7 +264,7 @@ class Own:
     """
 
     of: str
-    untrained = property(lambda self: self)
+    untrained = trained = property(lambda self: self)
     of_images = property(lambda self: self.of in SETS)
 
     def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
@@ -255,4 +282,33 @@ class Own:
         return "its images are counted" if self.of_images else "timed"
 
 
-How = Evaluated | Own
+@dataclasses.dataclass(frozen=True)
+class Others:
+    """Recalls of another method's model, by the torch.hub entry of its authors: eval.py's words of --hub."""
+
+    words: tuple[str, ...]
+    size: tuple[int, int]
+    normalise: str = "imagenet"
+    untrained = None  # what the paper has of it is not ours to check
+    trained = property(lambda self: self)
+    of_images = True
+
+    def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
+        if not settings.others:
+            return f"quoted; --others evaluates {self}"
+        tested, data = SETS[column.of], settings.datasets_folder
+        command = ("eval.py", "--hub", *self.words, "--normalise", self.normalise, "--resize", *map(str, self.size),
+                   "--datasets_folder", str(data), "--dataset_name", tested.name, "--split", tested.split)
+        name = self.words[0].translate(str.maketrans("/:", "--"))
+        if tested.database:
+            command += ("--index", str(settings.out / f"hub-{name}" / f"{tested.database}-index"))
+        keys = ("parts", tested.part) if tested.part else ()
+        return (Step(out=settings.out, name=f"hub-{name}/{tested.name}-{tested.split}", command=command,
+                     machine=settings.machine, needs=tested.needs(data), hub=self.words),
+                (*keys, "recalls", "final", column.k))
+
+    def __str__(self) -> str:
+        return f"torch.hub {' '.join(self.words)}"
+
+
+How = Evaluated | Own | Others

@@ -12,8 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+from datasets import DEFAULT_NORMALISATION
 from model import CheckpointError, ModelConfig, fetch_foundation, fetch_released
 from utils.files import write_json
+from utils.hub import HubOptions, repository_folder
 
 from ..report import PROJECT
 
@@ -40,6 +42,7 @@ class Step:
     needs    folders of data
     weights  what the command fetches where it is not in torch.hub's cache: the published file of a configuration, or
              a backbone's official DINOv2 file
+    hub      words of --hub: the command runs a model of that repository
     after    the training whose best_model.pth the command reads
     """
 
@@ -49,6 +52,7 @@ class Step:
     machine: tuple[str, ...] = ()
     needs: tuple[Path, ...] = ()
     weights: ModelConfig | str | None = None
+    hub: tuple[str, ...] = ()
     after: "Step | None" = None
 
     @property
@@ -131,6 +135,8 @@ class Runner:
             raise Absent(f"{missing[0]}: no such folder")
         if step.weights is not None and (reason := obtain_weights(step.weights)):
             raise Absent(reason)
+        if step.hub and (reason := obtain_repository(step.hub)):
+            raise Absent(f"quoted: {reason}")
         step.folder.mkdir(parents=True, exist_ok=True)
         state = step.interrupted_at
         print(f"\n{step.folder}\n$ {step.shell(state)}", file=sys.stderr, flush=True)
@@ -153,6 +159,16 @@ def obtain_weights(weights: ModelConfig | str) -> str | None:
     try:
         fetch_foundation(weights) if isinstance(weights, str) else fetch_released(weights)
     except CheckpointError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def obtain_repository(words: tuple[str, ...]) -> str | None:
+    """Fetches the repository of a hub model into torch.hub's folder, or says why it cannot."""
+    try:
+        repository_folder(HubOptions.of(words, normalisation=DEFAULT_NORMALISATION))
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
     return None
 

@@ -1,10 +1,11 @@
 """The paper's tables: their figures stand in tables.txt, as printed; here stands how each row is measured."""
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
-from .plan import Column, Evaluated, How, Own, Training, published
+from .plan import Column, Evaluated, How, Others, Own, Training, published
 
 BASE, LARGE = "dinov2-base", "dinov2-large"
 LETTERS = {"B": BASE, "L": LARGE}
@@ -29,6 +30,8 @@ class Row:
     @property
     def why_not(self) -> str:
         """Why no command gives its figures, where none does."""
+        if isinstance(self.how, Others):
+            return "another method's, quoted"
         return "trained, not checked: its figures vary with the seed" if self.how else "the paper's figures alone"
 
 
@@ -52,6 +55,12 @@ class Table:
     prefix: str = ""
 
     @property
+    def trained(self) -> "Table":
+        """With trainings in place of published files."""
+        rows = (dataclasses.replace(row, how=row.how and row.how.trained) for row in self.rows)
+        return dataclasses.replace(self, rows=tuple(rows))
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Data sets, AVERAGE, or groups of other measures, in order."""
         return tuple(dict.fromkeys(column.of for column in self.columns))
@@ -65,13 +74,28 @@ def trained(backbone: str, dataset: str, **options: str | int | None) -> Evaluat
     return Evaluated(Training(backbone=backbone, dataset=dataset, **options))
 
 
+# Other methods whose authors' repositories have a torch.hub entry. Entries, sizes and normalisations are from memory.
+OTHERS = {
+    "CosPlace": Others(("gmberton/cosplace:get_trained_model", "backbone=VGG16", "fc_output_dim=512"), (480, 640)),
+    "EigenPlaces": Others(("gmberton/eigenplaces:get_trained_model", "backbone=ResNet50", "fc_output_dim=2048"),
+                          (480, 640)),
+    "SFRS": Others(("yxgeee/OpenIBL:vgg16_netvlad", "pretrained=True"), (480, 640), "vgg"),
+    "CricaVPR": Others(("Lu-Feng/CricaVPR:trained_model",), (224, 224)),
+    "SALAD": Others(("serizba/salad:dinov2_salad",), (322, 322)),
+    "BoQ": Others(("amaralibey/bag-of-queries:get_trained_boq", "backbone_name=dinov2", "output_dim=12288"),
+                  (322, 322)),
+}
+
+
 # The smaller batch of Table V is what full tuning needs; the paper takes it for all methods. Table VI has one small
-# validation set: only the training pass is measured.
-EPOCH = {"places": 40, "epochs": 1, "validation": ("pitts30k",)}
+# validation set: only the training pass is measured, with everything kept for the gradient as in the published code.
+EPOCH = {"places": 40, "epochs": 1, "validation": ("pitts30k",), "fields": ("recompute=false",)}
 HOW: dict[str, dict[str, How]] = {
     "I": {name: Own(name) for name in ("Pitts30k-test", "MSLS-val", "Tokyo24/7", "Nordland")},
-    "II": {"SelaVPR++ (resource)": released(BASE, "rerank"), "SelaVPR++ (performance)": released(LARGE, "rerank")},
-    "III": {"SelaVPR++": released(LARGE, "rerank")},
+    "II": {**OTHERS, "SelaVPR++ (resource)": released(BASE, "rerank"),
+           "SelaVPR++ (performance)": released(LARGE, "rerank")},
+    "III": {**{name: OTHERS[name] for name in ("CosPlace", "EigenPlaces", "SALAD", "BoQ")},
+            "SelaVPR++": released(LARGE, "rerank")},
     "IV": {name: trained(BASE, GSV, variant=variant) for name, variant in TUNED.items()},
     "V": {name: trained(LARGE, GSV, places=60, variant=variant) for name, variant in TUNED.items()},
     "VI": {f"{name}, DINOv2-{letter}": trained(backbone, GSV, variant=variant, **EPOCH)
@@ -86,14 +110,24 @@ HOW: dict[str, dict[str, How]] = {
         "Float (4096D), DINOv2-L": released(LARGE, "float"),
         "Our re-ranking, DINOv2-L": released(LARGE, "rerank"),
     },
-    "IX": {name: Own(name) for name in ("Float (4096D)", "Float (2048D)", "Float (512D)", "Binary (512D)",
+    "IX": {name: Own(name) for name in ("SelaVPR", "Float (4096D)", "Float (2048D)", "Float (512D)", "Binary (512D)",
                                           "SelaVPR++ (resource)", "SelaVPR++ (performance)")},
     "X": {f"Top-{depth}": released(LARGE, "rerank", depth=depth) for depth in (20, 50, 100, 200)},
     "XI": {name: trained(BASE, GSV, script="train_hashing.py", variant=variant) for name, variant in HASHED.items()},
     "XII": {f"{name}, DINOv2-{letter}": trained(backbone, dataset) for letter, backbone in LETTERS.items()
             for name, dataset in (("GSV-Cities", GSV), ("Unified dataset", UNIFIED))},
 }
-TOY_SEEDS = {"IV": (0,), "VII": (0,), "VIII": (0,), "X": (0,), "XI": (0, 1, 2), "XII": (0,)}
+# Ours, behind the printed rows: what the paper leaves open, and what it has otherwise than we do.
+FURTHER: dict[str, dict[str, How]] = {
+    "VI": {f"{name}, memory saved": dataclasses.replace(how, model=dataclasses.replace(how.model, fields=()))
+           for name, how in HOW["VI"].items()},
+    "XI": {"LC hashing, Gaussian error": trained(BASE, GSV, script="train_hashing.py", variant="lc-error"),
+           "SC hashing + STE, 1/5 of the pairs": trained(BASE, GSV, script="train_hashing.py", variant="sc-ste",
+                                                         fields=("pair_fraction=0.2",))},
+}
+# Data sets that a table gets behind one of its own: another reading of it, and what shares its database.
+BEHIND = {"MSLS-val": ("MSLS-val, also within 40 degrees",), "SVOX-Overcast": ("SVOX-Snow", "SVOX-Sun")}
+TOY_SEEDS = {"IV": (0,), "VII": (0,), "VIII": (0,), "X": (0,), "XI": (0, 1), "XII": (0,)}
 MEASURES = {  # that are no recalls: decimals, keys in results.json, scale
     "database": (0, ("n_database",)),
     "queries": (0, ("n_queries",)),
@@ -111,17 +145,23 @@ def read(block: str) -> Table:
     table, *notes = block.split("\n* ")
     first, groups, measures, *lines = table.splitlines()
     number, title = first.removeprefix("Table ").split(": ", 1)
-    columns = tuple(Column(of.strip(), measure, *MEASURES.get(measure, ()))
-                    for of, cell in zip(groups.split("|")[1:], measures.split("|")[1:], strict=True)
-                    for measure in re.split(r" {2,}", cell.strip()))
+    printed = [Column(of.strip(), measure, *MEASURES.get(measure, ()))
+               for of, cell in zip(groups.split("|")[1:], measures.split("|")[1:], strict=True)
+               for measure in re.split(r" {2,}", cell.strip())]
+    columns = []
+    for of, same in itertools.groupby(printed, lambda column: column.of):
+        columns += (own := list(same))
+        columns += [column._replace(of=other) for other in BEHIND.get(of, ()) for column in own]
     rows, how = [], dict(HOW[number])
     for line in lines:
         name, figures = line.split("|", 1)
-        paper = tuple(None if word == "/" else float(word) for word in figures.replace("|", " ").split())
-        rows.append(Row(name.strip(), paper, how.pop(name.strip(), None)))
+        words = figures.replace("|", " ").split()
+        paper = {column: None if word == "/" else float(word) for column, word in zip(printed, words, strict=True)}
+        rows.append(Row(name.strip(), tuple(map(paper.get, columns)), how.pop(name.strip(), None)))
     if how:
         raise ValueError(f"Table {number}: no row is called {', '.join(how)}")
-    return Table(number=number, title=title, columns=columns, rows=tuple(rows),
+    rows += [Row(name, (None,) * len(columns), more) for name, more in FURTHER.get(number, {}).items()]
+    return Table(number=number, title=title, columns=tuple(columns), rows=tuple(rows),
                  notes=tuple(" ".join(note.split()) for note in notes), toy_seeds=TOY_SEEDS.get(number, ()))
 
 

@@ -13,14 +13,14 @@ from utils.run import hardware, versions
 from ..report import table as markdown_table
 from .measure import Measured
 from .plan import AVERAGE, Settings, Training
-from .report import measured_text, missing
+from .report import measured_text, missing, said_once
 from .tables import BASE, GSV, LARGE, TABLES, UNIFIED, Row, Table
 
 BACKBONES = {BASE: "dinov2-tiny", LARGE: "dinov2-narrow"}  # narrow has the 24 blocks of large: placements differ
 CITIES = {GSV: ("Boston", "Lisbon"), UNIFIED: ("Boston", "Lisbon", "Osaka", "PRS")}
 TEST_SETS = ("Pitts30k-test", "MSLS-val")
 SIZE = ("112", "112")
-EPOCHS, RERANK_EPOCHS, PLACES = 11, 3, 20
+EPOCHS, RERANK_EPOCHS, PLACES = 5, 3, 20
 MACHINE = {"--infer_batch_size": "64", "--num_workers": "1", "--device": "cpu"}
 CITY = "toy_city"
 WORDS = "## What agrees, and what does not"
@@ -91,18 +91,19 @@ def toy_lines(toy: Table, rows: Sequence[Measured]) -> list[str]:
     columns = [column for column in toy.columns if column.measure == "R@1" and column.of != AVERAGE]
     here = places({row.name: statistics.mean(map(row.mean, columns)) for row in rows
                    if all(column in row.values for column in columns)})
-    there = places({row.name: statistics.mean(row.paper[paper.columns.index(column)] for column in columns)
-                    for row in paper.rows})
+    printed = {row.name: [row.paper[paper.columns.index(column)] for column in columns] for row in paper.rows}
+    there = places({name: statistics.mean(figures) for name, figures in printed.items() if None not in figures})
     seeds = "seed" if len(toy.seeds) == 1 else "mean +- standard deviation over seeds"
     names = [f"{toy.prefix}{column.of} {column.measure}" for column in toy.columns]
     figures = [[row.name, *(measured_text(row, column) for column in toy.columns), here.get(row.name, "-"),
-                there[row.name]] for row in rows]
+                there.get(row.name, "-")] for row in rows]
     head = ("row", *names, "order here", "order in the paper")
     lines = [f"## Table {toy.number}: {paper.title}", "", f"Toy city; {seeds} {', '.join(map(str, toy.seeds))}.", "",
              markdown_table(head, figures, figures=len(names) + 2).strip()]
     for heading, text in missing(toy, rows).items():
         lines += ["", *(f"* {heading}: {line}" for line in text)] if text else []
-    return lines
+    said = said_once({row.name: row.remarks for row in rows if row.remarks})
+    return [*lines, "", *(f"* {line}" for line in [*said, *paper.notes])]
 
 
 def places(scores: dict[str, float]) -> dict[str, int]:

@@ -475,7 +475,7 @@ def test_every_variant_fits_a_backbone_and_every_field_can_be_set():
     ("--set quantization_weight=-1", "quantization_weight -1.0 must be a number of at least 0"),
     ("--set pair_fraction=1.5", "pair_fraction 1.5 must be above 0 and at most 1"),
     ("--set code_bits=100", "code_bits 100 must be a positive multiple of 8"),
-    ("--set hashing=lsh", "unknown hashing 'lsh'; choose one of direct, lc, sc, ste, sc+ste"),
+    ("--set hashing=lsh", "unknown hashing 'lsh'; choose one of direct, lc, lc-error, sc, ste, sc+ste"),
     ("--variant every-3", "placement 'every:3' does not fit dinov2-tiny (4 blocks)"),
     ("--aggregation salad --set float_dim=512", "float_dim 512: the descriptor of salad has 8448"),
 ])
