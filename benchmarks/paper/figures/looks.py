@@ -14,7 +14,7 @@ from datasets.listing import is_toy
 from datasets.readers.folders import find_images
 from datasets.transforms import read_image
 from model import BRANCHES, ModelConfig, SelaVPRpp, load_model, read_checkpoint
-from utils.data import EvaluationImages, patch_size
+from utils.data import EvaluationImages
 from utils.device import pick_device
 from utils.maps import BACKBONE, attention_maps, coloured, overlay
 from utils.sheets import GAP, LINE, PLAIN, SIZE, Cell, sheet, spread
@@ -41,21 +41,26 @@ def draw_looks(number: str, *, models: Sequence[str], images: Sequence[Path], ou
 
     models  `FILE` or `NAME=FILE`
     images  files, or folders that are searched for them; of more than `rows` images as many, evenly spread
-    size    (H, W) in pixels, moved to the nearest multiples of 14; None: an image keeps its ratio, its shorter side
-            becomes that of the evaluation scripts' size
+    size    (H, W) in pixels, moved to the nearest multiples of a model's patch; None: an image keeps its ratio, its
+            shorter side becomes that of the evaluation scripts' size
     """
     given = [image for path in images for image in (find_images(path, layout="images") if path.is_dir() else [path])]
     paths = spread(np.array(given, dtype=object), rows)
-    transform = (query_transform("single_query", EvaluationImages.size) if size is None else
-                 query_transform("hard_resize", patch_size(*size, "--resize")))
     pictures = [read_image(path) for path in paths]
-    tensors = [transform(picture) for picture in pictures]
     columns: list[Column] = []
+    seen: list[dict[str, None]] = [{} for _ in paths]  # sizes, each once
     notes, warnings = [], ["toy city: drawn images, no photographs"] * is_toy(*paths)
     files = once(named(word, lambda file: file.stem) for word in models)
     for name, file in files.items():
         checkpoint = read_checkpoint(file)
         prefix = f"{name}: " if len(files) > 1 else ""
+        wanted = EvaluationImages(datasets_folder=None, size=size or EvaluationImages.size).fitted(
+            checkpoint.config.vit.patch)
+        transform = query_transform("single_query" if size is None else "hard_resize", wanted.size,
+                                    multiple=wanted.multiple)
+        tensors = [transform(picture) for picture in pictures]
+        for sizes, tensor in zip(seen, tensors, strict=True):
+            sizes[f"{tensor.shape[1]}x{tensor.shape[2]}"] = None
         for column in _columns(load_model(checkpoint).to(pick_device(device)), tensors, prefix):
             if not (column.frozen and any(map(partial(_equal, column), columns))):
                 columns.append(column)
@@ -69,9 +74,9 @@ def draw_looks(number: str, *, models: Sequence[str], images: Sequence[Path], ou
     title = f"Figure {number}: where the model looks"
     image = sheet(lines, {0: "image"} | {i: column.heading for i, column in enumerate(columns, start=1)}, title=[title],
                   legend=_scale(), notes=[LEGEND, *notes, *warnings])
-    sizes = [f"row {i}: {path}, seen at {tensor.shape[1]}x{tensor.shape[2]} pixels (H x W)"
-             for i, (path, tensor) in enumerate(zip(paths, tensors, strict=True), start=1)]
-    drawn = ["columns: " + ", ".join(column.heading for column in columns), LEGEND, *notes, *sizes]
+    said = [f"row {i}: {path}, seen at {' and '.join(sizes)} pixels (H x W)"
+            for i, (path, sizes) in enumerate(zip(paths, seen, strict=True), start=1)]
+    drawn = ["columns: " + ", ".join(column.heading for column in columns), LEGEND, *notes, *said]
     return write_figure(image, out, title=title, drawn=drawn, warnings=warnings)
 
 
