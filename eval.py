@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.hub is None:
         model, checkpoint = model_for_evaluation(options.model, branches=("float",))
         options = options.fitted(model.config.vit.patch)
-    dataset = prepared(listings, options.images)
-    if options.hub is not None:  # somebody else's
+        dataset = prepared(listings, options.images)
+    else:  # somebody else's, tried on images of the set
+        dataset = prepared(listings, options.images)
         model, checkpoint = hub_model(options.hub, dataset, device=options.device,
                                       batch_size=options.evaluation.batch_size)
     run = Run(options.run, model=model.config)

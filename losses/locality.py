@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .multi_similarity import Pairs
-from .similarity import mean_squared_change
+from .similarity import mean_squared_change, similarity_constrained_loss
 
 
 def locality_constrained_loss(
@@ -60,5 +60,5 @@ def gaussian_error_loss(
     Arguments, errors, and what happens without pairs and to NaN: as in `similarity_constrained_loss`; it is 0 where
     nothing changes, too.
     """
-    change = mean_squared_change(lambda s: s, relaxed, binary, pairs, fraction=fraction, generator=generator)
+    change = similarity_constrained_loss(relaxed, binary, pairs, fraction=fraction, generator=generator)
     return torch.where(change == 0, change, change.clamp_min(torch.finfo(change.dtype).tiny).log() / 2)

@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,16 @@ def _levels(config: ModelConfig) -> tuple[str, int, list[int]]:
     return config.backbone, config.first_level, [*config.taps]
 
 
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> Iterator[bytes | ctypes.Array]:
+    """What tells tensors apart: (name, shape, dtype, bytes) of each, in the order of their names."""
+    for key, value in sorted(tensors.items()):
+        value = value.detach().cpu().contiguous()
+        yield f"{key}:{tuple(value.shape)}:{str(value.dtype).removeprefix('torch.')}".encode()
+        size = value.numel() * value.element_size()
+        if size:
+            yield (ctypes.c_char * size).from_address(value.data_ptr())
+
+
 def fingerprint(model: SelaVPRpp) -> str:
     """sha256 over (name, shape, dtype, bytes) of the state dict in published names, sorted, as hexadecimal digits; and
     over the levels of the adapters where names and shapes do not tell them.
@@ -256,12 +267,8 @@ def fingerprint(model: SelaVPRpp) -> str:
     Two models extract the same descriptors if it is equal, whatever file they came from.
     """
     digest = hashlib.sha256()
-    for key, value in sorted((to_published_names(key), value) for key, value in model.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{key}:{tuple(value.shape)}:{str(value.dtype).removeprefix('torch.')}".encode())
-        size = value.numel() * value.element_size()
-        if size:
-            digest.update((ctypes.c_char * size).from_address(value.data_ptr()))
+    for part in tensor_bytes({to_published_names(key): value for key, value in model.state_dict().items()}):
+        digest.update(part)
     if not _told_by_names(model):
         digest.update(repr(_levels(model.config)).encode())
     return digest.hexdigest()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from datasets import BenchmarkDataset
 from model import Descriptors
+from model.checkpoint import tensor_bytes
 
 from .distributed import first_on_each_node
 from .search import ModelIdentity
@@ -228,10 +229,9 @@ class HubModel(nn.Module):
         digest = hashlib.sha256(repr((self.config.entry, sorted(self.config.arguments.items()))).encode())
         for file in self._theirs.files:
             digest.update(file.read_bytes())
-        for name, value in sorted(self.wrapped.state_dict().items()):
-            if isinstance(value, Tensor):
-                digest.update(f"{name}:{tuple(value.shape)}:{value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        state = self.wrapped.state_dict()
+        for part in tensor_bytes({name: value for name, value in state.items() if isinstance(value, Tensor)}):
+            digest.update(part)
         return digest.hexdigest()
 
 

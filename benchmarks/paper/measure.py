@@ -83,16 +83,9 @@ class Measured:
             path = runner.results(cell[0])
             try:
                 results = json.loads(path.read_text())
-                unlabelled = cell[1][0] == "recalls" and results["recalls"]["final"] is None
-                part = results["parts"].get(cell[1][1]) if cell[1][0] == "parts" else results
-                value = None if unlabelled or part is None else functools.reduce(
-                    lambda values, key: values[key], cell[1], results)
+                part, value = _figure(results, cell[1])
             except (KeyError, TypeError, ValueError):
                 raise Failed(f"{path}: damaged, or without {'.'.join(cell[1])}") from None
-            if unlabelled:
-                raise Absent("no ground truth beside the images, see datasets/README.md")
-            if part is None:
-                raise Absent("the headings of these images are not told")
         except (Absent, Failed) as reason:
             self.missing[column.of] = reason
             return None
@@ -108,6 +101,19 @@ class Measured:
                                 f"absent are {', '.join(absent[:3])}{' ...' * (len(absent) > 3)}")
         self.remarks += [*results.get("remarks", []), *_said(results, column.of)]
         return None if value is None else column.scale * value  # None: what a method or a machine does not have
+
+
+def _figure(results: dict, keys: Sequence[str]) -> tuple[dict, float | None]:
+    """The results, or the part of them, that the keys lead into, and the figure there."""
+    part = results
+    if keys[0] == "parts":
+        _, name, *keys = keys
+        if name not in results["parts"]:
+            raise Absent("the headings of these images are not told")
+        part = results["parts"][name]
+    if keys[0] == "recalls" and part["recalls"]["final"] is None:
+        raise Absent("no ground truth beside the images, see datasets/README.md")
+    return part, functools.reduce(lambda values, key: values[key], keys, part)
 
 
 def _said(results: dict, of: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What a row of a table measures, and the commands that measure it."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,12 +184,27 @@ def training_step(training: Training, seed: int, settings: Settings) -> Step:
                 machine=settings.machine, needs=tuple(needs), weights=fetched, after=after)
 
 
+def evaluation_on(tested: EvaluationSet, words: Sequence[str], folder: str, settings: Settings, *,
+                  after: Step | None = None, sizes: Sequence[str] = (), **fetched) -> Step:
+    """The evaluation of a set by a script's `words`, in a folder below `folder`; `fetched`: Step's weights or hub."""
+    data = settings.datasets_folder
+    index = ("--index", str(settings.out / folder / f"{tested.database}-index")) if tested.database else ()
+    return Step(out=settings.out, name=f"{folder}/{tested.name}-{tested.split}", machine=settings.machine,
+                command=(*words, "--datasets_folder", str(data), "--dataset_name", tested.name, "--split", tested.split,
+                         *sizes, *index), needs=tested.needs(data), after=after, **fetched)
+
+
+def recall_keys(tested: EvaluationSet, stage: str, column: Column) -> tuple[str, ...]:
+    """Where results.json has a set's recall."""
+    return (*(("parts", tested.part) if tested.part else ()), "recalls", stage, column.k)
+
+
 def evaluation_step(model: Training, tested: EvaluationSet, seed: int, settings: Settings, depth: int | None) -> Step:
     """The evaluation of a model on a set; the training itself where it evaluates that set.
 
     depth  candidates that are re-ranked; evaluations of several depths share one extraction, which stays on disk
     """
-    data, trained, fetched = settings.datasets_folder, None, None
+    trained, fetched = None, None
     if model.published:
         file = settings.file(released_address(model.published_config))
         fetched = None if file else model.published_config
@@ -199,14 +215,8 @@ def evaluation_step(model: Training, tested: EvaluationSet, seed: int, settings:
         if tested == TEST_SET and depth is None:
             return trained
         folder, options = f"{model.name}/seed{seed}", ["--resume", str(trained.best_model)]
-    options += ["--datasets_folder", str(data), "--dataset_name", tested.name, "--split", tested.split,
-                *settings.image_options]
-    step = Step(out=settings.out, name=f"{folder}/{tested.name}-{tested.split}", machine=settings.machine,
-                command=(model.script.replace("train", "eval"), *options), needs=tested.needs(data), weights=fetched,
-                after=trained)
-    if tested.database:
-        shared = settings.out / folder / f"{tested.database}-index"
-        step = dataclasses.replace(step, command=(*step.command, "--index", str(shared)))
+    step = evaluation_on(tested, (model.script.replace("train", "eval"), *options), folder, settings, after=trained,
+                         sizes=settings.image_options, weights=fetched)
     if depth is None:
         return step
     deeper = ("--rerank_num", str(depth), "--index", str(step.folder / "index"))
@@ -248,9 +258,8 @@ class Evaluated:
         if column.keys:
             return training_step(self.model, seed, settings), column.keys
         tested = SETS[column.of]
-        keys = ("parts", tested.part) if tested.part else ()
         return (evaluation_step(self.model, tested, seed, settings, self.depth),
-                (*keys, "recalls", self.stage, column.k))
+                recall_keys(tested, self.stage, column))
 
     def __str__(self) -> str:
         return str(self.model)
@@ -296,16 +305,10 @@ class Others:
     def cell(self, column: Column, seed: int, settings: Settings) -> Cell:
         if not settings.others:
             return f"quoted; --others evaluates {self}"
-        tested, data = SETS[column.of], settings.datasets_folder
-        command = ("eval.py", "--hub", *self.words, "--normalise", self.normalise, "--resize", *map(str, self.size),
-                   "--datasets_folder", str(data), "--dataset_name", tested.name, "--split", tested.split)
-        name = self.words[0].translate(str.maketrans("/:", "--"))
-        if tested.database:
-            command += ("--index", str(settings.out / f"hub-{name}" / f"{tested.database}-index"))
-        keys = ("parts", tested.part) if tested.part else ()
-        return (Step(out=settings.out, name=f"hub-{name}/{tested.name}-{tested.split}", command=command,
-                     machine=settings.machine, needs=tested.needs(data), hub=self.words),
-                (*keys, "recalls", "final", column.k))
+        tested, name = SETS[column.of], self.words[0].translate(str.maketrans("/:", "--"))
+        words = ("eval.py", "--hub", *self.words, "--normalise", self.normalise, "--resize", *map(str, self.size))
+        return (evaluation_on(tested, words, f"hub-{name}", settings, hub=self.words),
+                recall_keys(tested, "final", column))
 
     def __str__(self) -> str:
         return f"torch.hub {' '.join(self.words)}"

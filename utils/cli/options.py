@@ -93,23 +93,20 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
         fields = chosen_fields(args.variant, args.set)
     except ValueError as error:
         parser.error(str(error))
-    images = _images(args)
-    data = TrainingData(
-        training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, cities=args.cities,
-        images_per_place=args.images_per_place, places_per_batch=args.train_batch_size, seed=args.seed,
-        num_workers=args.num_workers, **_given(size=args.train_resize))
     command = TrainingCommand(
         model=ModelOptions(resume=args.resume, backbone=args.backbone, aggregation=args.aggregation, fields=fields,
                            foundation=args.foundation_model_path, seed=args.seed),
-        data=data,
+        data=TrainingData(
+            training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, cities=args.cities,
+            images_per_place=args.images_per_place, places_per_batch=args.train_batch_size, seed=args.seed,
+            num_workers=args.num_workers, **_given(size=args.train_resize)),
         training=TrainingOptions(
             device=args.device, precision=args.precision, compiled=args.compile,
             lr=args.lr, lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience),
         evaluation=EvaluationOptions(
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device),
-        images=images, validation=args.val_datasets, test=args.dataset_name,
-        run=_with_options(_run("logs", args), resize=images.size, train_resize=data.size),
+        images=_images(args), validation=args.val_datasets, test=args.dataset_name, run=_run("logs", args),
         device=args.device, seed=args.seed, rerank_num=args.rerank_num if "rerank" in flags else 0)
     start_log()
     start(args.device)

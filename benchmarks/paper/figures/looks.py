@@ -20,7 +20,7 @@ from utils.maps import BACKBONE, attention_maps, coloured, overlay
 from utils.sheets import GAP, LINE, PLAIN, SIZE, Cell, sheet, spread
 
 from .caption import write_figure
-from .runs import named, once
+from .runs import named, once, said_of_weights
 
 SIDE = 224  # pixels of a cell's longer side
 LEGEND = ("colour: how far a patch's token is from the image's mean token where the head gets them; each map is "
@@ -65,10 +65,7 @@ def draw_looks(number: str, *, models: Sequence[str], images: Sequence[Path], ou
             if not (column.frozen and any(map(partial(_equal, column), columns))):
                 columns.append(column)
         notes += [f"{name}: {file}", *(f"{prefix}{line}" for line in _left_out(checkpoint.config))]
-        if checkpoint.pretrained is None:
-            warnings.append(f"{prefix}the file does not say whether its DINOv2 was pre-trained")
-        elif not checkpoint.pretrained:
-            warnings.append(f"{prefix}pretrained: false, the backbone started from random weights, not from DINOv2's")
+        warnings += [f"{prefix}{line}" for line in said_of_weights(checkpoint.pretrained, "the file")]
     lines = [[Cell(image) for image in (picture, *(overlay(picture, column.maps[i]) for column in columns))]
              for i, picture in enumerate(ImageOps.contain(picture, (SIDE, SIDE)) for picture in pictures)]
     title = f"Figure {number}: where the model looks"

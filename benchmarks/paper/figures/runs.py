@@ -40,11 +40,14 @@ class Run:
         model, found = self.results["model"], list(self.results["benchmark"]["warnings"])
         if self.results["dataset"].startswith("toy_city/"):
             found.append("toy city: drawn images, no photographs")
-        if model["pretrained"] is None:
-            found.append(f"{model['checkpoint']} does not say whether its DINOv2 was pre-trained")
-        elif not model["pretrained"]:
-            found.append("pretrained: false, the backbone started from random weights, not from DINOv2's")
-        return found
+        return found + said_of_weights(model["pretrained"], model["checkpoint"])
+
+
+def said_of_weights(pretrained: bool | None, file: str) -> list[str]:
+    """What a reader must hear of a backbone that was not pre-trained, or of which that is not known."""
+    if pretrained is None:
+        return [f"{file} does not say whether its DINOv2 was pre-trained"]
+    return [] if pretrained else ["pretrained: false, the backbone started from random weights, not from DINOv2's"]
 
 
 def named(word: str, default: Callable[[Path], str]) -> tuple[str, Path]:
