@@ -164,6 +164,9 @@ def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
                 outputs[field] = state_dict[f"{name}_branch.head.{marks[head]}"].shape[0]
     adapters = count(f"{branches[0]}_branch.side.adapters.")
     placement = "all" if adapters == depth else f"last:{adapters}"
+    reduction = state_dict.get(f"{branches[0]}_branch.side.adapters.0.reduce3x3.conv.weight")
+    if reduction is not None:
+        outputs["reduction_dim"] = reduction.shape[0]
     try:
         return ModelConfig(backbone=names[0], branches=branches, placement=placement, **outputs)
     except ValueError as error:

@@ -1,11 +1,11 @@
 """What a model is made of and learns by, as data: backbones, and the frozen configuration that every file carries."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from .aggregators import AGGREGATORS
-from .side_network import ADAPTERS
+from .side_network import ADAPTER_STARTS, ADAPTERS
 
 BRANCHES = ("float", "binary")
 HASHING_METHODS = ("direct", "lc", "lc-error", "sc", "ste", "sc+ste")
@@ -138,6 +138,11 @@ class ModelConfig:
     placement            where a side network's adapters sit. "all": after every block; "every:m": after every m-th
                          (equation 7); "last:N": after the last N; "none": nowhere, the head sees the last block
     adapter              "multiconv" (Fig. 3c) or "vanilla" (the bottleneck without convolutions)
+    adapter_start        convolutions of MultiConv adapters at the start of training on a pre-trained backbone: all
+                         1e-5 ("constant", as published), normal around 0 with a deviation of 1e-5 ("gaussian") or as
+                         PyTorch draws them ("pytorch"); the last layer is 0 in each case
+    reduction_dim        channels that a MultiConv adapter reduces to before its 3x3 and its 5x5 convolution; by default
+                         1/32 of the token width, as published
     float_dim            dimension of the float descriptor
     code_bits            length of the binary code, a multiple of 8
     hashing              loss of the binary branch, see losses/ablations.py (Table XI)
@@ -156,6 +161,8 @@ class ModelConfig:
     tuning: str = "side"
     placement: str = None  # type: ignore[assignment]  # until __post_init__
     adapter: str = "multiconv"
+    adapter_start: str = "constant"
+    reduction_dim: int = None  # type: ignore[assignment]
     float_dim: int = None  # type: ignore[assignment]
     code_bits: int = 512
     hashing: str = "sc+ste"
@@ -179,7 +186,8 @@ class ModelConfig:
             object.__setattr__(self, "float_dim", fixed_dim or vit.float_dim)
         if fixed_dim not in (None, self.float_dim):
             raise ValueError(f"float_dim {self.float_dim}: the descriptor of {self.aggregation} has {fixed_dim}")
-        for field, choices in (("adapter", ADAPTERS), ("hashing", HASHING_METHODS), ("order", ORDERS)):
+        for field, choices in (("adapter", ADAPTERS), ("adapter_start", ADAPTER_STARTS), ("hashing", HASHING_METHODS),
+                               ("order", ORDERS)):
             _check_choice(field, getattr(self, field), choices)
         if self.code_bits < 8 or self.code_bits % 8:
             raise ValueError(f"code_bits {self.code_bits} must be a positive multiple of 8")
@@ -189,7 +197,15 @@ class ModelConfig:
             raise ValueError(f"quantization_weight {self.quantization_weight} must be a number of at least 0")
         if not 0 < self.pair_fraction <= 1:
             raise ValueError(f"pair_fraction {self.pair_fraction} must be above 0 and at most 1")
+        if self.reduction_dim is None:
+            object.__setattr__(self, "reduction_dim", vit.dim // 32)
+        if self.reduction_dim < 1:
+            raise ValueError(f"reduction_dim {self.reduction_dim} must be positive")
         _ = self.tuned_blocks, self.taps
+        if (self.adapter_start, self.reduction_dim) != ("constant", vit.dim // 32) and not (
+                self.taps and self.adapter == "multiconv"):
+            raise ValueError(f"adapter_start {self.adapter_start!r} with reduction_dim {self.reduction_dim}: this "
+                             "model has no MultiConv adapters; leave them out")
         if self.tuning != "side" and self.placement != "none":
             raise ValueError(f"placement {self.placement!r} with tuning {self.tuning!r}: adapters beside the backbone "
                              "belong to tuning 'side'; leave the placement out")
@@ -263,6 +279,6 @@ class ModelConfig:
         return cls(**{**values, "branches": tuple(values.get("branches", BRANCHES))})
 
 
-def _check_choice(field: str, value: str, choices: Sequence[str]) -> None:
+def _check_choice(field: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise ValueError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}")

@@ -49,7 +49,8 @@ class Branch(nn.Module):
     def __init__(self, config: ModelConfig, head: nn.Module):
         super().__init__()
         self.side = SideNetwork(
-            dim=config.vit.dim, first_level=config.first_level, taps=config.taps, adapter=config.adapter)
+            dim=config.vit.dim, first_level=config.first_level, taps=config.taps, adapter=config.adapter,
+            reduction_dim=config.reduction_dim, start=config.adapter_start)
         self.head = head
 
 

@@ -1,6 +1,7 @@
 """MultiConv adapters, and the side network of them beside the frozen backbone (section III-B of the paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,13 @@ from torch.nn import functional as F
 from .layers.batch_norm import BatchNorm
 from .layers.recompute import in_autocast_type, recomputed
 from .layers.vanilla import VanillaAdapter
+
+# Weights and biases of a MultiConv adapter's convolutions at the start of training.
+ADAPTER_STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "constant": partial(nn.init.constant_, val=1e-5),  # the published start
+    "gaussian": partial(nn.init.normal_, std=1e-5),
+    "pytorch": lambda drawn: drawn,  # as nn.Conv2d draws them
+}
 
 
 class ConvUnit(nn.Module):
@@ -34,13 +42,17 @@ class MultiConvAdapter(nn.Module):
 
     Widths follow the token width C: bottleneck C/2; branch outputs C/4, C/8, C/8; reductions before the
     larger kernels C/32. Tokens before the patches (the class token) pass by the convolutions.
+
+    reduction_dim  another width of the reductions
+    start          one of ADAPTER_STARTS
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, *, reduction_dim: int | None = None, start: str = "constant"):
         super().__init__()
         if dim % 32:
             raise ValueError(f"token width {dim} must be a multiple of 32 for the MultiConv adapter")
-        hidden, wide, narrow, reduced = dim // 2, dim // 4, dim // 8, dim // 32
+        self.start = start
+        hidden, wide, narrow, reduced = dim // 2, dim // 4, dim // 8, reduction_dim or dim // 32
         self.down = nn.Linear(dim, hidden)
         self.conv1x1 = ConvUnit(hidden, wide, 1)
         self.reduce3x3 = ConvUnit(hidden, reduced, 1)
@@ -75,16 +87,16 @@ class MultiConvAdapter(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """The published start of training: A(u) = 0 (zero `up`), every convolution weight and bias 1e-5."""
+        """The start of training: A(u) = 0 (zero `up`), and the convolutions as `start` has them."""
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.constant_(module.weight, 1e-5)
-                nn.init.constant_(module.get_parameter("bias"), 1e-5)
+                ADAPTER_STARTS[self.start](module.weight)
+                ADAPTER_STARTS[self.start](module.get_parameter("bias"))
 
 
-ADAPTERS: dict[str, type[nn.Module]] = {"multiconv": MultiConvAdapter, "vanilla": VanillaAdapter}
+ADAPTERS = ("multiconv", "vanilla")
 
 
 class SideNetwork(nn.Module):
@@ -92,13 +104,19 @@ class SideNetwork(nn.Module):
 
     It starts at the tokens of `first_level` and has one adapter for each level of `taps`, whose tokens are x; the other
     levels pass it by.
+
+    adapter               one of ADAPTERS
+    reduction_dim, start  of MultiConv adapters
     """
 
-    def __init__(self, *, dim: int, first_level: int, taps: Sequence[int], adapter: str):
+    def __init__(self, *, dim: int, first_level: int, taps: Sequence[int], adapter: str,
+                 reduction_dim: int | None = None, start: str = "constant"):
         super().__init__()
         self.first_level = first_level
         self.number = {level: number for number, level in enumerate(taps)}
-        self.adapters = nn.ModuleList(ADAPTERS[adapter](dim) for _ in taps)
+        self.adapters = nn.ModuleList(
+            MultiConvAdapter(dim, reduction_dim=reduction_dim, start=start) if adapter == "multiconv"
+            else VanillaAdapter(dim) for _ in taps)
 
     def step(self, state: Tensor | None, tokens: Tensor, level: int, grid: tuple[int, int], *,
              recompute: bool = False) -> Tensor | None:
@@ -117,6 +135,6 @@ class SideNetwork(nn.Module):
         return adapter(state + tokens, grid) + state
 
     def initialise(self) -> None:
-        """The published start of training: every adapter gives 0."""
+        """The start of training: every adapter gives 0."""
         for adapter in self.adapters:
-            adapter.initialise()  # type: ignore[operator]  # every one of ADAPTERS has it
+            adapter.initialise()  # type: ignore[operator]  # each has it

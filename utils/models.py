@@ -25,7 +25,7 @@ log = logging.getLogger("selavprpp")
 DEFAULT_BACKBONE = "dinov2-large"
 DEFAULT_AGGREGATION = "gem"
 # What decides the modules that a trained branch shares with the one to be trained beside it.
-_SHARED = ("tuning", "placement", "adapter")
+_SHARED = ("tuning", "placement", "adapter", "adapter_start", "reduction_dim")
 # What may change between a file and a training that goes on from it.
 _OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "recompute")
 
@@ -122,6 +122,9 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     """
     model = build_model(config, seed=seed)
     if path == "random":
+        if config.adapter_start != "constant":
+            raise ValueError(f"adapter_start {config.adapter_start!r}: on random weights adapters start at random; "
+                             "leave it out, or give the backbone's file")
         log.warning("foundation model: random weights (seed %d); results are stamped pretrained: false", seed)
     else:
         path = path or first_on_each_node(lambda: fetch_foundation(config.backbone))

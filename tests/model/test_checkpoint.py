@@ -125,6 +125,11 @@ def test_fingerprint_changes_with_any_weight_or_statistic(weights):
     assert fingerprint(model) != before
 
 
+def test_names_tell_the_width_of_the_reductions(tmp_path):
+    model = build_model(ModelConfig(backbone="dinov2-tiny", reduction_dim=2), seed=0)
+    assert load_model(write(published_state_dict(model), tmp_path / "narrow.pth")).config == model.config
+
+
 def test_a_model_that_names_do_not_tell_is_not_exported_and_has_a_fingerprint_of_its_own(tmp_path):
     """Adapters after every 2nd block have the names of those after the last ones: equal weights, other descriptors."""
     config = {"backbone": "dinov2-tiny", "branches": ("float",)}

@@ -9,13 +9,14 @@ import pytest
 import torch
 from fill import batch
 from published import PUBLISHED, filled_weights, model_of, published_shapes
+from torch import nn
 
 from model import BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, published_state_dict
 from model.backbone import VisionTransformer
 from model.config import ViT
 from model.network import straight_through_sign
 from model.published_names import to_own_names, to_published_names
-from model.side_network import MultiConvAdapter
+from model.side_network import ADAPTER_STARTS, MultiConvAdapter
 
 TINY = ModelConfig(backbone="dinov2-tiny")
 
@@ -310,6 +311,47 @@ def test_images_of_every_grid_up_to_twice_the_pretraining_size_have_positions():
     backbone = VisionTransformer(ViT(32, 0, 2, "none", 1, None))
     for side in range(1, 80):
         assert backbone.position_embedding(side, 80 - side).shape[1] == 1 + side * (80 - side)
+
+
+def adapters_at_the_start(seed: int = 0, **fields) -> list[MultiConvAdapter]:
+    model = build_model(ModelConfig(backbone="dinov2-tiny", **fields), seed=0)
+    torch.manual_seed(seed)
+    model.initialise_adapters()
+    return [adapter for branch in (model.float_branch, model.binary_branch) for adapter in branch.side.adapters]
+
+
+@pytest.mark.parametrize("start", ADAPTER_STARTS)
+def test_every_start_gives_zero_and_its_own_convolutions(start):
+    adapters = adapters_at_the_start(adapter_start=start)
+    convolutions = [module for adapter in adapters for module in adapter.modules() if isinstance(module, nn.Conv2d)]
+    assert len(adapters) == 8 and len(convolutions) == 40
+    assert all(not adapter(torch.randn(2, 5, 192), (2, 2)).any() for adapter in adapters)
+    values = torch.cat([parameter.detach().flatten() for conv in convolutions for parameter in conv.parameters()])
+    if start == "constant":
+        assert (values == 1e-5).all()
+    elif start == "gaussian":
+        assert 0.99e-5 < values.std() < 1.01e-5 and values.mean().abs() < 1e-7
+        again, other = (adapters_at_the_start(seed, adapter_start=start)[3].conv5x5.conv.weight for seed in (0, 1))
+        assert torch.equal(adapters[3].conv5x5.conv.weight, again) and not torch.equal(again, other)
+    else:  # PyTorch's default: uniform within 1 / sqrt(inputs of an output)
+        for conv in convolutions:
+            bound = conv.weight[0].numel() ** -0.5
+            assert 0.8 * bound < conv.weight.abs().max() <= bound and conv.bias.abs().max() <= bound
+
+
+def test_reductions_of_another_width():
+    reduced = {adapter.reduce3x3.conv.weight.shape for adapter in adapters_at_the_start(reduction_dim=1)}
+    assert reduced == {(1, 96, 1, 1)}
+    assert {adapter.conv5x5.conv.weight.shape for adapter in adapters_at_the_start(reduction_dim=7)} == {(24, 7, 5, 5)}
+    assert {adapter.reduce5x5.conv.weight.shape for adapter in adapters_at_the_start()} == {(6, 96, 1, 1)}
+
+
+@pytest.mark.parametrize("fields", [{"adapter": "vanilla"}, {"placement": "none"}, {"tuning": "full"}])
+@pytest.mark.parametrize("choice", [{"adapter_start": "gaussian"}, {"reduction_dim": 1}])
+def test_models_without_multiconv_adapters_refuse_what_would_change_nothing(fields, choice):
+    ModelConfig.from_dict(ModelConfig(backbone="dinov2-tiny", branches=("float",), **fields).to_dict())
+    with pytest.raises(ValueError, match="no MultiConv adapters"):
+        ModelConfig(backbone="dinov2-tiny", branches=("float",), **fields, **choice)
 
 
 def test_initial_adapters_give_zero_and_copying_copies_statistics(tiny, tiny_weights):

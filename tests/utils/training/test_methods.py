@@ -27,6 +27,7 @@ from model import (
     load_model,
     read_checkpoint,
 )
+from model.side_network import ADAPTER_STARTS
 from utils.cli.variants import SETTABLE, VARIANTS, chosen_fields, listing
 from utils.models import ModelOptions, model_from_foundation, read_resume
 
@@ -232,6 +233,22 @@ def test_selavpr_starts_at_what_an_official_file_sees(tmp_path):
     torch.save({name: value for name, value in plain.state_dict().items() if "ls1" not in name}, tmp_path / "cut.pth")
     with pytest.raises(CheckpointError, match="missing blocks.0.ls1.gamma and 3 more"):
         model_from_foundation(config, str(tmp_path / "cut.pth"), seed=0)
+
+
+def test_the_adapters_start_as_asked_on_an_official_file_alone(tmp_path):
+    official = build_model(ModelConfig(backbone="dinov2-tiny"), seed=4).backbone
+    torch.save(official.state_dict(), tmp_path / "official.pth")
+    rows = {}
+    for start in ADAPTER_STARTS:
+        config = ModelConfig(backbone="dinov2-tiny", **chosen_fields(None, [f"adapter_start={start}"]))
+        model, _ = model_from_foundation(config, str(tmp_path / "official.pth"), seed=0)
+        side = model.binary_branch.side.adapters[-1]
+        rows[start] = len(side.reduce5x5.conv.weight.unique(dim=0))
+        assert not side.up.weight.any()
+        if start != "constant":
+            with pytest.raises(ValueError, match=f"adapter_start '{start}': on random weights adapters start at rand"):
+                model_from_foundation(config, "random", seed=0)
+    assert rows == {"constant": 1, "gaussian": 6, "pytorch": 6}
 
 
 @pytest.mark.slow
@@ -454,11 +471,13 @@ def test_every_variant_fits_a_backbone_and_every_field_can_be_set():
         assert {name: getattr(config, name) for name in fields} == fields
     assert set(SETTABLE) == {field.name for field in dataclasses.fields(ModelConfig)} - {
         "backbone", "branches", "aggregation"}
-    words = ["tuning=side", "placement=last:2", "adapter=vanilla", "float_dim=96", "code_bits=64", "hashing=ste",
-             "quantization_weight=0.25", "pair_fraction=0.5", "order=joint", "recompute=false"]
+    words = ["tuning=side", "placement=last:2", "adapter=multiconv", "adapter_start=gaussian", "reduction_dim=3",
+             "float_dim=96", "code_bits=64", "hashing=ste", "quantization_weight=0.25", "pair_fraction=0.5",
+             "order=joint", "recompute=false"]
     assert {word.split("=")[0] for word in words} == set(SETTABLE)
     config = ModelConfig(backbone=NARROW, **chosen_fields(None, words))
     assert (config.float_dim, config.code_bits, config.quantization_weight) == (96, 64, 0.25)
+    assert (config.adapter_start, config.reduction_dim) == ("gaussian", 3)
     assert config.recompute is build_model(config).recompute is False
     assert chosen_fields("ste", ["hashing=lc"]) == {"hashing": "lc"}  # a word outranks the variant
     assert ModelConfig.from_dict(config.to_dict()) == config
@@ -496,6 +515,9 @@ def test_choices_that_contradict_the_file(orders, float_run, data, capsys, monke
     assert refused(train.main, file, "--variant", "freezing") == (
         f"placement 'none' contradicts {file}, which holds all; leave it out, or give another file")
     assert "adapter 'vanilla' contradicts" in refused(train_rerank.main, file, "--set", "adapter=vanilla")
+    for script in (train.main, train_rerank.main):  # the adapters started long ago, and the other branch copies them
+        assert "adapter_start 'pytorch' contradicts" in refused(script, file, "--set", "adapter_start=pytorch")
+        assert "reduction_dim 1 contradicts" in refused(script, file, "--set", "reduction_dim=1")
     assert "float_dim 96 contradicts" in refused(train_rerank.main, file, "--set", "float_dim=96")
     assert "order 'joint' starts from a foundation model: leave --resume out" in refused(
         train_rerank.main, file, "--variant", "joint")
