@@ -17,7 +17,7 @@ from scripts import error_of, results
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import Checkpoint, ModelConfig, build_model
 from utils import compare
-from utils.compare import bootstrap_interval, compare_predictions, mcnemar
+from utils.compare import bootstrap_interval, compare_predictions, difference_over_seeds, mcnemar
 from utils.evaluation.results import write_evaluation
 from utils.run import Run, RunOptions
 
@@ -129,6 +129,46 @@ def test_the_seed_decides_and_the_other_recalls_do_not(tmp_path):
     assert len(intervals) > 1
     fine, coarse = (compare_predictions(a, b, resamples=n, recall_values=(5,)).recalls[0] for n in (10_000, 20))
     assert fine.interval != coarse.interval and fine == compare_predictions(a, b).recalls[1]
+
+
+# --- over seeds
+
+def test_difference_over_seeds_against_drawing_every_seed_and_query(tmp_path):
+    generator, n = np.random.default_rng(3), 40
+    a, b = (generator.random((3, n, 2)) < share for share in (0.4, 0.5))
+    shuffled = [generator.permutation(n) for _ in range(3)]
+    runs_a = [write_run(tmp_path / f"a{seed}", a[seed]) for seed in range(3)]
+    runs_b = [write_run(tmp_path / f"b{seed}", b[seed][order], query_names=[f"queries/{i}.jpg" for i in order])
+              for seed, order in enumerate(shuffled)]
+    found_a, found_b = a.any(axis=2), b.any(axis=2)
+    difference, (low, high) = difference_over_seeds(runs_a, runs_b, k=2)
+    assert difference == pytest.approx(100 * (found_b.mean() - found_a.mean()))
+    draws = []
+    for _ in range(4000):
+        seeds, queries = generator.integers(0, 3, 3), generator.integers(0, n, n)
+        draws.append(np.mean([[100.0 * (int(found_b[seed, query]) - int(found_a[seed, query])) for query in queries]
+                              for seed in seeds]))
+    assert low == pytest.approx(quantile(draws, 0.025), abs=1.5)
+    assert high == pytest.approx(quantile(draws, 0.975), abs=1.5)
+    assert difference_over_seeds(runs_a, runs_b, k=2) == (difference, (low, high))
+    of_queries_alone = difference_over_seeds(runs_a[:1], runs_b[:1], k=1)
+    expected = compare_predictions(runs_a[0], runs_b[0], recall_values=[1]).recalls[0]
+    assert of_queries_alone[0] == pytest.approx(expected.difference)
+    assert of_queries_alone[1] == pytest.approx(expected.interval, abs=2.6)  # a query is worth 2.5 points
+
+
+def test_differences_that_cannot_be_taken_over_seeds(tmp_path):
+    one, two = (write_run(tmp_path / name, first_right(1, 2, None)) for name in ("one", "two"))
+    for a, b, k, message in (([one], [], 1, "1 and 0 runs; expected as many of each"),
+                             ([], [], 1, "0 and 0 runs; expected as many of each"),
+                             ([one], [two], 13, "predictions are kept to rank 12; expected 13")):
+        with pytest.raises(ValueError, match=message):
+            difference_over_seeds(a, b, k=k)
+    other = write_run(tmp_path / "other", first_right(1, 2))
+    with pytest.raises(ValueError, match="expected two runs on one data set"):
+        difference_over_seeds([one], [other], k=1)
+    with pytest.raises(ValueError, match="runs of 3, 2 queries; expected one data set"):
+        difference_over_seeds([one, other], [two, other], k=1)
 
 
 # --- what is counted

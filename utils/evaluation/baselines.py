@@ -77,8 +77,12 @@ def hog_descriptors(path):
     return normalize(np.minimum(normalize(blocks.reshape(49, 36)), 0.2)).ravel()
 
 
-def search_baseline(extract: Describe, dataset: BenchmarkDataset, *, recall_values: Sequence[int]) -> Evaluation:
-    """Extracts descriptors of a set's images without learning and searches them by flat L2."""
+def search_baseline(extract: Describe, dataset: BenchmarkDataset, *, recall_values: Sequence[int],
+                    centred: bool = False) -> Evaluation:
+    """Extracts descriptors of a set's images without learning and searches them by flat L2.
+
+    centred  takes the database's mean off all descriptors first, and brings them to unit length again
+    """
     def retrieve(found: ExtractedSet, depth: int) -> Iterator[Stage]:
         distances, ids = found.database.search_floats(found.floats, depth)
         yield ids, distances
@@ -86,6 +90,9 @@ def search_baseline(extract: Describe, dataset: BenchmarkDataset, *, recall_valu
     listing = dataset.listing
     database, queries = (np.ascontiguousarray(extract(paths), np.float32)
                          for paths in (listing.database_paths, listing.query_paths))
+    if centred:
+        mean = database.mean(axis=0)
+        database, queries = (normalize(descriptors - mean) for descriptors in (database, queries))
     found = ExtractedSet(Searchable(None, database), None, queries)
     return search(retrieve, found, listing, protocol="flat L2", recall_values=recall_values)
 

@@ -1,0 +1,162 @@
+"""A pre-trained backbone on small sets of real photographs: `python -m benchmarks.real_sets FOLDER --out OUT`.
+
+FOLDER holds gsv_real_mini (cities SpedA and SpedB), sped_thumbs, deit_tiny/ with the official file, and further test
+sets in the benchmark's layout; they are not part of the project. Trains and evaluates by the project's scripts: a
+table of all kinds of descriptors, the paper's Tables IV, VII and XI in small, a learning curve over places, and what
+the start of the adapters is worth. Writes them to OUT/real_sets.md, section by section. The same call resumes where it
+was interrupted. Without deit_tiny/ only the rows that need no pre-trained weights are measured.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from utils.files import temporary_path
+from utils.run import exit_with, hardware, versions
+
+from ..paper.runner import Failed
+from ..paper.tables import TABLES
+from . import page
+from .measure import Row, Trainer, without_learning
+from .plan import (
+    CURVE,
+    EPOCHS,
+    FILE,
+    HASHED_MODELS,
+    HEAD_ALONE,
+    OURS,
+    OURS_BINARY,
+    PLACED_MODELS,
+    RANDOM_BINARY,
+    RANDOM_FLOAT,
+    STARTS,
+    TEST_SET,
+    TRAINING_SET,
+    TUNED_MODELS,
+    Model,
+    Place,
+)
+
+WORDS = "## What was tried, and what the figures say"
+RANDOM_ROWS = [Row("random backbone, float", RANDOM_FLOAT),
+               Row("random backbone, binary", RANDOM_BINARY, "first_stage"),
+               Row("random backbone, binary, re-ranked by float", RANDOM_BINARY)]
+ROWS = [Row("head alone", HEAD_ALONE), Row("side network, float", OURS),
+        Row("side network, binary", OURS_BINARY, "first_stage"),
+        Row("side network, binary, re-ranked by float", OURS_BINARY)]
+IN_SMALL = {"IV": TUNED_MODELS, "VII": PLACED_MODELS, "XI": HASHED_MODELS}
+REFERENCE = {"IV": "MemEfficient-MCA", "VII": "Last 16", "XI": "SC hashing + STE"}
+EPOCHS_OF_RANKS = (1, 2, 4)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_sets", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the real sets")
+    parser.add_argument("--out", type=Path, required=True, help="run folders and the page are written here")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--start_seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4],
+                        help="of the comparison of starts; default: 0 to 4")
+    parser.add_argument("--jobs", type=int, default=1, help="commands at a time, which share the cores; default: 1")
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: expected at least 1")
+    place = Place(args.folder.resolve(), args.out.resolve())
+    for needed in (place.real / TRAINING_SET / "Dataframes", place.real / TEST_SET / "images"):
+        if not needed.is_dir():
+            raise FileNotFoundError(f"{needed}: no such folder; expected FOLDER to hold {TRAINING_SET} and {TEST_SET}")
+    place.out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(place, args.jobs)
+    try:
+        failed = write_sections(trainer, args.seeds, args.start_seeds)
+    finally:
+        trainer.close()
+    print(place.out / "real_sets.md")
+    sys.exit(1 if failed else 0)
+
+
+def write_sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -> bool:
+    """Queues everything, and writes the page anew with every section that is done; whether a command failed."""
+    place, failed = trainer.place, False
+    wanted = list(sections(trainer, seeds, start_seeds))
+    if not place.pretrained.is_file():
+        print(f"{place.pretrained}: no such file; only rows without it are measured", file=sys.stderr)
+    text = [introduction(place)]
+    for title, write in wanted:
+        try:
+            text.append(f"## {title}\n\n{write().strip()}\n")
+        except Failed as error:
+            text.append(f"## {title}\n\nNot measured: {error}\n")
+            failed = True
+        write_page(place.out / "real_sets.md", [*text, f"{trainer.seconds() / 3600:.1f} hours of commands.\n"])
+    return failed
+
+
+Section = tuple[str, Callable[[], str]]
+
+
+def sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -> Iterator[Section]:
+    """Titles, and what gives their text once their trainings, which are queued here, are done."""
+    pretrained = trainer.place.pretrained.is_file()
+    rows = [*RANDOM_ROWS, *(ROWS if pretrained else [])]
+    trainer.ask(reversed(rows), seeds)
+    over = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    yield f"All kinds of descriptors, {over}", lambda: page.all_rows(
+        without_learning(trainer.place), rows, trainer, seeds)
+    if not pretrained:
+        return
+    arms = [Row(name, model) for name, model in STARTS.items()]
+    trainer.ask(arms, start_seeds)
+    yield f"What the start of the adapters is worth, {len(start_seeds)} paired seeds", lambda: page.starts(
+        arms, trainer, start_seeds)
+    states = [(name, epochs, Row(name, ended_after(epochs, model))) for name, model in STARTS.items()
+              if "width 1" not in name for epochs in (*EPOCHS_OF_RANKS, EPOCHS)]
+    trainer.ask([row for *_, row in states], start_seeds[:1])
+    yield f"Ranks of the reductions over the epochs, seed {start_seeds[0]}", lambda: page.ranks(
+        states, trainer, start_seeds[0])
+    for number, models in IN_SMALL.items():
+        small = [Row(name, model) for name, model in models.items() if name != REFERENCE[number]]
+        small.append(Row(REFERENCE[number], models[REFERENCE[number]]))
+        trainer.ask(small, seeds)
+        yield f"Table {number} in small: {TABLES[number].title}, {over}", lambda small=small, number=number: (
+            page.beside_the_paper(small, printed(number), trainer, seeds))
+    points = {places: Row(str(places), model) for places, model in CURVE.items()}
+    trainer.ask(points.values(), seeds)
+    yield f"Learning curve over places, {over}", lambda: page.curve(points, trainer, seeds)
+
+
+def ended_after(epochs: int, model: Model) -> Model:
+    """The same training in its state after so many epochs: nothing in it depends on how many follow."""
+    return model if epochs == model.epochs else dataclasses.replace(
+        model, name=f"{model.name}-{epochs}epochs", epochs=epochs)
+
+
+def printed(number: str) -> dict[str, float]:
+    """The paper's R@1 by row, the mean over its data sets."""
+    table = TABLES[number]
+    at = [position for position, column in enumerate(table.columns)
+          if column.measure == "R@1" and column.of in ("Pitts30k-test", "MSLS-val", "Tokyo24/7", "Nordland")]
+    return {row.name: sum(row.paper[position] for position in at) / len(at) for row in table.rows
+            if all(row.paper[position] is not None for position in at)}
+
+
+def introduction(place: Place) -> str:
+    machine, software = hardware(torch.device("cpu")), versions()
+    return (f"# A pre-trained backbone on small sets of real photographs\n\n"
+            f"By `python -m benchmarks.real_sets`, test sets {', '.join(place.test_sets)}; {FILE}. "
+            f"{machine['cores']} cores ({machine['cpu']}), torch {software['torch']}.\n")
+
+
+def write_page(path: Path, text: list[str]) -> None:
+    """What stands under its last heading, where there is one already, stays."""
+    kept = path.read_text().partition(WORDS)[2].strip() if path.is_file() else ""
+    with temporary_path(path) as temporary:
+        temporary.write_text("\n".join([*text, *([WORDS, "", kept, ""] if kept else [])]))
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,155 @@
+"""The models that are trained on real photographs, and the commands that train and evaluate them."""
+
+import csv
+import dataclasses
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..paper.runner import Step
+from ..paper.tables import HASHED, PLACED, TUNED
+
+# Chosen on sped_thumbs val and on the drawn city's val (docs/benchmarks/real_sets.md says what else was tried).
+BACKBONE, FILE = "deit-tiny", "deit_tiny/deit_tiny_patch16_224.pth"
+SIZE, PLACES_A_BATCH = 160, 30
+EPOCHS, LR, HALVING = 8, "0.002", 3
+PLACEMENT = "last:8"
+
+TRAINING_SET, CITIES, PLACES = "gsv_real_mini", ("SpedA", "SpedB"), 300
+TEST_SET = "sped_thumbs"  # its val split chooses the best epoch, its test split ends every training
+RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model by its training, but for the seed.
+
+    name    of its folder
+    script  that trains it
+    words   of its command, beside those that all share
+    fields  of --set
+    random  weights in place of the pre-trained file
+    places  of the training set: so many are drawn by the seed
+    start   whose best weights it begins with
+    """
+
+    name: str
+    script: str = "train.py"
+    words: tuple[str, ...] = ()
+    fields: tuple[str, ...] = (f"placement={PLACEMENT}",)
+    lr: str = LR
+    epochs: int = EPOCHS
+    random: bool = False
+    places: int = PLACES
+    start: "Model | None" = None
+
+
+OURS = Model(name="float")
+OURS_BINARY = Model(name="rerank", script="train_rerank.py", fields=(), start=OURS)
+HEAD_ALONE = Model(name="freezing", words=("--variant", "freezing"), fields=())
+RANDOM_FLOAT = Model(name="random-float", random=True)
+RANDOM_BINARY = dataclasses.replace(OURS_BINARY, name="random-rerank", start=RANDOM_FLOAT)
+
+# What the backbone itself learns by goes at a tenth of the rate, which is better on val.
+TUNED_MODELS = {"Freezing": HEAD_ALONE, "MemEfficient-MCA": OURS} | {
+    name: Model(name=variant, words=("--variant", variant), lr="0.0002" if variant in ("full", "partial") else LR,
+                fields=(f"placement={PLACEMENT}",) if variant == "side-vanilla" else ())
+    for name, variant in TUNED.items() if variant and name != "Freezing"}
+# Of 12 blocks where the paper's model has 24: the last two thirds, half, third and sixth.
+LAST = {"Last 16": "last:8", "Last 12": "last:6", "Last 8": "last:4", "Last 4": "last:2"}
+
+
+def _placed(name: str, variant: str | None) -> Model:
+    placement = LAST.get(name) or str(variant).replace("-", ":")
+    if variant == "freezing":
+        return HEAD_ALONE
+    return OURS if placement == PLACEMENT else Model(name=f"at-{placement.replace(':', '-')}",
+                                                     fields=(f"placement={placement}",))
+
+
+PLACED_MODELS = {name: _placed(name, variant) for name, variant in PLACED.items()}
+HASHED_MODELS = {name: Model(name=f"hashing-{variant}", script="train_hashing.py", words=("--variant", variant))
+                 for name, variant in {**HASHED, "LC hashing, Gaussian error": "lc-error"}.items()}
+CURVE = {places: dataclasses.replace(OURS, name=f"float-{places}places", places=places) for places in (50, 100, 200)
+         } | {PLACES: OURS}
+STARTS = {
+    "(a) constant, as published": OURS,
+    "(b) constant, reductions of width 1": dataclasses.replace(
+        OURS, name="start-width1", fields=(*OURS.fields, "reduction_dim=1")),
+    "(c) convolutions N(0, 1e-5)": dataclasses.replace(
+        OURS, name="start-gaussian", fields=(*OURS.fields, "adapter_start=gaussian")),
+    "(d) convolutions by PyTorch's default": dataclasses.replace(
+        OURS, name="start-pytorch", fields=(*OURS.fields, "adapter_start=pytorch")),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the real sets lie, and where everything is written."""
+
+    real: Path
+    out: Path
+
+    @property
+    def pretrained(self) -> Path:
+        return self.real / FILE
+
+    @property
+    def test_sets(self) -> list[str]:
+        """Folders with images/test: sped_thumbs first, the others by name."""
+        found = {path.parent.parent.name for path in self.real.glob("*/images/test")
+                 if (path / "database").is_dir() and (path / "queries").is_dir()}
+        return sorted(found, key=lambda name: (name != TEST_SET, name))
+
+
+def training(model: Model, seed: int, place: Place) -> Step:
+    """Whose results.json is of sped_thumbs test."""
+    after = training(model.start, seed, place) if model.start else None
+    start = (["--resume", str(after.best_model)] if after else
+             ["--backbone", BACKBONE, "--foundation_model_path", RANDOM if model.random else str(place.pretrained)])
+    folder = place.real / TRAINING_SET if model.places == PLACES else subset_folder(place, model.places, seed)
+    words = (model.script, *start, *model.words, "--set", *model.fields, "recompute=false",
+             "--training_dataset", str(folder), "--cities", *CITIES, "--train_batch_size", str(PLACES_A_BATCH),
+             "--epochs_num", str(model.epochs), "--lr", model.lr, "--lr_halving", str(HALVING), "--seed", str(seed),
+             "--val_datasets", TEST_SET, "--train_resize", str(SIZE), str(SIZE), *_images(TEST_SET, place))
+    return Step(out=place.out, name=f"{model.name}/seed{seed}/train", command=tuple(words), machine=MACHINE,
+                after=after)
+
+
+def evaluation(model: Model, seed: int, test_set: str, place: Place) -> Step:
+    """Of the model's best weights; the training itself for its own test set."""
+    trained = training(model, seed, place)
+    if test_set == TEST_SET:
+        return trained
+    words = (model.script.replace("train", "eval"), "--resume", str(trained.best_model), *_images(test_set, place))
+    return Step(out=place.out, name=f"{model.name}/seed{seed}/{test_set}", command=words, machine=MACHINE,
+                after=trained)
+
+
+MACHINE = ("--num_workers", "0", "--device", "cpu")
+
+
+def _images(test_set: str, place: Place) -> Sequence[str]:
+    return ("--datasets_folder", str(place.real), "--dataset_name", test_set, "--resize", str(SIZE), str(SIZE),
+            "--infer_batch_size", "64")
+
+
+def subset_folder(place: Place, places: int, seed: int) -> Path:
+    return place.out / f"{TRAINING_SET}-{places}places-seed{seed}"
+
+
+def write_subset(place: Place, places: int, seed: int) -> None:
+    """A training set of so many of the places, equally many of each city; its images are links."""
+    folder, whole = subset_folder(place, places, seed), place.real / TRAINING_SET
+    (folder / "Dataframes").mkdir(parents=True, exist_ok=True)
+    draw = random.Random(seed)
+    for city in CITIES:
+        with (whole / "Dataframes" / f"{city}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        kept = {*draw.sample(sorted({row["place_id"] for row in rows}), places // len(CITIES))}
+        with (folder / "Dataframes" / f"{city}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(row for row in rows if row["place_id"] in kept)
+    if not (folder / "Images").exists():
+        (folder / "Images").symlink_to(whole / "Images")

@@ -1,0 +1,259 @@
+"""Real photographs, on drawn ones: frozen descriptors, verdicts over seeds, and the command from end to end."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from backbones import official
+from images import write_benchmark, write_city
+from scipy.stats import ttest_rel
+from scripts import error_of
+
+from benchmarks.real_sets import __main__ as command
+from benchmarks.real_sets import page
+from benchmarks.real_sets.frozen import POOLED, backbone_of, described, search_frozen
+from benchmarks.real_sets.measure import Row, mean, spread
+from benchmarks.real_sets.plan import (
+    BACKBONE,
+    CURVE,
+    FILE,
+    HASHED_MODELS,
+    OURS,
+    OURS_BINARY,
+    PLACED_MODELS,
+    STARTS,
+    TUNED_MODELS,
+    Place,
+    evaluation,
+    subset_folder,
+    training,
+    write_subset,
+)
+from datasets import BenchmarkDataset, evaluation_transform, read_folder
+from datasets.transforms import read_image
+from model import BACKBONES, ModelConfig
+from utils.cli.variants import chosen_fields
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    for city, first in (("SpedA", 0), ("SpedB", 50)):
+        write_city(folder / "gsv_real_mini", city, places=3, first_place=first)
+    for split, first in (("val", 100), ("test", 150)):
+        write_benchmark(folder, "sped_thumbs", split, database=6, queries=4, first_place=first)
+    write_benchmark(folder, "held_out", "test", database=5, queries=3, first_place=200)
+    (folder / "notes").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(real, tmp_path_factory):
+    return Place(real, tmp_path_factory.mktemp("out"))
+
+
+# --- what is trained
+
+def test_every_test_set_of_the_folder_is_taken(place):
+    assert place.test_sets == ["sped_thumbs", "held_out"]
+
+
+@pytest.mark.parametrize("models", [TUNED_MODELS, PLACED_MODELS, HASHED_MODELS, CURVE, STARTS])
+def test_models_that_are_different_trainings_and_what_the_scripts_take(models, place):
+    commands = set()
+    for model in models.values():
+        step = training(model, 0, place)
+        commands.add(step.command)
+        words = list(step.command)
+        variant = words[words.index("--variant") + 1] if "--variant" in words else None
+        fields = chosen_fields(variant, words[words.index("--set") + 1:words.index("--training_dataset")])
+        branches = ("binary",) if model.script == "train_hashing.py" else ("float",)
+        ModelConfig(backbone=BACKBONE, branches=branches, **fields)
+    assert len(commands) == len(models)
+    everything = {model.name: model for model in (*TUNED_MODELS.values(), *PLACED_MODELS.values(), *CURVE.values(),
+                                                  *HASHED_MODELS.values(), *STARTS.values())}
+    assert all(everything[model.name] == model for model in models.values())  # no folder of two models
+
+
+def test_placements_are_the_paper_s_shares_of_half_as_many_blocks():
+    taps = {}
+    for name, model in PLACED_MODELS.items():
+        words = [*model.fields, *("placement=none" for _ in range(name == "Freezing"))]
+        taps[name] = list(ModelConfig(backbone=BACKBONE, branches=("float",), **chosen_fields(None, words)).taps)
+    last = range(1, 13)
+    assert taps == {"Freezing": [], "All": [*last], "Every 2": [2, 4, 6, 8, 10, 12], "Every 3": [3, 6, 9, 12],
+                    "Every 6": [6, 12], "Last 16": [*last[4:]], "Last 12": [*last[6:]], "Last 8": [*last[8:]],
+                    "Last 4": [11, 12]}
+
+
+def test_a_training_evaluates_its_own_test_set(place):
+    assert evaluation(OURS, 1, "sped_thumbs", place) == training(OURS, 1, place)
+    other = evaluation(OURS_BINARY, 1, "held_out", place)
+    assert other.command[:3] == ("eval_rerank.py", "--resume", str(training(OURS_BINARY, 1, place).best_model))
+    assert [step.command[0] for step in other.chain] == ["train.py", "train_rerank.py", "eval_rerank.py"]
+
+
+def test_subsets_are_whole_places_of_both_cities(place):
+    kept = []
+    for seed in (0, 0, 1):
+        write_subset(place, 4, seed)
+        folder = subset_folder(place, 4, seed)
+        assert len([*(folder / "Images" / "SpedA").iterdir()]) == 12
+        rows = [row for city in ("SpedA", "SpedB")
+                for row in csv.DictReader((folder / "Dataframes" / f"{city}.csv").open(newline=""))]
+        places = [(row["city_id"], row["place_id"]) for row in rows]
+        assert len(places) == 16 and len({*places}) == 4
+        assert len({place for place in places if place[0] == "SpedA"}) == 2
+        kept.append({*places})
+    assert kept[0] == kept[1]
+
+
+# --- descriptors without training
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    file = tmp_path_factory.mktemp("deit") / "deit.pth"
+    torch.save({"model": official(BACKBONES[BACKBONE])}, file)
+    return backbone_of(file)
+
+
+@torch.no_grad()
+def test_frozen_descriptors_against_loops(real, backbone):
+    dataset = BenchmarkDataset(read_folder(real, "sped_thumbs", split="test"), transform=evaluation_transform((64, 64)))
+    paths = dataset.listing.database_paths
+    found = {(block, name): described(backbone, dataset, paths, block=block, pool=pool)
+             for block in (6, 12) for name, pool in POOLED.items()}
+    tokens = [*backbone.stream_tokens(torch.stack([dataset.transform(read_image(path)) for path in paths]))]
+    for block in (6, 12):
+        for row, image in enumerate(backbone.norm(tokens[block]).double().numpy()):
+            assert np.allclose(found[block, "class token"][row], image[0], atol=1e-4)
+            assert np.allclose(found[block, "all patches in a row"][row], image[1:].ravel(), atol=1e-4)
+            unit = [np.maximum(patch / np.linalg.norm(patch), 1e-6) ** 3 for patch in image[1:]]
+            assert np.allclose(found[block, "GeM"][row], np.mean(unit, axis=0) ** (1 / 3), atol=1e-4)
+    searched = dict(search_frozen(backbone, dataset, recall_values=(1,)))
+    assert set(searched) == {f"frozen block {block}, {name}" for block in (6, 12) for name in POOLED}
+    database, queries = (described(backbone, dataset, side, block=6, pool=POOLED["class token"]).astype(np.float64)
+                         for side in (paths, dataset.listing.query_paths))
+    centre = database.mean(axis=0)
+    right = 0
+    for query, positives in zip(queries - centre, dataset.listing.positives, strict=True):
+        scores = [query @ (row - centre) / np.linalg.norm(row - centre) for row in database]
+        right += int(np.argmax(scores)) in positives
+    assert searched["frozen block 6, class token"].final_recalls((1,))[1] == 100 * right / len(queries)
+
+
+# --- figures over seeds
+
+class MadeUp:
+    """A trainer whose runs are predictions written by the test."""
+
+    def __init__(self, folder, right):
+        """right: name of a row -> by seed, by query, whether the first image is right."""
+        self.place, self.folder, self.right = Place(folder, folder), folder, right
+        write_benchmark(folder, "sped_thumbs", "test", database=2, queries=2, first_place=0)
+
+    def runs(self, row, seeds, of):
+        made = []
+        for seed in seeds:
+            folder = self.folder / f"{row.name}-{seed}".replace(" ", "_")
+            folder.mkdir(exist_ok=True)
+            correct = np.array(self.right[row.name][seed], bool)[:, None]
+            np.savez(folder / "predictions.npz", query_names=[f"q{i}" for i in range(len(correct))],
+                     database_names=["d"], final_correct=correct)
+            made.append(folder)
+        return made
+
+    def recalls(self, row, seed, of):
+        score = 100 * float(np.mean(self.right[row.name][seed]))
+        return [score, score, 100.0]
+
+
+def made_up(tmp_path) -> tuple[MadeUp, list[Row]]:
+    """A hundred queries, two seeds: good is right on 80, as_good on 80 others in part, bad on 20."""
+    def of(*first):
+        return [[start <= i < start + count for i in range(100)] for start, count in first]
+
+    right = {"bad": of((0, 20), (0, 21)), "as good": of((2, 80), (1, 80)), "good": of((0, 80), (0, 81))}
+    return MadeUp(tmp_path, right), [Row(name, OURS) for name in right]
+
+
+def test_orders_of_the_paper_hold_are_reversed_or_cannot_be_told(tmp_path):
+    trainer, rows = made_up(tmp_path)
+    line, = page.orders(rows, {"bad": 50.0, "as good": 49.0, "good": 60.0}, trainer, [0, 1])
+    assert line == ("* sped_thumbs: of the paper's 3 orders 1 hold (good > bad); 1 are reversed (bad > as good); "
+                    "1 cannot be told.")
+    text = page.beside_the_paper(rows, {"bad": 50.0, "good": 60.0}, trainer, [0, 1])
+    assert "| bad | 20.5 +- 0.7 / 20.5 / 100.0 | -60.0 (" in text
+    assert text.splitlines()[4].startswith("| good | 80.5 +- 0.7 / 80.5 / 100.0 |  | 60.0 |")
+    assert text.splitlines()[3].endswith("| - |")  # no figure of the paper's
+    assert text.endswith("of the paper's 1 orders 1 hold (good > bad); 0 are reversed; 0 cannot be told.")
+
+
+def test_intervals_over_paired_seeds_are_those_of_the_t_test(tmp_path):
+    first, second = [50.0, 52.5, 51.0, 49.0, 55.0], [53.0, 52.0, 55.5, 50.0, 57.0]
+    expected = ttest_rel(second, first).confidence_interval(0.95)
+    changes = [b - a for a, b in zip(first, second, strict=True)]
+    assert page.t_interval(changes) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(page.t_interval([1.0])).all()
+    trainer, rows = made_up(tmp_path)
+    text = page.starts([rows[2], rows[0]], trainer, [0, 1])
+    assert "| sped_thumbs | good | 160.0 162.0 | 161.0 |  |" in text
+    assert "| sped_thumbs | bad | 40.0 42.0 | 41.0 | -120.0 (-120.0 .. -120.0) |" in text
+
+
+def test_means_and_deviations():
+    recalls = [[10.0, 20.0, 30.0], [20.0, 40.0, 30.0]]
+    assert (mean(recalls), mean(recalls, 1)) == (15.0, 30.0)
+    assert spread(recalls) == pytest.approx(50**0.5)
+    assert spread(recalls[:1]) is None
+    assert page.recalls_text(recalls) == "15.0 +- 7.1 / 30.0 / 30.0"
+    assert page.recalls_text(recalls[:1]) == "10.0 / 20.0 / 30.0"
+
+
+def test_the_paper_s_mean_recalls():
+    assert command.printed("IV")["Freezing"] == pytest.approx((91.0 + 87.2 + 94.0 + 53.2) / 4)
+    assert command.printed("XI")["STE"] == pytest.approx((88.9 + 88.5 + 88.9 + 58.6) / 4)
+
+
+# --- the command
+
+@pytest.mark.slow
+def test_without_the_pretrained_file_and_again(place, capsys, monkeypatch):
+    """Trains from random weights; the second call finds everything done and keeps the words below."""
+    monkeypatch.setattr(command, "RANDOM_ROWS", command.RANDOM_ROWS[:1])
+
+    def run():
+        with pytest.raises(SystemExit) as stop:
+            command.main([str(place.real), "--out", str(place.out), "--seeds", "0", "--jobs", "1"])
+        assert stop.value.code == 0
+        return capsys.readouterr()
+
+    err = run().err
+    assert f"{place.pretrained}: no such file; only rows without it are measured" in err
+    assert err.count("train.py") > 0
+    written = place.out / "real_sets.md"
+    text = written.read_text()
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert {"raw grey 32x32", "HOG", "random backbone, float"} < set(rows)
+    assert not any(name.startswith(("frozen", "side network")) for name in rows)
+    found = json.loads(next(place.out.glob("random-float/seed0/train-*/logs/*/*/results.json")).read_text())
+    recalls = found["recalls"]["final"]
+    assert rows["random backbone, float"].split(" | ")[1] == " / ".join(f"{recalls[k]:.1f}" for k in ("1", "5", "10"))
+    assert found["model"]["pretrained"] is False
+    written.write_text(text + f"\n{command.WORDS}\n\nBy hand.\n")
+    again = run()
+    assert "train.py" not in again.err
+    assert written.read_text().endswith(f"{command.WORDS}\n\nBy hand.\n")
+    assert written.read_text().startswith(text)
+
+
+def test_a_wrong_folder_is_one_line(real, tmp_path, capsys):
+    assert error_of(command.main, tmp_path, "--out", tmp_path / "out", capsys=capsys) == (
+        f"{tmp_path / 'gsv_real_mini' / 'Dataframes'}: no such folder; expected FOLDER to hold gsv_real_mini and "
+        "sped_thumbs")
+    assert not (tmp_path / "out").exists()
+    assert "--jobs 0: expected at least 1" in error_of(command.main, real, "--out", tmp_path / "out", "--jobs", 0,
+                                                       capsys=capsys)
+    assert (real / FILE).exists() is False
