@@ -209,6 +209,10 @@ def load_foundation(model: SelaVPRpp, path: str | Path) -> list[str]:
     token = content.get("cls_token")
     if not isinstance(token, Tensor):
         raise CheckpointError(f"{path}: not a {family.name} file (no cls_token); expected {family.files}")
+    broken = next((key for key, value in content.items() if isinstance(value, Tensor) and not value.isfinite().all()),
+                  None)
+    if broken is not None:  # a mask of keys' biases that was never filled in, say
+        raise CheckpointError(f"{path}: {broken} holds NaN or infinite values; fetch the official file again")
     unused = [key for key in content if key.startswith(family.unused)]
     content = {key: value for key, value in content.items() if key not in unused}
     inner = {key: value for key, value in model.backbone.state_dict().items() if ".adapter" in key}

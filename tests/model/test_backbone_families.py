@@ -239,6 +239,13 @@ def test_dinov3s_buffers_come_from_the_file(key, small, tmp_path):
         load_foundation(build_model(ModelConfig(backbone="dinov3"), seed=0), write(state, tmp_path / "less.pth"))
 
 
+def test_a_mask_that_was_never_filled_in_is_refused(small, tmp_path):
+    state = official(SMALL["dinov3"])
+    state["blocks.1.attn.qkv.bias_mask"] = torch.full_like(state["blocks.1.attn.qkv.bias_mask"], torch.nan)
+    with pytest.raises(CheckpointError, match="blocks.1.attn.qkv.bias_mask holds NaN or infinite values; fetch"):
+        load_foundation(build_model(ModelConfig(backbone="dinov3"), seed=0), write(state, tmp_path / "nan.pth"))
+
+
 def test_where_the_weights_come_from():
     for name in NEW:
         if BACKBONES[name].family is DINOV3:
