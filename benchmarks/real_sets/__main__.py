@@ -33,6 +33,7 @@ from .plan import (
     PLACED_MODELS,
     RANDOM_BINARY,
     RANDOM_FLOAT,
+    SALAD,
     STARTS,
     TEST_SET,
     TRAINING_SET,
@@ -47,8 +48,9 @@ RANDOM_ROWS = [Row("random backbone, float", RANDOM_FLOAT),
                Row("random backbone, binary, re-ranked by float", RANDOM_BINARY)]
 ROWS = [Row("head alone", HEAD_ALONE), Row("side network, float", OURS),
         Row("side network, binary", OURS_BINARY, "first_stage"),
-        Row("side network, binary, re-ranked by float", OURS_BINARY)]
-IN_SMALL = {"IV": TUNED_MODELS, "VII": PLACED_MODELS, "XI": HASHED_MODELS}
+        Row("side network, binary, re-ranked by float", OURS_BINARY),
+        Row("side network with SALAD's head, float", SALAD)]
+IN_SMALL = {"IV": TUNED_MODELS, "XI": HASHED_MODELS, "VII": PLACED_MODELS}
 REFERENCE = {"IV": "MemEfficient-MCA", "VII": "Last 16", "XI": "SC hashing + STE"}
 EPOCHS_OF_RANKS = (1, 2, 4)
 
@@ -115,7 +117,7 @@ def sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -> Iter
         arms, trainer, start_seeds)
     states = [(name, epochs, Row(name, ended_after(epochs, model))) for name, model in STARTS.items()
               if "width 1" not in name for epochs in (*EPOCHS_OF_RANKS, EPOCHS)]
-    trainer.ask([row for *_, row in states], start_seeds[:1])
+    trainer.ask([row for *_, row in states], start_seeds[:1], test_sets=[TEST_SET])
     yield f"Ranks of the reductions over the epochs, seed {start_seeds[0]}", lambda: page.ranks(
         states, trainer, start_seeds[0])
     for number, models in IN_SMALL.items():
