@@ -103,16 +103,16 @@ Section = tuple[str, Callable[[], str]]
 
 def sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -> Iterator[Section]:
     """Titles, and what gives their text once their trainings, which are queued here, are done."""
-    pretrained = trainer.place.pretrained.is_file()
+    pretrained, telling = trainer.place.pretrained.is_file(), trainer.place.telling_sets
     rows = [*RANDOM_ROWS, *(ROWS if pretrained else [])]
-    trainer.ask(reversed(rows), seeds)
+    trainer.ask(reversed(rows), seeds, test_sets=trainer.place.test_sets)
     over = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
     yield f"All kinds of descriptors, {over}", lambda: page.all_rows(
         without_learning(trainer.place), rows, trainer, seeds)
     if not pretrained:
         return
     arms = [Row(name, model) for name, model in STARTS.items()]
-    trainer.ask(arms, start_seeds)
+    trainer.ask(arms, start_seeds, test_sets=telling)
     yield f"What the start of the adapters is worth, {len(start_seeds)} paired seeds", lambda: page.starts(
         arms, trainer, start_seeds)
     states = [(name, epochs, Row(name, ended_after(epochs, model))) for name, model in STARTS.items()
@@ -123,11 +123,11 @@ def sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -> Iter
     for number, models in IN_SMALL.items():
         small = [Row(name, model) for name, model in models.items() if name != REFERENCE[number]]
         small.append(Row(REFERENCE[number], models[REFERENCE[number]]))
-        trainer.ask(small, seeds)
+        trainer.ask(small, seeds, test_sets=telling)
         yield f"Table {number} in small: {TABLES[number].title}, {over}", lambda small=small, number=number: (
             page.beside_the_paper(small, printed(number), trainer, seeds))
     points = {places: Row(str(places), model) for places, model in CURVE.items()}
-    trainer.ask(points.values(), seeds)
+    trainer.ask(points.values(), seeds, test_sets=telling)
     yield f"Learning curve over places, {over}", lambda: page.curve(points, trainer, seeds)
 
 

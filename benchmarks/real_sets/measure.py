@@ -53,14 +53,14 @@ class Trainer:
         self._pool = ThreadPoolExecutor(jobs)
         self._futures: dict[Step, Future[Path]] = {}
 
-    def ask(self, rows: Iterable[Row], seeds: Sequence[int], *, test_sets: Sequence[str] | None = None) -> None:
-        """Queues what the rows need on these sets, by default all, trainings before evaluations."""
+    def ask(self, rows: Iterable[Row], seeds: Sequence[int], *, test_sets: Sequence[str]) -> None:
+        """Queues what the rows need on these sets, trainings before evaluations."""
         models = [(row.model, seed) for row in rows for seed in seeds]
         for model, seed in models:
             if model.places != PLACES:
                 write_subset(self.place, model.places, seed)
         steps = [evaluation(model, seed, name, self.place) for model, seed in models
-                 for name in test_sets or self.place.test_sets]
+                 for name in test_sets]
         chains = [step.chain for step in steps]
         for depth in range(max(map(len, chains), default=0)):
             for chain in chains:

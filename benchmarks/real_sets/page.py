@@ -36,7 +36,7 @@ def all_rows(without: Mapping[str, Mapping[str, Recalls]], rows: Sequence[Row], 
 def beside_the_paper(rows: Sequence[Row], paper: Mapping[str, float], trainer: Trainer, seeds: Sequence[int]) -> str:
     """A table of the paper in small: each row's recalls, how far it is from the last row's R@1, and which of the
     paper's orders hold."""
-    sets, reference = trainer.place.test_sets, rows[-1]
+    sets, reference = trainer.place.telling_sets, rows[-1]
     lines = []
     for row in rows:
         cells = []
@@ -58,7 +58,7 @@ def orders(rows: Sequence[Row], paper: Mapping[str, float], trainer: Trainer, se
     """For each set, which of the paper's pairs of rows, the better one first, hold by R@1, are reversed, or cannot be
     told."""
     lines = []
-    for of in trainer.place.test_sets:
+    for of in trainer.place.telling_sets:
         found: dict[str, list[str]] = {"hold": [], "reversed": [], "cannot be told": []}
         for a, b in itertools.permutations([row for row in rows if row.name in paper], 2):
             if paper[a.name] > paper[b.name]:
@@ -76,7 +76,7 @@ def listed(pairs: Sequence[str]) -> str:
 
 
 def curve(rows: Mapping[int, Row], trainer: Trainer, seeds: Sequence[int]) -> str:
-    sets = trainer.place.test_sets
+    sets = trainer.place.telling_sets
     lines = [(places, *(recalls_text([trainer.recalls(row, seed, of) for seed in seeds]) for of in sets))
              for places, row in rows.items()]
     return table(("places", *sets), lines, figures=len(sets) + 1)
@@ -85,7 +85,7 @@ def curve(rows: Mapping[int, Row], trainer: Trainer, seeds: Sequence[int]) -> st
 def starts(rows: Sequence[Row], trainer: Trainer, seeds: Sequence[int]) -> str:
     """R@1 + R@5 of each seed, and the mean difference to the first row with its t-interval over the paired seeds."""
     lines = []
-    for of in (name for name in START_SETS if name in trainer.place.test_sets):
+    for of in (name for name in START_SETS if name in trainer.place.telling_sets):
         scores = {row.name: [sum(trainer.recalls(row, seed, of)[:2]) for seed in seeds] for row in rows}
         first = scores[rows[0].name]
         for name, values in scores.items():

@@ -18,6 +18,7 @@ PLACEMENT = "last:8"
 TRAINING_SET, CITIES, PLACES = "gsv_real_mini", ("SpedA", "SpedB"), 300
 TEST_SET = "sped_thumbs"  # its val split chooses the best epoch, its test split ends every training
 RANDOM = "random"
+ENOUGH_QUERIES = 50  # one is worth two points then
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,12 @@ class Place:
         found = {path.parent.parent.name for path in self.real.glob("*/images/test")
                  if (path / "database").is_dir() and (path / "queries").is_dir()}
         return sorted(found, key=lambda name: (name != TEST_SET, name))
+
+    @property
+    def telling_sets(self) -> list[str]:
+        """Test sets whose queries are enough to compare models by."""
+        return [name for name in self.test_sets
+                if sum(1 for _ in (self.real / name / "images/test/queries").iterdir()) >= ENOUGH_QUERIES]
 
 
 def training(model: Model, seed: int, place: Place) -> Step:
