@@ -43,8 +43,8 @@ def mutual_counts(query: np.ndarray, candidates: np.ndarray, *, block_bytes: int
 
     Args:
         query: (P, D), candidates: (n, P', D), of unit length, float32 or float16; any P and P' >= 1.
-        block_bytes: of similarities at a time, for each of torch's threads, which share out the candidates; at least
-            4 * P. None: CACHE_BYTES, on a GPU GPU_BYTES.
+        block_bytes: the most that similarities take, for each of torch's threads, which share out the candidates; at
+            least 4 * P. A copy of some of their columns comes to less. None: CACHE_BYTES, on a GPU GPU_BYTES.
         precision: "bf16" rounds the features to bfloat16 and sums their products in fp32: quicker where the processor
             has instructions for it, and for features that differ by less than the rounding another count.
         device: None or a processor; or CUDA.
