@@ -60,6 +60,8 @@ def mutual_counts(query: np.ndarray, candidates: np.ndarray, *, block_bytes: int
     if not rows:
         raise ValueError(f"block_bytes is {block_bytes}; expected at least {4 * len(query)}, the similarities of one "
                          f"feature with the query's {len(query)}")
+    if not len(candidates):
+        return np.zeros(0, np.int64)
     columns = _tensor(query, precision, device).T.contiguous()
 
     def counts(some: range) -> np.ndarray:
@@ -172,7 +174,7 @@ def _in_threads(counts: Callable[[range], np.ndarray], n: int) -> np.ndarray:
     """
     threads = torch.get_num_threads()
     if min(threads, n) < 2:
-        return counts(range(n)) if n else np.zeros(0, np.int64)
+        return counts(range(n))
     bounds = [n * i // min(threads, n) for i in range(min(threads, n) + 1)]
     try:
         with ThreadPoolExecutor(len(bounds) - 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
