@@ -58,7 +58,7 @@ class TrainingData:
 
     def fitted(self, patch: int) -> "TrainingData":
         """The same with sides that are the nearest multiples of the backbone's patch, in pixels."""
-        return dataclasses.replace(self, size=_fitting(self.size, patch, "--train_resize"))
+        return dataclasses.replace(self, size=fitting(self.size, patch, "--train_resize"))
 
     def trained_on(self, dataset: PlaceDataset) -> dict:
         """What a page must say of the places that a model saw, as results.json and the checkpoint hold it."""
@@ -89,7 +89,7 @@ class EvaluationImages:
 
     def fitted(self, patch: int) -> "EvaluationImages":
         """The same with sides that are the nearest multiples of the backbone's patch, in pixels."""
-        return dataclasses.replace(self, size=_fitting(self.size, patch, "--resize"), multiple=patch)
+        return dataclasses.replace(self, size=fitting(self.size, patch, "--resize"), multiple=patch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,8 @@ class EvaluatedSet:
     labels: bool = True
 
 
-def _fitting(size: Sequence[int], patch: int, flag: str) -> list[int]:
+def fitting(size: Sequence[int], patch: int, flag: str) -> list[int]:
+    """The sides' nearest multiples of a patch, in pixels; a change is logged under the option's name."""
     fitting = [*nearest_multiple(size, patch)]
     if fitting != [*size]:
         log.info("%s %d %d: not multiples of the %d-pixel patch, using the nearest: %d %d", flag, *size, patch,
