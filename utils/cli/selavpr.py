@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from datasets import MININGS
+from datasets import MININGS, TRAINING_SETS
 from model import BACKBONES
 
-from ..data import EvaluatedSet, EvaluationImages
+from ..data import EvaluatedSet, EvaluationImages, TrainingData
 from ..device import PRECISIONS
 from ..distributed import start
 from ..evaluation.evaluator import EvaluationOptions
@@ -42,10 +42,11 @@ share = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelaVPRTrainingCommand:
-    """What train_selavpr.py was asked to do."""
+    """What train_selavpr.py was asked to do; negatives: of each query."""
 
     model: SelaVPROptions
-    data: TripletData
+    data: TripletData | TrainingData
+    negatives: int
     images: EvaluationImages
     validation: Sequence[str]
     test: str
@@ -54,6 +55,11 @@ class SelaVPRTrainingCommand:
     local: LocalOptions
     run: RunOptions
     seed: int
+
+    @property
+    def by_places(self) -> bool:
+        """Whether places supervise, not coordinates."""
+        return isinstance(self.data, TrainingData)
 
     def fitted(self, patch: int) -> "SelaVPRTrainingCommand":
         """The same with images whose sides are multiples of the backbone's patch, in pixels."""
@@ -88,6 +94,9 @@ def selavpr_training(description: str, argv: list[str] | None) -> SelaVPRTrainin
         parser.error("train_selavpr.py runs in one process: each round is mined for all; start it without torchrun")
     if args.resume and args.foundation_model_path:
         parser.error("--resume and --foundation_model_path: the file of --resume holds the backbone; leave one out")
+    for name in ("mining", "neg_samples_num", "cache_refresh_rate", "queries_per_epoch"):
+        if args.training_dataset and getattr(args, name) != getattr(TripletData, name):
+            parser.error(f"--{name} beside --training_dataset: places need no mining; leave one of them out")
     images = _images(args)
     command = SelaVPRTrainingCommand(
         model=SelaVPROptions(resume=args.resume, backbone=args.backbone, foundation=args.foundation_model_path,
@@ -98,9 +107,12 @@ def selavpr_training(description: str, argv: list[str] | None) -> SelaVPRTrainin
             negs_num_per_query=args.negs_num_per_query, neg_samples_num=args.neg_samples_num,
             cache_refresh_rate=args.cache_refresh_rate, queries_per_epoch=args.queries_per_epoch,
             triplets_per_batch=args.train_batch_size, batch_size=args.infer_batch_size, seed=args.seed,
-            num_workers=args.num_workers),
+            num_workers=args.num_workers) if args.training_dataset is None else TrainingData(
+                training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, size=images.size,
+                places_per_batch=args.train_batch_size, seed=args.seed, num_workers=args.num_workers),
+        negatives=args.negs_num_per_query,
         images=images, validation=[args.val_dataset or args.dataset_name], test=args.dataset_name,
-        training=TrainingOptions(device=args.device, precision=args.precision, lr=args.lr, lr_halving=args.epochs_num,
+        training=TrainingOptions(device=args.device, precision=args.precision, lr=args.lr, lr_halving=None,
                                  epochs=args.epochs_num, patience=args.patience),
         evaluation=EvaluationOptions(recall_values=args.recall_values, batch_size=args.infer_batch_size,
                                      num_workers=args.num_workers, device=args.device),
@@ -157,7 +169,10 @@ def training_parser(description: str) -> argparse.ArgumentParser:
                        ("queries_per_epoch", "a multiple of these")):
         data.add_argument(f"--{name}", type=positive, default=getattr(TripletData, name), help=says)
     data.add_argument("--train_batch_size", type=positive, default=TripletData.triplets_per_batch,
-                      help="queries a batch")
+                      help="queries a batch, or places")
+    data.add_argument("--training_dataset", metavar="NAME",
+                      help=f"learn from places instead: {' or '.join(TRAINING_SETS)}, or a folder in that layout; "
+                           "without mining")
     training = parser.add_argument_group("training")
     training.add_argument("--foundation_model_path", metavar="FILE",
                           help="the backbone's official file; 'random': seeded random weights; default: fetched")

@@ -21,7 +21,7 @@ from datasets import (
 )
 from model import SelaVPR, build_selavpr, load_selavpr, read_selavpr, save_selavpr
 
-from ..data import fitting
+from ..data import TrainingData, fitting, training_loader
 from ..evaluation.evaluator import Evaluation
 from ..training.loop import ModelFiles, Training, TrainingOptions
 
@@ -93,13 +93,14 @@ class MinedTriplets:
         """(images (B * (2 + k), 3, H, W) uint8, rows (B * k, 3) of query, positive and negative); an incomplete last
         batch of a round is left out."""
         for number in range(self.batch_sampler.n_rounds):
-            triplets = self.batch_sampler.mine(self._describe, round_number=number)
+            triplets = self.batch_sampler.mine(self.describe, round_number=number)
             images = TripletDataset(self.dataset.listing, triplets, size=(self.data.size[0], self.data.size[1]))
             yield from DataLoader(images, batch_size=self.data.triplets_per_batch, num_workers=self.data.num_workers,
                                   collate_fn=collate_triplets, drop_last=True, generator=torch.Generator())
 
     @torch.no_grad()
-    def _describe(self, ids: np.ndarray) -> np.ndarray:
+    def describe(self, ids: np.ndarray) -> np.ndarray:
+        """Global descriptors (n, D) float32 of images, by the model as it is now, in eval mode."""
         assert self.model is not None  # Training sets it
         device, training = next(self.model.parameters()).device, self.model.training
         self.model.eval()
@@ -110,11 +111,18 @@ class MinedTriplets:
         return torch.cat(found).numpy()
 
 
+def batches_to_learn_from(data: TripletData | TrainingData, *, device: torch.device) -> MinedTriplets | DataLoader:
+    """Mined triplets, or, under full supervision, batches of places as SelaVPR++ has them."""
+    return MinedTriplets(data) if isinstance(data, TripletData) else training_loader(data, device=device)
+
+
 class SelaVPRTraining(Training):
     """Adam at a constant rate; the best epoch is that of the highest re-ranked R@5."""
 
     files = ModelFiles(build_selavpr, read_selavpr, load_selavpr, save_selavpr)
     score_name = "R@5"
+    mined: MinedTriplets | None = None
+    _restored: dict | None = None
 
     def report_memory(self, model: SelaVPR, options: TrainingOptions, data: TripletData) -> None:
         """Nothing is forecast: batches are small."""
@@ -122,6 +130,15 @@ class SelaVPRTraining(Training):
     def score(self, evaluation: Evaluation) -> tuple[float, float]:
         return evaluation.final_recalls((5,))[5], 0.0
 
-    def remaining_epochs(self, loader: MinedTriplets) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-        loader.model = self.model
+    def more_state(self) -> dict:
+        return {"mined": self.mined.batch_sampler.state_dict()} if self.mined else {}
+
+    def restore(self, state: dict) -> None:
+        self._restored = state.get("mined")
+
+    def remaining_epochs(self, loader: MinedTriplets | DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        if isinstance(loader, MinedTriplets):
+            self.mined, loader.model = loader, self.model
+            if self._restored:
+                loader.batch_sampler.load_state_dict(self._restored)
         yield from super().remaining_epochs(loader)

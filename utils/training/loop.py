@@ -30,13 +30,15 @@ from .memory import report_step_memory
 log = logging.getLogger("selavprpp")
 
 # What a resumed run is rightly called without, or with another value: the file holds or decides it.
+NEVER = 2**62  # epochs
 OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashing", "rerank", "resume", "save_dir",
                       "set", "variant"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Adam's learning rate, halved every `lr_halving` epochs; at most `epochs`, ended after `patience` without gain.
+    """Adam's learning rate, halved every `lr_halving` epochs (None: constant); at most `epochs`, ended after `patience`
+    without gain.
 
     precision  a key of PRECISIONS; compiled: the frozen backbone, by torch.compile
     """
@@ -45,7 +47,7 @@ class TrainingOptions:
     precision: str
     compiled: bool = False
     lr: float = 4e-4
-    lr_halving: int = 3
+    lr_halving: int | None = 3
     epochs: int = 25
     patience: int = 12
 
@@ -86,7 +88,8 @@ class Training:
         self.epochs, self.patience, self.data, self.origin = options.epochs, options.patience, data, origin
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(trainable, lr=options.lr, fused=True)
-        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimiser, step_size=options.lr_halving, gamma=0.5)
+        self.schedule = torch.optim.lr_scheduler.StepLR(
+            self.optimiser, step_size=options.lr_halving or NEVER, gamma=0.5)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
         self.trained_on: dict = {}  # what a page must say of the places, once there are some
@@ -100,6 +103,13 @@ class Training:
         """Logs what a step will take."""
         report_step_memory(model, size=tuple(data.size), dtype=PRECISIONS[options.precision], device=options.device,
                            places_per_batch=data.places_per_batch, images_per_place=data.images_per_place)
+
+    def more_state(self) -> dict:
+        """What resuming needs beside the rest, by names of its own."""
+        return {}
+
+    def restore(self, state: dict) -> None:
+        """Takes up what `more_state` gave, from a file's training state."""
 
     def score(self, evaluation: Evaluation) -> tuple[float, float]:
         """What chooses the best epoch; the second decides where the first is equal."""
@@ -127,6 +137,7 @@ class Training:
         restore_random_states(state["random"], self.device)
         self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
         self.best_score = state["best_score"]
+        self.restore(state)
         folder = Path(checkpoint.source).parent
         best = folder / "best_model.pth"
         if not distributed.broadcast(best.is_file()):
@@ -227,7 +238,7 @@ class Training:
             "selected_by": self.validation[-1].label, "options": self.run.options, "epoch": self.epoch,
             "score": self.last_score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(), "random": random_states(self.device)})
+            "scaler": self.scaler.state_dict(), "random": random_states(self.device), **self.more_state()})
         if better:
             _copy(best, last)
 
