@@ -34,6 +34,7 @@ from .plan import (
     RANDOM_BINARY,
     RANDOM_FLOAT,
     SALAD,
+    SALAD_ALONE,
     STARTS,
     TEST_SET,
     TRAINING_SET,
@@ -49,7 +50,7 @@ RANDOM_ROWS = [Row("random backbone, float", RANDOM_FLOAT),
 ROWS = [Row("head alone", HEAD_ALONE), Row("side network, float", OURS),
         Row("side network, binary", OURS_BINARY, "first_stage"),
         Row("side network, binary, re-ranked by float", OURS_BINARY),
-        Row("side network with SALAD's head, float", SALAD)]
+        Row("SALAD's head alone", SALAD_ALONE), Row("side network with SALAD's head, float", SALAD)]
 IN_SMALL = {"IV": TUNED_MODELS, "XI": HASHED_MODELS, "VII": PLACED_MODELS}
 REFERENCE = {"IV": "MemEfficient-MCA", "VII": "Last 16", "XI": "SC hashing + STE"}
 EPOCHS_OF_RANKS = (1, 2, 4)

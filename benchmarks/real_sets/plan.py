@@ -49,6 +49,7 @@ OURS = Model(name="float")
 OURS_BINARY = Model(name="rerank", script="train_rerank.py", fields=(), start=OURS)
 HEAD_ALONE = Model(name="freezing", words=("--variant", "freezing"), fields=())
 SALAD = dataclasses.replace(OURS, name="salad", words=("--aggregation", "salad"))
+SALAD_ALONE = dataclasses.replace(HEAD_ALONE, name="freezing-salad", words=(*HEAD_ALONE.words, *SALAD.words))
 RANDOM_FLOAT = Model(name="random-float", random=True)
 RANDOM_BINARY = dataclasses.replace(OURS_BINARY, name="random-rerank", start=RANDOM_FLOAT)
 
