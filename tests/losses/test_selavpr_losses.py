@@ -6,7 +6,7 @@ import torch
 from paths import DATA
 from torch.nn import functional as F
 
-from losses import local_feature_loss, mutual_nearest, mutual_similarity, triplet_loss
+from losses import batch_triplets, local_feature_loss, mutual_nearest, mutual_similarity, triplet_loss
 
 GOLDEN = np.load(DATA / "golden_selavpr.npz")
 PARTS = ("anchor", "positive", "negative")
@@ -224,3 +224,26 @@ def test_errors_name_what_was_given_and_expected():
     for other in ((1, 3, 3, 4), (2, 3, 3, 5), (2, 9, 4)):
         with pytest.raises(ValueError, match=r"have shapes \(2, 3, 3, 4\) and .*; expected \(B, rows, columns, C\), "):
             mutual_nearest(torch.ones(2, 3, 3, 4), torch.ones(other))
+
+
+# Triplets among places.
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_triplets_of_a_batch_match_naive_loops(seed):
+    labels = torch.tensor([7, 7, 7, 3, 3, 9, 9, 9, 9, 7])
+    descriptors = maps(seed, 10, 8)
+    found = batch_triplets(descriptors, labels, negatives=3).tolist()
+    expected = []
+    for label in (3, 7, 9):
+        query = labels.tolist().index(label)
+        near = sorted(range(10), key=lambda i: float((descriptors[query] - descriptors[i]).norm()))
+        positive = next(i for i in near if labels[i] == label and i != query)
+        expected += [[query, positive, i] for i in [i for i in near if labels[i] != label][:3]]
+    assert found == expected
+
+
+@pytest.mark.parametrize(("labels", "negatives"), [([0, 0, 1], 1), ([0, 0, 0, 0], 1), ([0, 0, 1, 1], 3)])
+def test_batches_without_triplets_are_refused(labels, negatives):
+    with pytest.raises(ValueError, match="expected at least two of each place and [13] of others"):
+        batch_triplets(maps(0, len(labels), 4), torch.tensor(labels), negatives=negatives)
