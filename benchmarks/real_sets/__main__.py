@@ -4,7 +4,8 @@ FOLDER holds gsv_real_mini (cities SpedA and SpedB), sped_thumbs, deit_tiny/ wit
 sets in the benchmark's layout; they are not part of the project. Trains and evaluates by the project's scripts: a
 table of all kinds of descriptors, the paper's Tables IV, VII and XI in small, a learning curve over places, and what
 the start of the adapters is worth. Writes them to OUT/real_sets.md, section by section. The same call resumes where it
-was interrupted. Without deit_tiny/ only the rows that need no pre-trained weights are measured.
+was interrupted; real_sets.json has the recalls of every seed. Without deit_tiny/ only the rows that need no
+pre-trained weights are measured.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from utils.files import temporary_path
+from utils.files import temporary_path, write_json
 from utils.run import exit_with, hardware, versions
 
 from ..paper.runner import Failed
@@ -96,6 +97,7 @@ def write_sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -
             text.append(f"## {title}\n\nNot measured: {error}\n")
             failed = True
         write_page(place.out / "real_sets.md", [*text, f"{trainer.seconds() / 3600:.1f} hours of commands.\n"])
+        write_json(trainer.samples(), place.out / "real_sets.json")
     return failed
 
 
