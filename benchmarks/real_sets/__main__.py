@@ -152,8 +152,9 @@ def printed(number: str) -> dict[str, float]:
 def introduction(place: Place) -> str:
     machine, software = hardware(torch.device("cpu")), versions()
     return (f"# A pre-trained backbone on small sets of real photographs\n\n"
-            f"By `python -m benchmarks.real_sets`, test sets {', '.join(place.test_sets)}; {FILE}. "
-            f"{machine['cores']} cores ({machine['cpu']}), torch {software['torch']}.\n")
+            f"`python -m benchmarks.real_sets FOLDER --out OUT` trains by the project's scripts, beside `{FILE}`, and "
+            f"evaluates on {', '.join(place.test_sets)}: R@1 / R@5 / R@10 in percent. {machine['cores']} cores "
+            f"({machine['cpu']}), torch {software['torch']}.\n")
 
 
 def write_page(path: Path, text: list[str]) -> None:
