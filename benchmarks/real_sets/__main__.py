@@ -1,4 +1,4 @@
-"""A pre-trained backbone on small sets of real photographs: `python -m benchmarks.real_sets FOLDER --out OUT`.
+"""A pre-trained backbone on small sets of real photographs: `python -m benchmarks.real_sets FOLDER [--out OUT]`.
 
 FOLDER holds gsv_real_mini (cities SpedA and SpedB), sped_thumbs, deit_tiny/ with the official file, and further test
 sets in the benchmark's layout; they are not part of the project. Trains and evaluates by the project's scripts: a
@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_sets", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the real sets")
-    parser.add_argument("--out", type=Path, required=True, help="run folders and the page are written here")
+    parser.add_argument("--out", type=Path, default=Path("logs/real_sets"),
+                        help="run folders and the page are written here; default: logs/real_sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--start_seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4],
                         help="of the comparison of starts; default: 0 to 4")
@@ -152,7 +153,7 @@ def printed(number: str) -> dict[str, float]:
 def introduction(place: Place) -> str:
     machine, software = hardware(torch.device("cpu")), versions()
     return (f"# A pre-trained backbone on small sets of real photographs\n\n"
-            f"`python -m benchmarks.real_sets FOLDER --out OUT` trains by the project's scripts, beside `{FILE}`, and "
+            f"`python -m benchmarks.real_sets FOLDER` trains by the project's scripts, beside `{FILE}`, and "
             f"evaluates on {', '.join(place.test_sets)}: R@1 / R@5 / R@10 in percent. {machine['cores']} cores "
             f"({machine['cpu']}), torch {software['torch']}.\n")
 
