@@ -1,10 +1,11 @@
-"""A pre-trained backbone on small sets of real photographs: `python -m benchmarks.real_sets FOLDER --out OUT`.
+"""A pre-trained backbone on small sets of real photographs: `python -m benchmarks.real_sets FOLDER [--out OUT]`.
 
 FOLDER holds gsv_real_mini (cities SpedA and SpedB), sped_thumbs, deit_tiny/ with the official file, and further test
 sets in the benchmark's layout; they are not part of the project. Trains and evaluates by the project's scripts: a
 table of all kinds of descriptors, the paper's Tables IV, VII and XI in small, a learning curve over places, and what
 the start of the adapters is worth. Writes them to OUT/real_sets.md, section by section. The same call resumes where it
-was interrupted. Without deit_tiny/ only the rows that need no pre-trained weights are measured.
+was interrupted; real_sets.json has the recalls of every seed. Without deit_tiny/ only the rows that need no
+pre-trained weights are measured.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from utils.files import temporary_path
+from utils.files import temporary_path, write_json
 from utils.run import exit_with, hardware, versions
 
 from ..paper.runner import Failed
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_sets", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the real sets")
-    parser.add_argument("--out", type=Path, required=True, help="run folders and the page are written here")
+    parser.add_argument("--out", type=Path, default=Path("logs/real_sets"),
+                        help="run folders and the page are written here; default: logs/real_sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--start_seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4],
                         help="of the comparison of starts; default: 0 to 4")
@@ -96,6 +98,7 @@ def write_sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -
             text.append(f"## {title}\n\nNot measured: {error}\n")
             failed = True
         write_page(place.out / "real_sets.md", [*text, f"{trainer.seconds() / 3600:.1f} hours of commands.\n"])
+        write_json(trainer.samples(), place.out / "real_sets.json")
     return failed
 
 
@@ -150,8 +153,9 @@ def printed(number: str) -> dict[str, float]:
 def introduction(place: Place) -> str:
     machine, software = hardware(torch.device("cpu")), versions()
     return (f"# A pre-trained backbone on small sets of real photographs\n\n"
-            f"By `python -m benchmarks.real_sets`, test sets {', '.join(place.test_sets)}; {FILE}. "
-            f"{machine['cores']} cores ({machine['cpu']}), torch {software['torch']}.\n")
+            f"`python -m benchmarks.real_sets FOLDER` trains by the project's scripts, beside `{FILE}`, and "
+            f"evaluates on {', '.join(place.test_sets)}: R@1 / R@5 / R@10 in percent. {machine['cores']} cores "
+            f"({machine['cpu']}), torch {software['torch']}.\n")
 
 
 def write_page(path: Path, text: list[str]) -> None:

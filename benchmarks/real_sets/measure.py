@@ -84,6 +84,17 @@ class Trainer:
         """Run folders."""
         return [self.results(row.model, seed, test_set).parent for seed in seeds]
 
+    def samples(self) -> dict[str, dict[str, Recalls]]:
+        """Everything that was measured so far: "model/seed/set" -> recalls of each stage at RECALLS."""
+        found = {}
+        for step, future in self._futures.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                results = json.loads(future.result().read_text())
+                name = "/".join((*Path(step.name).parts[:2], results["dataset"]))
+                found[name] = {stage: [recalls[str(k)] for k in RECALLS]
+                               for stage, recalls in results["recalls"].items() if recalls}
+        return dict(sorted(found.items()))
+
     def seconds(self) -> float:
         return self.runner.seconds()
 

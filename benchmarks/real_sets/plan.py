@@ -53,7 +53,7 @@ SALAD_ALONE = dataclasses.replace(HEAD_ALONE, name="freezing-salad", words=(*HEA
 RANDOM_FLOAT = Model(name="random-float", random=True)
 RANDOM_BINARY = dataclasses.replace(OURS_BINARY, name="random-rerank", start=RANDOM_FLOAT)
 
-# What the backbone itself learns by goes at a tenth of the rate, which is better on val.
+# What the backbone itself learns by goes at a tenth of the rate, by custom.
 TUNED_MODELS = {"Freezing": HEAD_ALONE, "MemEfficient-MCA": OURS} | {
     name: Model(name=variant, words=("--variant", variant), lr="0.0001" if variant in ("full", "partial") else LR,
                 fields=(f"placement={PLACEMENT}",) if variant == "side-vanilla" else ())

@@ -31,6 +31,7 @@ from benchmarks.real_sets.plan import (
     training,
     write_subset,
 )
+from benchmarks.report import PAGES, RESULTS
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from datasets.transforms import read_image
 from model import BACKBONES, ModelConfig
@@ -218,6 +219,21 @@ def test_the_paper_s_mean_recalls():
     assert command.printed("XI")["STE"] == pytest.approx((88.9 + 88.5 + 88.9 + 58.6) / 4)
 
 
+def test_the_page_has_the_means_of_what_was_measured():
+    """docs/benchmarks/real_sets.md against the recalls of every seed in benchmarks/results."""
+    text, samples = (PAGES / "real_sets.md").read_text(), json.loads((RESULTS / "real_sets.json").read_text())
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if line.startswith("| ")}
+    assert len(samples) > 150
+    for row in (*command.RANDOM_ROWS, *command.ROWS):
+        for place, of in enumerate(("sped_thumbs", "corridor", "sf_toy"), start=1):
+            seeds = [samples[f"{row.model.name}/seed{seed}/{of}"][row.stage] for seed in range(3)]
+            assert rows[row.name][place].removesuffix(" |") == page.recalls_text(seeds)
+    for name, model in STARTS.items():
+        for of in page.START_SETS:
+            scores = [sum(samples[f"{model.name}/seed{seed}/{of}"]["final"][:2]) for seed in range(5)]
+            assert f"| {of} | {name} | {' '.join(f'{score:.1f}' for score in scores)} |" in text
+
+
 # --- the command
 
 @pytest.mark.slow
@@ -243,6 +259,9 @@ def test_without_the_pretrained_file_and_again(place, capsys, monkeypatch):
     recalls = found["recalls"]["final"]
     assert rows["random backbone, float"].split(" | ")[1] == " / ".join(f"{recalls[k]:.1f}" for k in ("1", "5", "10"))
     assert found["model"]["pretrained"] is False
+    samples = json.loads((place.out / "real_sets.json").read_text())
+    assert samples["random-float/seed0/sped_thumbs"] == {"final": [recalls[k] for k in ("1", "5", "10")]}
+    assert set(samples) == {"random-float/seed0/sped_thumbs", "random-float/seed0/held_out"}
     written.write_text(text + f"\n{command.WORDS}\n\nBy hand.\n")
     again = run()
     assert "train.py" not in again.err
