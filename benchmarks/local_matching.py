@@ -117,7 +117,7 @@ def rounding(report: Report, name: str, query: np.ndarray, candidates: np.ndarra
         off = np.abs(counts - exact)
         moved = (np.argsort(-counts, kind="stable") != np.argsort(-exact, kind="stable")).sum()
         # Products in blocks of another shape may round otherwise, and so decide between nearly equal ones.
-        goal = {"goal": "<= 1 each", "met": off.max() <= 1} if way == "fp32" else {}
+        goal = {"goal": "<= 1 each", "met": bool(off.max() <= 1)} if way == "fp32" else {}
         report.add(f"{name}: counts that {way} changes", f"{(off > 0).sum()} of {len(off)}",
                    f"by {off.max()} at most, of {exact.min()} to {exact.max()}; {moved} ranks change", **goal)
 
