@@ -1,4 +1,4 @@
-"""torch.hub entry point of SelaVPR++; needs torch alone."""
+"""torch.hub entry points of SelaVPR++ and SelaVPR; need torch alone."""
 
 import hashlib
 import importlib.util
@@ -50,6 +50,37 @@ def SelaVPRplusplus(
     if not pretrained:
         return package.PublishedInterface(config).eval()
     return package.load_model(package.fetch_released(config), interface=package.PublishedInterface)
+
+
+def SelaVPR(
+    backbone: str = "dinov2-large",
+    weights: str = "msls",
+    pretrained: bool = True,
+) -> torch.nn.Module:
+    """A SelaVPR model on the CPU, in eval mode; its call takes images and gives a pair, float32:
+
+        local features (B, 4 rows - 3, 4 columns - 3, 128), of unit length at each location, where rows and columns
+        count the image's patches, and global descriptors (B, D), unit length; D 1024 (large)
+
+    The images are those of `SelaVPRplusplus`; 224 x 224 in the paper. Similar places have a small L2 distance between
+    global descriptors, and many pairs of local features that are each other's nearest by inner product.
+
+    backbone      "dinov2-large" or "dinov2-large-reg" (with 4 registers); with pretrained=False any backbone
+    weights       what the published model was trained on: "msls" or, without registers, "pitts30k"
+    pretrained    True: the published weights, from torch.hub's cache, where you have put them: they lie on pages that
+                  only a browser can fetch from, and the error says which. False: random weights, drawn from torch's
+                  global generator (torch.manual_seed repeats them)
+
+    Raises ValueError, in one line, for a combination that does not exist and where the file is not in the cache.
+
+    >>> model = torch.hub.load("<this repository>", "SelaVPR", weights="pitts30k")
+    >>> with torch.inference_mode():
+    ...     local, descriptors = model(torch.zeros(1, 3, 224, 224))
+    """
+    package = _load_package()
+    if not pretrained:
+        return package.PublishedSelaVPR(package.SelaVPRConfig(backbone=backbone)).eval()
+    return package.load_selavpr(package.find_released_selavpr(backbone, weights), interface=package.PublishedSelaVPR)
 
 
 def _load_package() -> types.ModuleType:

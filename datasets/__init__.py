@@ -17,6 +17,9 @@ _EXPORTS = {
     "readers.own_images": ("own_images",),
     "training.places": ("CityBatchSampler", "PlaceDataset", "collate_places"),
     "training.tables": ("GSV_CITIES", "TRAINING_SETS", "UNIFIED_CITIES"),
+    "training.triplets.batches": ("TripletDataset", "collate_triplets"),
+    "training.triplets.listing": ("TripletListing", "read_triplet_folder"),
+    "training.triplets.mining": ("MININGS", "TripletMiner"),
     "transforms": ("DEFAULT_NORMALISATION", "NORMALISATIONS", "PATCH", "TEST_METHODS", "VARYING_SIZES",
                    "evaluation_transform", "nearest_multiple", "normalise", "query_transform", "training_transform"),
 }

@@ -29,11 +29,13 @@ class VisionTransformer(nn.Module):
 
     vit             its sizes, and what its family has
     inner_adapters  SelaVPR's adapters inside every block
+    plain_resize    resizes the table of positions of a model with registers as that of one without
     """
 
-    def __init__(self, vit: ViT, *, inner_adapters: bool = False):
+    def __init__(self, vit: ViT, *, inner_adapters: bool = False, plain_resize: bool = False):
         super().__init__()
         self.vit, family, dim = vit, vit.family, vit.dim
+        self.antialiased = bool(vit.registers) and not plain_resize
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + family.table**2, dim)) if family.table else None
         self.register_parameter(family.registers,
@@ -113,7 +115,7 @@ class VisionTransformer(nn.Module):
             return self.pos_embed
         side, offset = self.vit.family.table, self.vit.family.table_offset
         table = self.pos_embed[:, 1:].float().view(1, side, side, -1).permute(0, 3, 1, 2)
-        if offset and self.registers is None:
+        if offset and not self.antialiased:
             # DINOv2's factors shift the sampling step a little; its models with registers, which came later, resize to
             # the size itself, and antialiased.
             table = F.interpolate(
@@ -121,7 +123,7 @@ class VisionTransformer(nn.Module):
                 scale_factor=((rows + offset) / side, (columns + offset) / side))
         else:
             table = F.interpolate(table, (rows, columns), mode="bicubic", align_corners=False,
-                                  antialias=self.registers is not None)
+                                  antialias=self.antialiased)
         assert table.shape[2:] == (rows, columns)
         table = table.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         return torch.cat([self.pos_embed[:, :1], table], dim=1)

@@ -4,9 +4,9 @@ import ctypes
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,9 +15,15 @@ from .config import BACKBONES, DINOV2, ModelConfig
 from .files import temporary_path
 from .network import SelaVPRpp
 from .published_names import to_own_names, to_published_names
+from .selavpr.config import SelaVPRConfig
+from .selavpr.network import SelaVPR
 
 FORMAT = "selavprpp"
+FORMATS = {FORMAT: "SelaVPR++", "selavpr": "SelaVPR"}
 VERSION = 1
+
+Config = TypeVar("Config", ModelConfig, SelaVPRConfig)
+Model = TypeVar("Model", SelaVPRpp, SelaVPR)
 
 
 class CheckpointError(ValueError):
@@ -25,7 +31,7 @@ class CheckpointError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Generic[Config]):
     """A model file as read, its state dict in our names.
 
     config      of the model; inferred from names and shapes where the file holds none
@@ -33,7 +39,7 @@ class Checkpoint:
     training    what the training script needs to resume, None in files of other origin
     """
 
-    config: ModelConfig
+    config: Config
     state_dict: dict[str, Tensor]
     pretrained: bool | None = None
     training: dict | None = None
@@ -101,44 +107,53 @@ def read_file(path: str | Path) -> dict:
     return content
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path) -> Checkpoint[ModelConfig]:
     """Reads a model file: ours, a published one (training file or bare state dict), with or without "module."."""
+    return read_as(path, ModelConfig, format=FORMAT, own_names=to_own_names, infer=infer_config)
+
+
+def read_as(path: str | Path, config_class: type[Config], *, format: str, own_names: Callable[[str], str],
+            infer: Callable[[dict[str, Tensor], str], Config]) -> Checkpoint[Config]:
+    """Reads a model file of one kind.
+
+    format     our own files of this kind say so; those of another kind are refused
+    own_names  turns a published key into ours
+    infer      the configuration of a file that holds none, from (state dict in our names, what to call the file)
+    """
     content = read_file(path)
     weights = content.get("model_state_dict", content)
     if not isinstance(weights, dict) or not all(
             isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
         raise CheckpointError(f"{path}: holds no state dict; expected tensors by name, or 'model_state_dict'")
-    state_dict = {to_own_names(key): value for key, value in weights.items()}
+    state_dict = {own_names(key): value for key, value in weights.items()}
     if len(state_dict) < len(weights):
         raise CheckpointError(f"{path}: holds the same weight under two names (with and without 'module.'?)")
-    if content.get("format") != FORMAT:
-        return Checkpoint(infer_config(state_dict, str(path)), state_dict, source=str(path))
+    found = content.get("format")
+    if found != format:
+        if isinstance(found, str) and found in FORMATS:
+            raise CheckpointError(f"{path}: a {FORMATS[found]} model, expected a {FORMATS[format]} one")
+        return Checkpoint(infer(state_dict, str(path)), state_dict, source=str(path))
     if content.get("version") != VERSION:
         raise CheckpointError(f"{path}: format version {content.get('version')}, this project reads {VERSION}")
     try:
-        config = ModelConfig.from_dict(content["config"])
+        config = config_class.from_dict(content["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its model configuration cannot be used: {error}") from None
     return Checkpoint(config, state_dict, content.get("pretrained"), content.get("training"), str(path))
 
 
-def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
-    """The configuration of a DINOv2 model that names and shapes (in our names) imply; CheckpointError where they imply
-    none."""
+def infer_backbone(state_dict: dict[str, Tensor], source: str, *, model: str) -> str:
+    """Which DINOv2 the names and shapes of a `model` ("SelaVPR++", ...) tell; CheckpointError where they tell none."""
     cls_token = state_dict.get("backbone.cls_token")
     if cls_token is None:
         hint = ": a backbone's file belongs to --foundation_model_path" if "cls_token" in state_dict else ""
-        raise CheckpointError(f"{source}: not a SelaVPR++ model (no backbone.cls_token){hint}")
+        raise CheckpointError(f"{source}: not a {model} model (no backbone.cls_token){hint}")
 
     patches = state_dict.get("backbone.patch_embed.proj.weight")
     if patches is not None and patches.shape[-1] != DINOV2.patch:
         raise CheckpointError(f"{source}: no DINOv2 (its patches have {patches.shape[-1]} pixels), and only a model on "
                               "DINOv2 is known by names and shapes; save_checkpoint writes what others need")
-
-    def count(prefix: str) -> int:
-        return len({key[len(prefix):].split(".")[0] for key in state_dict if key.startswith(prefix)})
-
-    dim, depth = cls_token.shape[-1], count("backbone.blocks.")
+    dim, depth = cls_token.shape[-1], _count(state_dict, "backbone.blocks.")
     registers = state_dict.get("backbone.register_tokens", torch.empty(0, dim)).shape[-2]
     known = {name: vit for name, vit in BACKBONES.items() if vit.family is DINOV2}
     names = [name for name, vit in known.items() if (vit.dim, vit.depth, vit.registers) == (dim, depth, registers)]
@@ -146,7 +161,21 @@ def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
         more = f", with {registers} registers" if registers else ""
         raise CheckpointError(f"{source}: no known backbone is {dim} wide and {depth} blocks deep{more}; "
                               f"known are {', '.join(known)}")
-    branches = tuple(name for name in ("float", "binary") if count(f"{name}_branch."))
+    return names[0]
+
+
+def _count(state_dict: dict[str, Tensor], prefix: str) -> int:
+    """How many different words follow a prefix."""
+    return len({key[len(prefix):].split(".")[0] for key in state_dict if key.startswith(prefix)})
+
+
+def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
+    """The configuration of a DINOv2 model that names and shapes (in our names) imply; CheckpointError where they imply
+    none."""
+    if any(key.startswith(("LocalAdapt.", "local_adapt.")) for key in state_dict):
+        raise CheckpointError(f"{source}: a SelaVPR model (it has LocalAdapt), expected a SelaVPR++ one")
+    backbone = infer_backbone(state_dict, source, model="SelaVPR++")
+    branches = tuple(name for name in ("float", "binary") if _count(state_dict, f"{name}_branch."))
     if not branches:
         raise CheckpointError(f"{source}: holds neither a float nor a binary branch")
     # A head is told by one weight that no other has; what else is missing or too much, strict loading will name.
@@ -162,13 +191,13 @@ def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
                 outputs["aggregation"] = head
             if head == "gem":
                 outputs[field] = state_dict[f"{name}_branch.head.{marks[head]}"].shape[0]
-    adapters = count(f"{branches[0]}_branch.side.adapters.")
-    placement = "all" if adapters == depth else f"last:{adapters}"
+    adapters = _count(state_dict, f"{branches[0]}_branch.side.adapters.")
+    placement = "all" if adapters == BACKBONES[backbone].depth else f"last:{adapters}"
     reduction = state_dict.get(f"{branches[0]}_branch.side.adapters.0.reduce3x3.conv.weight")
     if reduction is not None:
         outputs["reduction_dim"] = reduction.shape[0]
     try:
-        return ModelConfig(backbone=names[0], branches=branches, placement=placement, **outputs)
+        return ModelConfig(backbone=backbone, branches=branches, placement=placement, **outputs)
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -189,8 +218,11 @@ def load_weights(module: torch.nn.Module, state_dict: dict[str, Tensor], source:
 
 def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp] = SelaVPRpp) -> SelaVPRpp:
     """The model of a file (or of a read Checkpoint), on the CPU, in eval mode; its call is that of `interface`."""
-    if not isinstance(checkpoint, Checkpoint):
-        checkpoint = read_checkpoint(checkpoint)
+    return load_as(checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint), interface)
+
+
+def load_as(checkpoint: Checkpoint, interface: type[Model]) -> Model:
+    """The model of a read Checkpoint, on the CPU, in eval mode; its call is that of `interface`."""
     with torch.device("meta"):
         model = interface(checkpoint.config)  # every weight comes from the file: none is drawn first
     model = model.to_empty(device="cpu")
@@ -198,7 +230,7 @@ def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp
     return model.eval()
 
 
-def load_foundation(model: SelaVPRpp, path: str | Path) -> list[str]:
+def load_foundation(model: SelaVPRpp | SelaVPR, path: str | Path) -> list[str]:
     """Loads an official file of the backbone (`Family.files`), strictly, by its own key names.
 
     Adapters inside the blocks, which such a file does not know, keep their values. Returns the names of what the file
@@ -223,7 +255,13 @@ def load_foundation(model: SelaVPRpp, path: str | Path) -> list[str]:
 def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | None,
                     training: dict | None = None) -> None:
     """Writes a file of ours, which carries its configuration, whole or not at all; read_checkpoint is its reader."""
-    content = {"format": FORMAT, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
+    save_as(model, path, format=FORMAT, pretrained=pretrained, training=training)
+
+
+def save_as(model: SelaVPRpp | SelaVPR, path: str | Path, *, format: str, pretrained: bool | None,
+            training: dict | None) -> None:
+    """Writes a file of a kind of ours, see `read_as`."""
+    content = {"format": format, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
                "licence": model.config.licence(pretrained=pretrained), "model_state_dict": model.state_dict(),
                "training": training}
     with temporary_path(Path(path)) as temporary:

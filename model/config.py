@@ -172,7 +172,7 @@ class ModelConfig:
     recompute: bool = True
 
     def __post_init__(self):
-        _check_choice("backbone", self.backbone, BACKBONES)
+        check_choice("backbone", self.backbone, BACKBONES)
         vit = BACKBONES[self.backbone]
         branches = tuple(name for name in BRANCHES if name in self.branches)
         if not branches or len(branches) != len(self.branches):
@@ -180,7 +180,7 @@ class ModelConfig:
         object.__setattr__(self, "branches", branches)
         if self.placement is None:
             object.__setattr__(self, "placement", vit.placement if self.tuning == "side" else "none")
-        _check_choice("aggregation", self.aggregation, AGGREGATORS)
+        check_choice("aggregation", self.aggregation, AGGREGATORS)
         fixed_dim = AGGREGATORS[self.aggregation].fixed_dim
         if self.float_dim is None:
             object.__setattr__(self, "float_dim", fixed_dim or vit.float_dim)
@@ -188,7 +188,7 @@ class ModelConfig:
             raise ValueError(f"float_dim {self.float_dim}: the descriptor of {self.aggregation} has {fixed_dim}")
         for field, choices in (("adapter", ADAPTERS), ("adapter_start", ADAPTER_STARTS), ("hashing", HASHING_METHODS),
                                ("order", ORDERS)):
-            _check_choice(field, getattr(self, field), choices)
+            check_choice(field, getattr(self, field), choices)
         if self.code_bits < 8 or self.code_bits % 8:
             raise ValueError(f"code_bits {self.code_bits} must be a positive multiple of 8")
         if self.float_dim < 1:
@@ -272,13 +272,19 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"model configuration has unknown fields {sorted(unknown)}; "
-                             "the file was written by a newer version of this project: update it")
+        check_fields(cls, values)
         return cls(**{**values, "branches": tuple(values.get("branches", BRANCHES))})
 
 
-def _check_choice(field: str, value: str, choices: Collection[str]) -> None:
+def check_fields(record: type, values: dict) -> None:
+    """ValueError for names that are no fields of this dataclass."""
+    unknown = set(values) - {field.name for field in dataclasses.fields(record)}
+    if unknown:
+        raise ValueError(f"model configuration has unknown fields {sorted(unknown)}; "
+                         "the file was written by a newer version of this project: update it")
+
+
+def check_choice(field: str, value: str, choices: Collection[str]) -> None:
+    """ValueError, with the choices, for a value that is none of them."""
     if value not in choices:
         raise ValueError(f"unknown {field} {value!r}; choose one of {', '.join(choices)}")

@@ -31,7 +31,7 @@ def values(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
         return np.asarray(0.05 * normal, np.float32)
     if leaf == "running_var":
         return np.asarray(1.0 + 0.2 * np.abs(normal), np.float32)
-    if leaf in ("pos_embed", "cls_token", "mask_token"):
+    if leaf in ("pos_embed", "cls_token", "mask_token", "register_tokens"):
         return np.asarray(0.1 * normal, np.float32)
     if leaf == "bias":
         return np.asarray(0.02 * normal, np.float32)

@@ -14,14 +14,20 @@ from paths import ROOT
 from scripts import FLAGS
 
 from utils.cli import options as cli
+from utils.cli import selavpr
 from utils.data import EvaluatedSet, EvaluationImages, TrainingData
 from utils.evaluation.evaluator import EvaluationOptions
 from utils.models import ModelOptions
 from utils.run import RunOptions
+from utils.selavpr.local import LocalOptions
+from utils.selavpr.models import SelaVPROptions
+from utils.selavpr.training import TripletData
 from utils.training.loop import TrainingOptions
 
 PARSERS = {"train": cli.training_parser, "eval": cli.evaluation_parser}
-SCRIPTS = sorted(FLAGS)
+SELAVPR = {"train_selavpr.py": selavpr.training_parser, "eval_selavpr.py": selavpr.evaluation_parser}
+SCRIPTS = sorted([*FLAGS, *SELAVPR])
+COMMAND_LINES = [Path("utils/cli") / name for name in ("options.py", "parsing.py", "selavpr.py")]
 PACKAGES = ("utils", "datasets", "losses", "model")
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).glob("**/*.py"))
 LOWER = {"utils": {"datasets", "losses", "model"}, "datasets": set(), "losses": set(), "model": set()}
@@ -32,7 +38,10 @@ def tree(path: Path | str) -> ast.Module:
 
 
 def options_of(script: str) -> list[str]:
-    parser = PARSERS[script.split("_")[0].removesuffix(".py")]("", flags=FLAGS[script])
+    if script in SELAVPR:
+        parser = SELAVPR[script]("")
+    else:
+        parser = PARSERS[script.split("_")[0].removesuffix(".py")]("", flags=FLAGS[script])
     return [action.dest for action in parser._actions if action.dest != "help"]
 
 
@@ -42,7 +51,7 @@ def attributes_of_args(node: ast.AST) -> set[str]:
             and isinstance(inner.ctx, ast.Load)}
 
 
-def test_there_are_six_scripts():
+def test_there_are_six_scripts_and_two_of_the_predecessor():
     assert sorted(path.name for path in ROOT.glob("*.py")) == sorted([*SCRIPTS, "hubconf.py"])
 
 
@@ -81,11 +90,15 @@ def test_at_most_30_options_and_each_is_read(script):
     options = options_of(script)
     assert len(set(options)) == len(options)
     assert len(set(options) - {"hashing", "rerank"}) <= 30  # which --help does not show: they change nothing
-    functions = {node.name: node for node in tree("utils/cli/options.py").body if isinstance(node, ast.FunctionDef)}
-    used = {"training" if script.startswith("train") else "evaluation", "_images", "_run"}
+    kind = "training" if script.startswith("train") else "evaluation"
+    own = {f"selavpr_{kind}", "_local", "_images"} if script in SELAVPR else {kind}
+    functions = {(path.stem, node.name): node for path in COMMAND_LINES for node in tree(path).body
+                 if isinstance(node, ast.FunctionDef)}
+    used = {("selavpr" if script in SELAVPR else "options", name) for name in own}
+    used |= {("parsing", "images_of"), ("parsing", "run_options")}
     read = set().union(*(attributes_of_args(functions[name]) for name in used))
     # The published flags are looked up by name: they are only checked against the script.
-    read |= {node.value for node in ast.walk(functions["_parse"])
+    read |= {node.value for node in ast.walk(functions["options", "_parse"])
              if isinstance(node, ast.Constant) and node.value in ("hashing", "rerank")}
     assert set(options) - read == set()
 
@@ -94,8 +107,9 @@ def test_every_field_of_a_record_is_read():
     """A record's field that nobody reads is an option without effect."""
     records = {kind.__name__: kind for kind in (
         cli.TrainingCommand, cli.EvaluationCommand, ModelOptions, TrainingData, EvaluationImages, EvaluatedSet,
-        TrainingOptions, EvaluationOptions, RunOptions)}
-    read = {node.attr for path in [*MODULES, *map(Path, SCRIPTS)] if path != Path("utils/cli/options.py")
+        TrainingOptions, EvaluationOptions, RunOptions, selavpr.SelaVPRTrainingCommand,
+        selavpr.SelaVPREvaluationCommand, SelaVPROptions, TripletData, LocalOptions)}
+    read = {node.attr for path in [*MODULES, *map(Path, SCRIPTS)] if path not in COMMAND_LINES
             for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
     assert {(name, field.name) for name, kind in records.items() for field in dataclasses.fields(kind)
             if field.name not in read} == set()
@@ -133,7 +147,7 @@ def test_scripts_import_packages_only():
     assert imported("hubconf.py") <= {"torch", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("module", [path for path in MODULES if path != Path("utils/cli/options.py")], ids=str)
+@pytest.mark.parametrize("module", [path for path in MODULES if path not in COMMAND_LINES], ids=str)
 def test_no_bag_of_options_below_the_scripts(module):
     names = {argument.arg for node in ast.walk(tree(module))
              if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))

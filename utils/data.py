@@ -58,7 +58,15 @@ class TrainingData:
 
     def fitted(self, patch: int) -> "TrainingData":
         """The same with sides that are the nearest multiples of the backbone's patch, in pixels."""
-        return dataclasses.replace(self, size=_fitting(self.size, patch, "--train_resize"))
+        return dataclasses.replace(self, size=fitting(self.size, patch, "--train_resize"))
+
+    def trained_on(self, dataset: PlaceDataset) -> dict:
+        """What a page must say of the places that a model saw, as results.json and the checkpoint hold it."""
+        _, all_cities = training_set(self.training_dataset, self.datasets_folder)
+        return {"set": self.training_dataset, "places": dataset.n_places, "images": dataset.n_images,
+                "images_per_place": self.images_per_place, "places_per_batch": self.places_per_batch,
+                "cities": len(dataset.cities),
+                "absent_cities": [city for city in all_cities if city not in dataset.cities]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,7 @@ class EvaluationImages:
 
     def fitted(self, patch: int) -> "EvaluationImages":
         """The same with sides that are the nearest multiples of the backbone's patch, in pixels."""
-        return dataclasses.replace(self, size=_fitting(self.size, patch, "--resize"), multiple=patch)
+        return dataclasses.replace(self, size=fitting(self.size, patch, "--resize"), multiple=patch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +111,8 @@ class EvaluatedSet:
     labels: bool = True
 
 
-def _fitting(size: Sequence[int], patch: int, flag: str) -> list[int]:
+def fitting(size: Sequence[int], patch: int, flag: str) -> list[int]:
+    """The sides' nearest multiples of a patch, in pixels; a change is logged under the option's name."""
     fitting = [*nearest_multiple(size, patch)]
     if fitting != [*size]:
         log.info("%s %d %d: not multiples of the %d-pixel patch, using the nearest: %d %d", flag, *size, patch,
@@ -150,14 +159,6 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
     return DataLoader(dataset, batch_sampler=sampler, num_workers=data.num_workers, collate_fn=collate_places,
                       generator=torch.Generator(),
                       pin_memory=device.type == "cuda", persistent_workers=data.num_workers > 0)
-
-
-def trained_on(dataset: PlaceDataset, data: TrainingData) -> dict:
-    """What a page must say of the places that a model saw, as results.json and the checkpoint hold it."""
-    _, all_cities = training_set(data.training_dataset, data.datasets_folder)
-    return {"set": data.training_dataset, "places": dataset.n_places, "images": dataset.n_images,
-            "images_per_place": data.images_per_place, "places_per_batch": data.places_per_batch,
-            "cities": len(dataset.cities), "absent_cities": [city for city in all_cities if city not in dataset.cities]}
 
 
 def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDataset:

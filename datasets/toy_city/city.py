@@ -31,6 +31,7 @@ from .street import CONDITIONS, HEIGHT, WIDTH, View, render
 VERSION = 1  # of the drawings: raise it whenever the same seed would give other images
 TRAINING_CITIES = ("Boston", "Lisbon", "Osaka", "PRS")
 BENCHMARKS = (("pitts30k", "val"), ("pitts30k", "test"), ("msls", "val"), ("msls", "test"))
+TRIPLETS = ("pitts30k", "train")  # in the same layout, for training by coordinates
 
 _NOTE = ("Images drawn by datasets/toy_city, not photographs. The folders borrow the names and layouts of GSV-Cities, "
          "Pitts30k and MSLS; no image, place or coordinate comes from them.")
@@ -43,6 +44,7 @@ class Parameters:
     """What decides the images of a toy city, bit for bit.  Raises ValueError for a count that is too small.
 
     train_images, database_images and query_images are for each place, val_places and test_places for each benchmark.
+    triplet_places are those of TRIPLETS, which few need and which take their time.
     """
 
     seed: int = 0
@@ -52,22 +54,30 @@ class Parameters:
     test_places: int = 120
     database_images: int = 3
     query_images: int = 1
+    triplet_places: int = 0
 
     def __post_init__(self) -> None:
-        least = {"seed": 0, "train_places": len(TRAINING_CITIES), "train_images": 4}
+        least = {"seed": 0, "triplet_places": 0, "train_places": len(TRAINING_CITIES), "train_images": 4}
         for name, value in asdict(self).items():
             if value < least.get(name, 1):
                 raise ValueError(f"{name} is {value}, expected at least {least.get(name, 1)}")
 
-    def places(self, split: str) -> int:
-        return getattr(self, f"{split}_places")
+    def streams(self) -> list[tuple[str, str, int]]:
+        """(set, split, places) of each random stream; GSV-Cities comes first, then `BENCHMARKS` in order."""
+        benchmarks = [(name, split, getattr(self, f"{split}_places")) for name, split in BENCHMARKS]
+        return [("gsv_cities", "train", self.train_places), *benchmarks, (*TRIPLETS, self.triplet_places)]
+
+    def record(self) -> dict[str, int]:
+        """As in the manifest, where triplets are named if there are any: a city without them is the same as ever."""
+        return {name: value for name, value in asdict(self).items() if value or name != "triplet_places"}
 
     def image_counts(self) -> dict[str, int]:
         """Images by folder, relative to the root."""
         counts = {"gsv_cities/Images": self.train_places * self.train_images}
-        for name, split in BENCHMARKS:
-            counts[f"{name}/images/{split}/database"] = self.places(split) * self.database_images
-            counts[f"{name}/images/{split}/queries"] = self.places(split) * self.query_images
+        for name, split, places in self.streams()[1:]:
+            if places:
+                counts[f"{name}/images/{split}/database"] = places * self.database_images
+                counts[f"{name}/images/{split}/queries"] = places * self.query_images
         return counts
 
 
@@ -121,11 +131,11 @@ def _draw_image(rng: np.random.Generator, condition: str, number: int, stream: i
 def draw_set_place(parameters: Parameters, split: str, stream: int, number: int) -> tuple[Place, list[Image]]:
     """Draw one place and its images from its own random stream: -> (place, images, for a benchmark database first).
 
-    Streams: 0 for training, 1.. for `BENCHMARKS` in order.
+    Streams: their places in `Parameters.streams`.
     """
     rng = np.random.default_rng([parameters.seed, stream, number])
     place = draw_place(rng, split)
-    if split == "train":
+    if stream == 0:
         conditions = [("day", "night", "dusk", "snow")[i % 4] for i in range(parameters.train_images)]
     else:
         # As in street-level databases most are taken by day, while the queries come in all conditions evenly.
@@ -134,18 +144,17 @@ def draw_set_place(parameters: Parameters, split: str, stream: int, number: int)
     return place, [_draw_image(rng, condition, number, stream) for condition in conditions]
 
 
-def _write_place(task: tuple[str, int, int], *, folder: Path, parameters: Parameters) -> list[dict]:
+def _write_place(task: tuple[str, str, int, int], *, folder: Path, parameters: Parameters) -> list[dict]:
     """Draw and write the images of one place: -> its lines of the training table (none for a benchmark)."""
-    split, stream, number = task
+    name, split, stream, number = task
     place, images = draw_set_place(parameters, split, stream, number)
     rows = []
     for index, image in enumerate(images):
-        if split == "train":
+        if stream == 0:
             city = TRAINING_CITIES[number % len(TRAINING_CITIES)]
             rows.append(image.training_row(city, number // len(TRAINING_CITIES)))
             path = folder / "gsv_cities" / "Images" / place_and_path(rows[-1])[1]
         else:
-            name, _ = BENCHMARKS[stream - 1]
             part = "database" if index < parameters.database_images else "queries"
             path = folder / name / "images" / split / part / image.benchmark_name()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +164,8 @@ def _write_place(task: tuple[str, int, int], *, folder: Path, parameters: Parame
 
 
 def _write_city(folder: Path, parameters: Parameters, workers: int) -> None:
-    streams = enumerate(("train", *(split for _, split in BENCHMARKS)))
-    tasks = [(split, stream, number) for stream, split in streams for number in range(parameters.places(split))]
+    tasks = [(name, split, stream, number) for stream, (name, split, places) in enumerate(parameters.streams())
+             for number in range(places)]
     write = partial(_write_place, folder=folder, parameters=parameters)
     # Fresh processes: the caller may hold threads (torch), which a forked copy would not survive. Ctrl-C is the
     # caller's to answer, once.
@@ -172,7 +181,7 @@ def _write_city(folder: Path, parameters: Parameters, workers: int) -> None:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(row for row in rows if row["city_id"] == city)
-    manifest = {"note": _NOTE, "version": VERSION, "parameters": asdict(parameters), "image_size": [HEIGHT, WIDTH],
+    manifest = {"note": _NOTE, "version": VERSION, "parameters": parameters.record(), "image_size": [HEIGHT, WIDTH],
                 "training_cities": TRAINING_CITIES, "counts": parameters.image_counts()}
     (folder / TOY_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -190,6 +199,7 @@ def _check_existing(folder: Path, parameters: Parameters) -> None:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{folder / TOY_MANIFEST} is not what a toy city has: {advice}") from None
     wanted = {"version": VERSION, **asdict(parameters)}
+    found.setdefault("triplet_places", 0)
     if found != wanted:
         differing = (f"{name} {found.get(name)} instead of {value}" for name, value in wanted.items()
                      if found.get(name) != value)

@@ -19,7 +19,8 @@ def rows(found: dict) -> list[str]:
     return [report.markdown()]
 
 
-TABLES = {"training": rows, "retrieval": rows, "precision": lambda found: [precision.table(found["sets"])],
+TABLES = {"training": rows, "retrieval": rows, "local_matching": rows,
+          "precision": lambda found: [precision.table(found["sets"])],
           "loader": lambda found: [loader.table(seconds) for seconds in found["seconds_an_image"].values()],
           "scale": lambda found: [scale_page.tables(found["sizes"])]}
 

@@ -155,7 +155,8 @@ spec = importlib.util.spec_from_file_location("hubconf", repository + "/hubconf.
 hubconf = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(hubconf)
 # torch.hub.list calls every public callable of the file an entry point.
-assert [name for name in dir(hubconf) if callable(getattr(hubconf, name)) and name[0] != "_"] == ["SelaVPRplusplus"]
+assert [name for name in dir(hubconf) if callable(getattr(hubconf, name)) and name[0] != "_"] == [
+    "SelaVPR", "SelaVPRplusplus"]
 assert hubconf.dependencies == ["torch"] and "322" in hubconf.SelaVPRplusplus.__doc__
 """)
 

@@ -1,27 +1,41 @@
-"""Every option of the scripts; the records that they fill hold the defaults, and are all that the code below sees."""
+"""The options of SelaVPR++'s scripts; the records that they fill hold the defaults, and are all that is seen below."""
 
 import argparse
-import contextlib
 import dataclasses
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from datasets import DEFAULT_NORMALISATION, NORMALISATIONS, TEST_METHODS, TRAINING_SETS
+from datasets import DEFAULT_NORMALISATION, NORMALISATIONS, TRAINING_SETS
 from model import AGGREGATORS, BACKBONES
 
 from ..data import EvaluatedSet, EvaluationImages, TrainingData
-from ..device import PRECISIONS, best_precision, pick_device
-from ..distributed import let_the_first_speak, start
+from ..device import PRECISIONS
+from ..distributed import start
 from ..evaluation.evaluator import EvaluationOptions
 from ..hub import HubOptions
 from ..models import ModelOptions
 from ..run import RunOptions, start_log
 from ..search import STORES
 from ..training.loop import TrainingOptions
+from .parsing import (
+    NO_DATA,
+    Defaults,
+    Parser,
+    checked,
+    evaluation_options,
+    given,
+    images_of,
+    machine_options,
+    positive,
+    positive_float,
+    run_options,
+    seed,
+    size_help,
+    with_options,
+)
 from .refused_options import refuse_leftovers
 from .variants import chosen_fields, listing
 
@@ -51,7 +65,7 @@ class TrainingCommand:
     def fitted(self, patch: int) -> "TrainingCommand":
         """The same with images whose sides are multiples of the backbone's patch, in pixels."""
         images, data = self.images.fitted(patch), self.data.fitted(patch)
-        run = _with_options(self.run, resize=images.size, train_resize=data.size)
+        run = with_options(self.run, resize=images.size, train_resize=data.size)
         return dataclasses.replace(self, images=images, data=data, run=run)
 
 
@@ -77,7 +91,7 @@ class EvaluationCommand:
     def fitted(self, patch: int) -> "EvaluationCommand":
         """The same with images whose sides are multiples of the backbone's patch, in pixels."""
         images = self.images.fitted(patch)
-        return dataclasses.replace(self, images=images, run=_with_options(self.run, resize=images.size))
+        return dataclasses.replace(self, images=images, run=with_options(self.run, resize=images.size))
 
 
 def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> TrainingCommand:
@@ -99,14 +113,14 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
         data=TrainingData(
             training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, cities=args.cities,
             images_per_place=args.images_per_place, places_per_batch=args.train_batch_size, seed=args.seed,
-            num_workers=args.num_workers, **_given(size=args.train_resize)),
+            num_workers=args.num_workers, **given(size=args.train_resize)),
         training=TrainingOptions(
             device=args.device, precision=args.precision, compiled=args.compile,
             lr=args.lr, lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience),
         evaluation=EvaluationOptions(
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device),
-        images=_images(args), validation=args.val_datasets, test=args.dataset_name, run=_run("logs", args),
+        images=images_of(args), validation=args.val_datasets, test=args.dataset_name, run=run_options("logs", args),
         device=args.device, seed=args.seed, rerank_num=args.rerank_num if "rerank" in flags else 0)
     start_log()
     start(args.device)
@@ -121,7 +135,7 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
     """
     parser = parser or evaluation_parser(description, flags=flags)
     args = _parse(parser, argv, flags)
-    images, hub = _images(args), None
+    images, hub = images_of(args), None
     if not flags and args.hub:
         try:
             hub = HubOptions.of(args.hub, normalisation=args.normalise or DEFAULT_NORMALISATION)
@@ -137,33 +151,11 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device, precision=args.precision, compiled=args.compile, store=args.store, index=args.index,
             resumable=True),
-        images=images, run=_with_options(_run("test", args), resize=images.size), device=args.device,
+        images=images, run=with_options(run_options("test", args), resize=images.size), device=args.device,
         answers=args.answers if args.database_folder else None, rerank_num=args.rerank_num if "rerank" in flags else 0)
     start_log()
     start(args.device)
     return command
-
-
-def _images(args: argparse.Namespace) -> EvaluationImages:
-    return EvaluationImages(datasets_folder=args.datasets_folder, test_method=args.test_method,
-                            threshold_m=args.val_positive_dist_threshold, **_given(size=args.resize))
-
-
-def _given(**values: object) -> dict:
-    """Those that are not None, whose place a record's default takes."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _run(root: str, args: argparse.Namespace) -> RunOptions:
-    """With every option's value as plain JSON, for the run folder and the checkpoint."""
-    plain = vars(args) | {"device": args.device.type}  # without the number of this process's GPU
-    return RunOptions(root=Path(root), name=args.save_dir, options={
-        key: str(value) if isinstance(value, Path) else value for key, value in sorted(plain.items())})
-
-
-def _with_options(run: RunOptions, **sizes: Sequence[int]) -> RunOptions:
-    """The same with image sizes as they are used."""
-    return dataclasses.replace(run, options=run.options | {name: [*size] for name, size in sizes.items()})
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags) -> argparse.Namespace:
@@ -192,27 +184,8 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
     if getattr(args, "normalise", None) and not args.hub:
         parser.error("--normalise is of --hub: our own models know one normalisation; leave it out")
     if args.datasets_folder is None and own[0] is None:
-        parser.error("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
-                     "<dataset_name>/images/<split>/{database,queries}")
-    args.recall_values = sorted(set(args.recall_values))
-    try:
-        args.device = pick_device(args.device)
-    except ValueError as error:
-        parser.error(str(error))
-    args.precision = args.precision or best_precision(args.device)
-    return args
-
-
-class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        # argparse would print its 20 lines of usage before the one that counts.
-        let_the_first_speak()
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+        parser.error(NO_DATA)
+    return checked(parser, args)
 
 
 def training_parser(description: str, *, flags: Flags = ()) -> argparse.ArgumentParser:
@@ -222,25 +195,25 @@ def training_parser(description: str, *, flags: Flags = ()) -> argparse.Argument
     data.add_argument("--training_dataset", default=TrainingData.training_dataset, metavar="NAME",
                       help=f"{' or '.join(TRAINING_SETS)}, in --datasets_folder; or a folder in that layout")
     data.add_argument("--cities", nargs="+", metavar="CITY", help="default: all of the training set's")
-    data.add_argument("--images_per_place", type=_positive, default=TrainingData.images_per_place,
+    data.add_argument("--images_per_place", type=positive, default=TrainingData.images_per_place,
                       help="images drawn of each place")
-    data.add_argument("--train_resize", type=_positive, nargs=2, metavar=("H", "W"), help=_size_help(TrainingData.size))
-    data.add_argument("--train_batch_size", type=_positive, default=TrainingData.places_per_batch,
+    data.add_argument("--train_resize", type=positive, nargs=2, metavar=("H", "W"), help=size_help(TrainingData.size))
+    data.add_argument("--train_batch_size", type=positive, default=TrainingData.places_per_batch,
                       help="places a batch, of all processes")
     data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
                       help="evaluated every epoch (msls: its 740 queries); the last decides which weights are best")
     training = parser.add_argument_group("training")
     training.add_argument("--foundation_model_path", metavar="FILE",
                           help="the backbone's official file; 'random': seeded random weights; default: fetched")
-    training.add_argument("--epochs_num", type=_positive, default=TrainingOptions.epochs, help="epochs at most")
-    training.add_argument("--patience", type=_positive, default=TrainingOptions.patience,
+    training.add_argument("--epochs_num", type=positive, default=TrainingOptions.epochs, help="epochs at most")
+    training.add_argument("--patience", type=positive, default=TrainingOptions.patience,
                           help="epochs without improvement before stopping")
-    training.add_argument("--lr", type=_positive_float, default=TrainingOptions.lr, help="learning rate of Adam")
-    training.add_argument("--lr_halving", type=_positive, default=TrainingOptions.lr_halving, metavar="EPOCHS",
+    training.add_argument("--lr", type=positive_float, default=TrainingOptions.lr, help="learning rate of Adam")
+    training.add_argument("--lr_halving", type=positive, default=TrainingOptions.lr_halving, metavar="EPOCHS",
                           help="halves it so often")
     training.add_argument("--precision", choices=PRECISIONS, help="default: the best the device has")
     training.add_argument("--compile", action="store_true", help="the frozen backbone, by torch.compile")
-    training.add_argument("--seed", type=_seed, default=TrainingData.seed, help="of weights, sampling and augmentation")
+    training.add_argument("--seed", type=seed, default=TrainingData.seed, help="of weights, sampling and augmentation")
     method = parser.add_argument_group("method")
     method.add_argument("--variant", metavar="NAME",
                         help="a method or ablation of the paper; 'help' lists them, and the fields of --set")
@@ -268,7 +241,7 @@ def evaluation_parser(description: str, *, flags: Flags = ()) -> argparse.Argume
     own.add_argument("--queries_folder", type=Path, help="images to be found among them")
     own.add_argument("--coordinates", type=Path, metavar="CSV",
                      help="path,lat,lon[,heading] or path,utm_east,utm_north; default: from names or EXIF")
-    own.add_argument("--answers", type=_positive, default=10, metavar="K", help="written for each query")
+    own.add_argument("--answers", type=positive, default=10, metavar="K", help="written for each query")
     own.add_argument("--no_labels", action="store_true", help="no coordinates: nothing is counted as right")
     if not flags:
         hub = parser.add_argument_group("another repository's model, instead of ours")
@@ -280,7 +253,7 @@ def evaluation_parser(description: str, *, flags: Flags = ()) -> argparse.Argume
 
 
 def _parser(description: str, flags: Flags) -> argparse.ArgumentParser:
-    parser = _Parser(description=description, formatter_class=_Defaults, allow_abbrev=False,
+    parser = Parser(description=description, formatter_class=Defaults, allow_abbrev=False,
                      epilog="--hashing and --rerank, as in the published commands, are accepted where they fit.")
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", choices=BACKBONES, help="default: the file's, dinov2-large without one")
@@ -288,48 +261,6 @@ def _parser(description: str, flags: Flags) -> argparse.ArgumentParser:
     model.add_argument("--resume", type=Path, metavar="FILE", help="model file, ours or published")
     for flag in ("--hashing", "--rerank"):  # they say what the script says
         model.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
-    evaluation = parser.add_argument_group("evaluation")
-    evaluation.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
-                            help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
-    evaluation.add_argument("--dataset_name", default=EvaluatedSet.name,
-                            help="test set: a protocol of datasets/README.md, or a folder")
-    evaluation.add_argument("--resize", type=_positive, nargs=2, metavar=("H", "W"),
-                            help=_size_help(EvaluationImages.size))
-    evaluation.add_argument("--test_method", choices=TEST_METHODS, default=EvaluationImages.test_method,
-                            help="how queries are brought to --resize; the database is always resized to it")
-    evaluation.add_argument("--infer_batch_size", type=_positive, default=EvaluationOptions.batch_size,
-                            help="images a batch")
-    evaluation.add_argument("--val_positive_dist_threshold", type=_positive_float, metavar="METRES",
-                            help="of right answers; default: the protocol's, 25 for a folder")
-    evaluation.add_argument("--recall_values", type=_positive, nargs="+", metavar="K",
-                            default=list(EvaluationOptions.recall_values), help="the k of recall@k")
-    if "rerank" in flags:
-        evaluation.add_argument("--rerank_num", type=_positive, default=100, help="candidates that are re-ranked")
-    machine = parser.add_argument_group("machine and output")
-    machine.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
-    machine.add_argument("--num_workers", type=_count, default=min(8, os.cpu_count() or 1),
-                         help="loader processes, of each process under torchrun")
-    machine.add_argument("--save_dir", default="default", help="name of the folder that holds the run folders")
+    evaluation_options(parser, rerank="rerank" in flags)
+    machine_options(parser)
     return parser
-
-
-def _size_help(size: Sequence[int]) -> str:
-    height, width = size
-    return f"pixels, moved to the nearest multiples of the backbone's patch; default: {height} {width}"
-
-
-def _number(kind: type, accept: Callable[[float], bool], expected: str) -> Callable[[str], float]:
-    """The `type` of an option, whose value is such a number."""
-    def number(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if accept(value := kind(text)):
-                return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-
-    return number
-
-
-_positive = _number(int, lambda value: value >= 1, "a whole number of at least 1")
-_count = _number(int, lambda value: value >= 0, "a whole number of at least 0")
-_seed = _number(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
-_positive_float = _number(float, lambda value: 0 < value < float("inf"), "a positive number")

@@ -24,6 +24,7 @@ from .metrics import recall_at_k
 
 log = logging.getLogger("selavprpp")
 KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
+HAMMING = "Hamming"
 
 
 class ExtractedSet(NamedTuple):
@@ -45,9 +46,11 @@ Retrieve = Callable[[ExtractedSet, int], Iterator[Stage]]
 class Evaluation:
     """What a search found: ids (queries, k) int64 of both stages, best first, their distances, and the time.
 
-    protocol                 how it searched, in words
-    first, first_distances   Hamming distances in bits (None: there is one stage, the final one)
-    final, final_distances   L2 distances of the re-ranked part; squared L2 or bits where there is one stage
+    protocol                 how it searched, in words; first_protocol: the first of two stages
+    first, first_distances   by Hamming distance in bits, unless first_protocol says otherwise (None: there is one
+                             stage, the final one)
+    final, final_distances   L2 distances of the re-ranked part, or what `distance` says; squared L2 or bits where there
+                             is one stage
     latency_ms               per query, of a search for all queries at once
     parts                    of listings of some of these images, from the same descriptors
     extraction               what extracting cost, and what it rounded (extraction.py); None: not done here
@@ -64,6 +67,8 @@ class Evaluation:
     bytes_per_image: dict[str, int | None]
     parts: tuple["Evaluation", ...] = ()
     extraction: dict | None = None
+    first_protocol: str = HAMMING
+    reranked_by: str = "L2"
 
     def final_recalls(self, recall_values: Sequence[int]) -> dict[int, float]:
         """Recall@k of the final stage in percent."""
@@ -73,7 +78,7 @@ class Evaluation:
     def distance(self) -> str:
         """What the final stage's distances are."""
         if self.first is not None:
-            return "L2"
+            return self.reranked_by
         return "Hamming distance in bits" if np.issubdtype(self.final_distances.dtype, np.integer) else "squared L2"
 
     def score(self) -> tuple[float, float]:
@@ -122,7 +127,7 @@ class Evaluator:
     """Called with a model and a set it extracts descriptors, searches them by `retrieve` and logs the recalls.
 
     retrieve  the search of an evaluation script
-    protocol  what it does, in words: for the log and results.json
+    protocol  what it does, in words: for the log and results.json; first_protocol, reranked_by: of two stages
     branches  that it needs
     folder    descriptors lie in it until they are searched; None: in the system's for temporary files
     """
@@ -132,6 +137,8 @@ class Evaluator:
     branches: tuple[str, ...]
     options: EvaluationOptions
     folder: Path | None = None
+    first_protocol: str = HAMMING
+    reranked_by: str = "L2"
 
     def __call__(self, model: SelaVPRpp | Extractor, dataset: BenchmarkDataset) -> Evaluation:
         """Of several processes all extract, the first searches, and all get what it found."""
@@ -150,7 +157,9 @@ class Evaluator:
         return evaluation
 
     def _search(self, found: ExtractedSet, listing: Listing) -> Evaluation:
-        return search(self.retrieve, found, listing, protocol=self.protocol, recall_values=self.options.recall_values)
+        evaluation = search(self.retrieve, found, listing, protocol=self.protocol,
+                            recall_values=self.options.recall_values)
+        return dataclasses.replace(evaluation, first_protocol=self.first_protocol, reranked_by=self.reranked_by)
 
     def _part(self, found: ExtractedSet, whole: Listing, part: Listing) -> Evaluation:
         """Of a listing whose images are among those of `whole`: nothing is extracted again."""
@@ -203,7 +212,7 @@ def _log(evaluation: Evaluation) -> None:
         for stage, recalls in one.recalls().items():
             if recalls is not None:
                 log.info("%s (%s), %s: %s", one.listing.label, one.listing.rule,
-                         one.protocol if stage == "final" else "Hamming",
+                         one.protocol if stage == "final" else one.first_protocol,
                          ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items()))
     log.info("searched: %s",
              ", ".join(f"{name} {ms:.3f} ms a query" for name, ms in evaluation.latency_ms.items() if ms))

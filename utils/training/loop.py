@@ -5,19 +5,19 @@ import json
 import logging
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datasets import Listing, normalise
-from model import Checkpoint, CheckpointError, SelaVPRpp, build_model, load_model, read_checkpoint, save_checkpoint
+from model import Checkpoint, CheckpointError, build_model, load_model, read_checkpoint, save_checkpoint
 from model.layers.processor import quicken_attention
 
 from .. import distributed
-from ..data import TrainingData, trained_on
 from ..device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
 from ..evaluation.evaluator import Evaluation
 from ..files import temporary_path
@@ -30,13 +30,15 @@ from .memory import report_step_memory
 log = logging.getLogger("selavprpp")
 
 # What a resumed run is rightly called without, or with another value: the file holds or decides it.
+NEVER = 2**62  # epochs
 OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashing", "rerank", "resume", "save_dir",
                       "set", "variant"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Adam's learning rate, halved every `lr_halving` epochs; at most `epochs`, ended after `patience` without gain.
+    """Adam's learning rate, halved every `lr_halving` epochs (None: constant); at most `epochs`, ended after `patience`
+    without gain.
 
     precision  a key of PRECISIONS; compiled: the frozen backbone, by torch.compile
     """
@@ -45,9 +47,18 @@ class TrainingOptions:
     precision: str
     compiled: bool = False
     lr: float = 4e-4
-    lr_halving: int = 3
+    lr_halving: int | None = 3
     epochs: int = 25
     patience: int = 12
+
+
+class ModelFiles(NamedTuple):
+    """How models of a kind are made and written: functions of `model`."""
+
+    build: Callable[[Any], nn.Module]
+    read: Callable[[Path], Checkpoint]
+    load: Callable[[Checkpoint], nn.Module]
+    save: Callable[..., None]
 
 
 class Training:
@@ -56,15 +67,18 @@ class Training:
     After every epoch last_model.pth is written, with all that resuming needs, and copied to best_model.pth when the
     score is the best so far.
 
-    network  what a training step calls instead of the model: of several processes, each has a share of a batch's
-             images, and all take the same step
+    network     what a training step calls instead of the model: of several processes, each has a share of a batch's
+                images, and all take the same step
+    files       of the model's kind
+    score_name  what `score` is, in words
     """
 
-    def __init__(self, model: SelaVPRpp, options: TrainingOptions, data: TrainingData, *, run: Run, script: str,
-                 origin: Origin):
+    files = ModelFiles(build_model, read_checkpoint, load_model, save_checkpoint)
+    score_name = "R@1+R@5"
+
+    def __init__(self, model: Any, options: TrainingOptions, data: Any, *, run: Run, script: str, origin: Origin):
         device = options.device
-        report_step_memory(model, size=tuple(data.size), dtype=PRECISIONS[options.precision], device=device,
-                           places_per_batch=data.places_per_batch, images_per_place=data.images_per_place)
+        self.report_memory(model, options, data)
         self.model = model.to(device)
         if device.type == "cpu":
             quicken_attention(model)
@@ -74,7 +88,8 @@ class Training:
         self.epochs, self.patience, self.data, self.origin = options.epochs, options.patience, data, origin
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(trainable, lr=options.lr, fused=True)
-        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimiser, step_size=options.lr_halving, gamma=0.5)
+        self.schedule = torch.optim.lr_scheduler.StepLR(
+            self.optimiser, step_size=options.lr_halving or NEVER, gamma=0.5)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
         self.trained_on: dict = {}  # what a page must say of the places, once there are some
@@ -83,6 +98,22 @@ class Training:
         log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, self.precision,
                  distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
                  sum(parameter.numel() for parameter in trainable) / 1e6)
+
+    def report_memory(self, model: Any, options: TrainingOptions, data: Any) -> None:
+        """Logs what a step will take."""
+        report_step_memory(model, size=tuple(data.size), dtype=PRECISIONS[options.precision], device=options.device,
+                           places_per_batch=data.places_per_batch, images_per_place=data.images_per_place)
+
+    def more_state(self) -> dict:
+        """What resuming needs beside the rest, by names of its own."""
+        return {}
+
+    def restore(self, state: dict) -> None:
+        """Takes up what `more_state` gave, from a file's training state."""
+
+    def score(self, evaluation: Evaluation) -> tuple[float, float]:
+        """What chooses the best epoch; the second decides where the first is equal."""
+        return evaluation.score()
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on where a file of this script stopped; one without a training state starts at epoch 0."""
@@ -106,6 +137,7 @@ class Training:
         restore_random_states(state["random"], self.device)
         self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
         self.best_score = state["best_score"]
+        self.restore(state)
         folder = Path(checkpoint.source).parent
         best = folder / "best_model.pth"
         if not distributed.broadcast(best.is_file()):
@@ -122,7 +154,7 @@ class Training:
 
     def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Yields, epoch by epoch, the epoch's batches on the device; ends at the last or when patience is spent."""
-        self.trained_on = trained_on(loader.dataset, self.data)
+        self.trained_on = self.data.trained_on(loader.dataset)
         while self.epoch < self.epochs:
             if self.epochs_without_gain >= self.patience:
                 log.info("stopping: no gain in %d epochs", self.patience)
@@ -173,8 +205,8 @@ class Training:
         self.meter.stop()
 
     def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
-        """Records the epoch, whose score is R@1 + R@5 of the last validation set, and writes the checkpoints."""
-        self.score = score = evaluations[-1].score()
+        """Records the epoch, whose score is that of the last validation set, and writes the checkpoints."""
+        self.last_score = score = self.score(evaluations[-1])
         self.validation = [evaluation.listing for evaluation in evaluations]
         better = score > self.best_score
         self.best_score = max(score, self.best_score)
@@ -190,23 +222,23 @@ class Training:
         if is_first():
             self.run.add_metrics(record)
             self._save(better)
-        log.info("epoch %d/%d: %s, lr %.1e, %.1f images/s, peak memory %.0f MiB, %s R@1+R@5 %.1f (%s)", self.epoch,
+        log.info("epoch %d/%d: %s, lr %.1e, %.1f images/s, peak memory %.0f MiB, %s %s %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["images_per_second"], memory_mib, self.validation[-1].label, score[0],
+                 record["images_per_second"], memory_mib, self.validation[-1].label, self.score_name, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def _save(self, better: bool) -> None:
         last, best = self.run.folder / "last_model.pth", self.run.folder / "best_model.pth"
         # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
-        save_checkpoint(self.model, best if better else last, pretrained=self.origin.pretrained, training={
+        self.files.save(self.model, best if better else last, pretrained=self.origin.pretrained, training={
             "script": self.script, "earlier": [*self.origin.trainings], "data": self.trained_on,
             "precision": self.precision, "validation": {
                 listing.label: {"files_sha256": listing.fingerprint(), "warnings": list(listing.warnings)}
                 for listing in self.validation},
             "selected_by": self.validation[-1].label, "options": self.run.options, "epoch": self.epoch,
-            "score": self.score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
+            "score": self.last_score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(), "random": random_states(self.device)})
+            "scaler": self.scaler.state_dict(), "random": random_states(self.device), **self.more_state()})
         if better:
             _copy(best, last)
 
@@ -223,10 +255,11 @@ class Training:
                      costs["trainable_parameters"] / 1e6, costs["peak_memory_mib"], costs["minutes_per_epoch"])
         return costs
 
-    def best_model(self) -> tuple[SelaVPRpp, Checkpoint]:
+    def best_model(self) -> tuple[Any, Checkpoint]:
         """The model with the best validation score, on the device in eval mode, and what its file says."""
-        checkpoint = read_checkpoint(self.run.folder / "best_model.pth") if is_first() else None
-        model = (load_model(checkpoint) if checkpoint else build_model(self.model.config)).to(self.device).eval()
+        checkpoint = self.files.read(self.run.folder / "best_model.pth") if is_first() else None
+        model = self.files.load(checkpoint) if checkpoint else self.files.build(self.model.config)
+        model = model.to(self.device).eval()
         distributed.broadcast_weights(model)  # only the first process need see the run folder
         return model, distributed.broadcast(checkpoint and dataclasses.replace(checkpoint, state_dict={}))
 

@@ -19,7 +19,15 @@ import utm
 from paths import ROOT
 from PIL import Image
 
-from datasets import GSV_CITIES, BenchmarkDataset, PlaceDataset, evaluation_transform, read_folder, training_transform
+from datasets import (
+    GSV_CITIES,
+    BenchmarkDataset,
+    PlaceDataset,
+    evaluation_transform,
+    read_folder,
+    read_triplet_folder,
+    training_transform,
+)
 from datasets.commands import exit_with
 from datasets.toy_city import city as toy_city
 from datasets.toy_city.__main__ import main
@@ -120,6 +128,27 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(city, tmp_path)
     assert table == "f0bbbdc17992a232d4bc88b41b770db28baaa30c671a00512e7d47833809ee15"
 
 
+@pytest.mark.slow
+def test_places_for_triplets_are_a_split_more_and_change_no_other_file(city, tmp_path):
+    folder = build_toy_city(tmp_path / "city", **SMALL, triplet_places=3, workers=1)
+    files, before = contents(folder), contents(city)
+    manifests = [json.loads(of.pop("TOY_CITY.json")) for of in (files, before)]
+    more = {path: files.pop(path) for path in list(files) if path.startswith("pitts30k/images/train/")}
+    assert files == before and len(more) == 12 and not {*more.values()} & {*before.values()}
+    assert manifests[0].pop("parameters") == {**manifests[1].pop("parameters"), "triplet_places": 3}
+    assert manifests[0].pop("counts") == {**manifests[1].pop("counts"), "pitts30k/images/train/database": 9,
+                                          "pitts30k/images/train/queries": 3}
+    assert manifests[0] == manifests[1]
+    images = read_triplet_folder(folder, "pitts30k")
+    assert images.listing.name == "toy_city/pitts30k" and images.dropped == []
+    for positives, zone in zip(images.listing.positives, images.zones, strict=True):
+        assert len(positives) == 3 and np.array_equal(positives, zone)
+    assert build_toy_city(folder, **SMALL, triplet_places=3) == folder
+    for there, wanted, differing in ((folder, {}, "3 instead of 0"), (city, {"triplet_places": 3}, "0 instead of 3")):
+        with pytest.raises(ValueError, match=rf"holds another toy city \(triplet_places {differing}\)"):
+            build_toy_city(there, **SMALL, **wanted)
+
+
 def test_another_seed_gives_other_images():
     images = [{render(place, image.view) for image in drawn} for seed in (0, 1) for place, drawn in [
         draw_set_place(Parameters(seed=seed), "train", 0, 0)]]
@@ -129,7 +158,7 @@ def test_another_seed_gives_other_images():
 @pytest.mark.slow
 def test_no_facade_of_training_occurs_in_val_or_test():
     parameters, keys, values = Parameters(), {}, Counter()
-    for stream, split in enumerate(["train", *(split for _, split in BENCHMARKS)]):
+    for stream, (_, split, _) in enumerate(parameters.streams()):
         for number in range(110 if split == "train" else 55):
             place, _ = draw_set_place(parameters, split, stream, number)
             for facade in place.facades:
@@ -220,7 +249,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value", "least"), [
-    ("seed", -1, 0), ("train_places", 3, 4), ("train_images", 3, 4), ("val_places", 0, 1), ("query_images", 0, 1)])
+    ("seed", -1, 0), ("train_places", 3, 4), ("train_images", 3, 4), ("val_places", 0, 1), ("query_images", 0, 1),
+    ("triplet_places", -1, 0)])
 def test_a_count_too_small_is_an_error(tmp_path, name, value, least):
     with pytest.raises(ValueError, match=f"{name} is {value}, expected at least {least}"):
         build_toy_city(tmp_path / "city", **{**SMALL, name: value})

@@ -1,0 +1,123 @@
+"""What the commands of both models share: groups of options, their checks, and the records that they fill."""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datasets import TEST_METHODS
+
+from ..data import EvaluatedSet, EvaluationImages
+from ..device import best_precision, pick_device
+from ..distributed import let_the_first_speak
+from ..evaluation.evaluator import EvaluationOptions
+from ..run import RunOptions
+
+
+def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    """Sorts the recall values and picks device and precision; what the options ask for must be there."""
+    args.recall_values = sorted(set(args.recall_values))
+    try:
+        args.device = pick_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
+    args.precision = args.precision or best_precision(args.device)
+    return args
+
+
+NO_DATA = ("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
+           "<dataset_name>/images/<split>/{database,queries}")
+
+
+def images_of(args: argparse.Namespace) -> EvaluationImages:
+    """What evaluation_options say of images."""
+    return EvaluationImages(datasets_folder=args.datasets_folder, test_method=args.test_method,
+                            threshold_m=args.val_positive_dist_threshold, **given(size=args.resize))
+
+
+def given(**values: object) -> dict:
+    """Those that are not None, whose place a record's default takes."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def run_options(root: str, args: argparse.Namespace) -> RunOptions:
+    """With every option's value as plain JSON, for the run folder and the checkpoint."""
+    plain = vars(args) | {"device": args.device.type}  # without the number of this process's GPU
+    return RunOptions(root=Path(root), name=args.save_dir, options={
+        key: str(value) if isinstance(value, Path) else value for key, value in sorted(plain.items())})
+
+
+def with_options(run: RunOptions, **sizes: Sequence[int]) -> RunOptions:
+    """The same with image sizes as they are used."""
+    return dataclasses.replace(run, options=run.options | {name: [*size] for name, size in sizes.items()})
+
+
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults that are values."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line and exit code 2."""
+
+    def error(self, message: str):
+        # argparse would print its 20 lines of usage before the one that counts.
+        let_the_first_speak()
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+
+
+def evaluation_options(parser: argparse.ArgumentParser, *, size: Sequence[int] = EvaluationImages.size,
+                       rerank: bool = False) -> None:
+    """Of every script. size: of images, (H, W) in pixels; rerank: whether it re-ranks."""
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
+                            help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
+    evaluation.add_argument("--dataset_name", default=EvaluatedSet.name,
+                            help="test set: a protocol of datasets/README.md, or a folder")
+    evaluation.add_argument("--resize", type=positive, nargs=2, metavar=("H", "W"), help=size_help(size))
+    evaluation.add_argument("--test_method", choices=TEST_METHODS, default=EvaluationImages.test_method,
+                            help="how queries are brought to --resize; the database is always resized to it")
+    evaluation.add_argument("--infer_batch_size", type=positive, default=EvaluationOptions.batch_size,
+                            help="images a batch")
+    evaluation.add_argument("--val_positive_dist_threshold", type=positive_float, metavar="METRES",
+                            help="of right answers; default: the protocol's, 25 for a folder")
+    evaluation.add_argument("--recall_values", type=positive, nargs="+", metavar="K",
+                            default=list(EvaluationOptions.recall_values), help="the k of recall@k")
+    if rerank:
+        evaluation.add_argument("--rerank_num", type=positive, default=100, help="candidates that are re-ranked")
+
+
+def machine_options(parser: argparse.ArgumentParser) -> None:
+    """Of every script."""
+    machine = parser.add_argument_group("machine and output")
+    machine.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
+    machine.add_argument("--num_workers", type=count, default=min(8, os.cpu_count() or 1),
+                         help="loader processes, of each process under torchrun")
+    machine.add_argument("--save_dir", default="default", help="name of the folder that holds the run folders")
+
+
+def size_help(size: Sequence[int]) -> str:
+    """Of an option that is an image size."""
+    height, width = size
+    return f"pixels, moved to the nearest multiples of the backbone's patch; default: {height} {width}"
+
+
+def number(kind: type, accept: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """The `type` of an option, whose value is such a number."""
+    def parsed(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if accept(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+
+    return parsed
+
+
+positive = number(int, lambda value: value >= 1, "a whole number of at least 1")
+count = number(int, lambda value: value >= 0, "a whole number of at least 0")
+seed = number(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
+positive_float = number(float, lambda value: 0 < value < float("inf"), "a positive number")

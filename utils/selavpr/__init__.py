@@ -1,0 +1,1 @@
+"""SelaVPR, the predecessor: its models, training by mined triplets, and re-ranking by local features."""

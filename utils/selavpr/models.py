@@ -1,0 +1,77 @@
+"""The SelaVPR that the flags and the file of --resume agree on."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from model import (
+    Checkpoint,
+    SelaVPR,
+    SelaVPRConfig,
+    build_selavpr,
+    fetch_foundation,
+    find_released_selavpr,
+    load_foundation,
+    load_selavpr,
+    read_selavpr,
+)
+
+from ..distributed import first_on_each_node
+from ..models import DEFAULT_BACKBONE, Origin
+
+log = logging.getLogger("selavprpp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelaVPROptions:
+    """What was chosen of a SelaVPR.
+
+    resume      a model file, ours or published
+    backbone    a key of BACKBONES; None: the file's, dinov2-large without one
+    foundation  where a training starts without `resume`: the backbone's official file; "random": seeded random
+                weights; None: the official file is fetched
+    weights     without `resume`, which published model an evaluation takes from torch.hub's cache
+    """
+
+    resume: Path | None = None
+    backbone: str | None = None
+    foundation: str | None = None
+    weights: str = "msls"
+    seed: int = 0
+
+
+def selavpr_to_train(chosen: SelaVPROptions) -> tuple[SelaVPR, Origin, Checkpoint[SelaVPRConfig] | None]:
+    """The model of --resume's file, or one at the start of its training; where its weights come from; and that file.
+
+    Its adapters give 0 at the start on a pre-trained backbone; on random weights they start at random.
+    """
+    if chosen.resume is not None:
+        checkpoint = _read(chosen.resume, chosen.backbone)
+        return load_selavpr(checkpoint), Origin(checkpoint.pretrained, checkpoint.earlier), checkpoint
+    model = build_selavpr(SelaVPRConfig(backbone=chosen.backbone or DEFAULT_BACKBONE), seed=chosen.seed)
+    if chosen.foundation == "random":
+        log.warning("foundation model: random weights (seed %d); results are stamped pretrained: false", chosen.seed)
+        return model, Origin(False), None
+    path = chosen.foundation or first_on_each_node(lambda: fetch_foundation(model.config.backbone))
+    load_foundation(model, path)
+    model.initialise_adapters()
+    log.info("foundation model: %s", path)
+    return model, Origin(True), None
+
+
+def selavpr_for_evaluation(chosen: SelaVPROptions) -> tuple[SelaVPR, Checkpoint[SelaVPRConfig]]:
+    """The model of --resume, or the published one, in eval mode."""
+    if chosen.resume is not None:
+        checkpoint = _read(chosen.resume, chosen.backbone)
+    else:
+        checkpoint = find_released_selavpr(chosen.backbone or DEFAULT_BACKBONE, chosen.weights)
+        log.info("no --resume: published weights, %s", checkpoint.source)
+    return load_selavpr(checkpoint), checkpoint
+
+
+def _read(path: Path, backbone: str | None) -> Checkpoint[SelaVPRConfig]:
+    checkpoint = read_selavpr(path)
+    if backbone not in (None, checkpoint.config.backbone):
+        raise ValueError(f"--backbone {backbone} contradicts {path}, which holds {checkpoint.config.backbone}; leave "
+                         "it out, or give another file")
+    return checkpoint

@@ -1,0 +1,144 @@
+"""SelaVPR's training: triplets that the model mines for itself, and what of the plumbing is not SelaVPR++'s."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from datasets import (
+    BenchmarkDataset,
+    TripletDataset,
+    TripletListing,
+    TripletMiner,
+    collate_triplets,
+    evaluation_transform,
+    read_triplet_folder,
+)
+from model import SelaVPR, build_selavpr, load_selavpr, read_selavpr, save_selavpr
+
+from ..data import TrainingData, fitting, training_loader
+from ..evaluation.evaluator import Evaluation
+from ..training.loop import ModelFiles, Training, TrainingOptions
+
+log = logging.getLogger("selavprpp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TripletData:
+    """Which images to train on, and how triplets are mined from them (datasets/training/triplets).
+
+    dataset_name         a folder of `datasets_folder` with images/train
+    size                 (H, W) in pixels
+    triplets_per_batch   queries, each with a positive and its negatives
+    batch_size           of the images that mining describes
+    """
+
+    datasets_folder: Path
+    dataset_name: str
+    positives_m: float = 10.0
+    mining: str = "partial"
+    negs_num_per_query: int = 2
+    neg_samples_num: int = 1000
+    cache_refresh_rate: int = 1000
+    queries_per_epoch: int = 5000
+    size: Sequence[int] = (224, 224)
+    triplets_per_batch: int = 4
+    batch_size: int = 16
+    seed: int = 0
+    num_workers: int = 0
+
+    def fitted(self, patch: int) -> "TripletData":
+        """The same with sides that are the nearest multiples of the backbone's patch, in pixels."""
+        return dataclasses.replace(self, size=fitting(self.size, patch, "--resize"))
+
+    def trained_on(self, images: TripletListing) -> dict:
+        """What a page must say of the images that a model saw, as results.json and the checkpoint hold it."""
+        return {"set": self.dataset_name, "queries": images.listing.n_queries, "database": images.listing.n_database,
+                "queries_without_positives": len(images.dropped), "positives_m": self.positives_m,
+                "mining": self.mining, "negatives_per_query": self.negs_num_per_query}
+
+
+class MinedTriplets:
+    """The batches of an epoch: round by round the model describes images, triplets are mined, and come `size` large.
+
+    dataset        what is mined
+    batch_sampler  the miner, whose epoch `Training` sets
+    """
+
+    def __init__(self, data: TripletData):
+        self.data = data
+        self.dataset = read_triplet_folder(data.datasets_folder, data.dataset_name, positives_m=data.positives_m)
+        for warning in self.dataset.listing.warnings:
+            log.warning("%s: %s", self.dataset.listing.label, warning)
+        self.batch_sampler = TripletMiner(
+            self.dataset, mining=data.mining, negs_num_per_query=data.negs_num_per_query,
+            neg_samples_num=data.neg_samples_num, cache_refresh_rate=data.cache_refresh_rate,
+            queries_per_epoch=data.queries_per_epoch, seed=data.seed)
+        listing, miner = self.dataset.listing, self.batch_sampler
+        log.info("training on %s: %d queries with a positive, %d without, %d database images; %d rounds of %d queries, "
+                 "mining %s", listing.label, listing.n_queries, len(self.dataset.dropped), listing.n_database,
+                 miner.n_rounds, miner.cache_refresh_rate, data.mining)
+        self._described = BenchmarkDataset(listing, transform=evaluation_transform(data.size))
+        self.model: SelaVPR | None = None
+
+    def __len__(self) -> int:
+        return self.batch_sampler.n_rounds * (self.batch_sampler.cache_refresh_rate // self.data.triplets_per_batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images (B * (2 + k), 3, H, W) uint8, rows (B * k, 3) of query, positive and negative); an incomplete last
+        batch of a round is left out."""
+        for number in range(self.batch_sampler.n_rounds):
+            triplets = self.batch_sampler.mine(self.describe, round_number=number)
+            images = TripletDataset(self.dataset.listing, triplets, size=(self.data.size[0], self.data.size[1]))
+            yield from DataLoader(images, batch_size=self.data.triplets_per_batch, num_workers=self.data.num_workers,
+                                  collate_fn=collate_triplets, drop_last=True, generator=torch.Generator())
+
+    @torch.no_grad()
+    def describe(self, ids: np.ndarray) -> np.ndarray:
+        """Global descriptors (n, D) float32 of images, by the model as it is now, in eval mode."""
+        assert self.model is not None  # Training sets it
+        device, training = next(self.model.parameters()).device, self.model.training
+        self.model.eval()
+        loader = DataLoader(Subset(self._described, ids.tolist()), batch_size=self.data.batch_size,
+                            num_workers=self.data.num_workers, generator=torch.Generator())
+        found = [self.model(images.to(device), local=False).floating.cpu() for images, _ in loader]
+        self.model.train(training)
+        return torch.cat(found).numpy()
+
+
+def batches_to_learn_from(data: TripletData | TrainingData, *, device: torch.device) -> MinedTriplets | DataLoader:
+    """Mined triplets, or, under full supervision, batches of places as SelaVPR++ has them."""
+    return MinedTriplets(data) if isinstance(data, TripletData) else training_loader(data, device=device)
+
+
+class SelaVPRTraining(Training):
+    """Adam at a constant rate; the best epoch is that of the highest re-ranked R@5."""
+
+    files = ModelFiles(build_selavpr, read_selavpr, load_selavpr, save_selavpr)
+    score_name = "R@5"
+    mined: MinedTriplets | None = None
+    _restored: dict | None = None
+
+    def report_memory(self, model: SelaVPR, options: TrainingOptions, data: TripletData) -> None:
+        """Nothing is forecast: batches are small."""
+
+    def score(self, evaluation: Evaluation) -> tuple[float, float]:
+        return evaluation.final_recalls((5,))[5], 0.0
+
+    def more_state(self) -> dict:
+        return {"mined": self.mined.batch_sampler.state_dict()} if self.mined else {}
+
+    def restore(self, state: dict) -> None:
+        self._restored = state.get("mined")
+
+    def remaining_epochs(self, loader: MinedTriplets | DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        if isinstance(loader, MinedTriplets):
+            self.mined, loader.model = loader, self.model
+            if self._restored:
+                loader.batch_sampler.load_state_dict(self._restored)
+        yield from super().remaining_epochs(loader)
