@@ -152,6 +152,11 @@ def unit_rows(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
     return rows
 
 
+def words_under(page: Path, heading: str) -> str:
+    """What a person wrote under a page's last heading, which a command that writes the page anew must keep; or ""."""
+    return page.read_text().partition(heading)[2].strip() if page.is_file() else ""
+
+
 def write_section(page: Path, text: str, found: dict, *, device: torch.device, seconds: float) -> None:
     """Replaces this hardware's section of a page by `text`, and its entry in the page's .json by `found`; both get the
     date, the hardware, the versions and how long it took. What else stands on the page stays."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from .aggregators import AGGREGATORS
-from .side_network import ADAPTER_STARTS, ADAPTERS
+from .side_network import ADAPTER_STARTS, ADAPTERS, PUBLISHED_START
 
 BRANCHES = ("float", "binary")
 HASHING_METHODS = ("direct", "lc", "lc-error", "sc", "ste", "sc+ste")
@@ -161,7 +161,7 @@ class ModelConfig:
     tuning: str = "side"
     placement: str = None  # type: ignore[assignment]  # until __post_init__
     adapter: str = "multiconv"
-    adapter_start: str = "constant"
+    adapter_start: str = PUBLISHED_START
     reduction_dim: int = None  # type: ignore[assignment]
     float_dim: int = None  # type: ignore[assignment]
     code_bits: int = 512
@@ -202,7 +202,7 @@ class ModelConfig:
         if self.reduction_dim < 1:
             raise ValueError(f"reduction_dim {self.reduction_dim} must be positive")
         _ = self.tuned_blocks, self.taps
-        if (self.adapter_start, self.reduction_dim) != ("constant", vit.dim // 32) and not (
+        if (self.adapter_start, self.reduction_dim) != (PUBLISHED_START, vit.dim // 32) and not (
                 self.taps and self.adapter == "multiconv"):
             raise ValueError(f"adapter_start {self.adapter_start!r} with reduction_dim {self.reduction_dim}: this "
                              "model has no MultiConv adapters; leave them out")

@@ -12,8 +12,9 @@ from .layers.recompute import in_autocast_type, recomputed
 from .layers.vanilla import VanillaAdapter
 
 # Weights and biases of a MultiConv adapter's convolutions at the start of training.
+PUBLISHED_START = "constant"
 ADAPTER_STARTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "constant": partial(nn.init.constant_, val=1e-5),  # the published start
+    PUBLISHED_START: partial(nn.init.constant_, val=1e-5),
     "gaussian": partial(nn.init.normal_, std=1e-5),
     "pytorch": lambda drawn: drawn,  # as nn.Conv2d draws them
 }
@@ -47,7 +48,7 @@ class MultiConvAdapter(nn.Module):
     start          one of ADAPTER_STARTS
     """
 
-    def __init__(self, dim: int, *, reduction_dim: int | None = None, start: str = "constant"):
+    def __init__(self, dim: int, *, reduction_dim: int | None = None, start: str = PUBLISHED_START):
         super().__init__()
         if dim % 32:
             raise ValueError(f"token width {dim} must be a multiple of 32 for the MultiConv adapter")
@@ -110,7 +111,7 @@ class SideNetwork(nn.Module):
     """
 
     def __init__(self, *, dim: int, first_level: int, taps: Sequence[int], adapter: str,
-                 reduction_dim: int | None = None, start: str = "constant"):
+                 reduction_dim: int | None = None, start: str = PUBLISHED_START):
         super().__init__()
         self.first_level = first_level
         self.number = {level: number for number, level in enumerate(taps)}

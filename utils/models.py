@@ -17,6 +17,7 @@ from model import (
     load_model,
     read_checkpoint,
 )
+from model.side_network import PUBLISHED_START
 
 from .distributed import first_on_each_node
 
@@ -122,7 +123,7 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     """
     model = build_model(config, seed=seed)
     if path == "random":
-        if config.adapter_start != "constant":
+        if config.adapter_start != PUBLISHED_START:
             raise ValueError(f"adapter_start {config.adapter_start!r}: on random weights adapters start at random; "
                              "leave it out, or give the backbone's file")
         log.warning("foundation model: random weights (seed %d); results are stamped pretrained: false", seed)

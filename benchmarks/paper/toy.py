@@ -11,6 +11,7 @@ from utils.files import temporary_path
 from utils.run import hardware, versions
 
 from ..report import table as markdown_table
+from ..report import words_under
 from .measure import Measured
 from .plan import AVERAGE, Settings, Training
 from .report import measured_text, missing, said_once
@@ -74,7 +75,7 @@ def toy_table(table: Table) -> Table:
 
 def write_page(path: Path, results: Iterable[tuple[Table, Sequence[Measured]]], *, seconds: float) -> None:
     """Writes the page whole; what stands under its last heading, where there is one already, stays."""
-    kept = path.read_text().partition(WORDS)[2].strip() if path.is_file() else ""
+    kept = words_under(path, WORDS)
     machine, software = hardware(torch.device("cpu")), versions()
     lines = [INTRODUCTION, f"{seconds / 60:.0f} minutes of commands on {machine['cores']} cores ({machine['cpu']}), "
              f"torch {software['torch']}.", ""]

@@ -19,8 +19,10 @@ import torch
 from utils.files import temporary_path, write_json
 from utils.run import exit_with, hardware, versions
 
+from ..paper.plan import AVERAGE, is_part
 from ..paper.runner import Failed
 from ..paper.tables import TABLES
+from ..report import words_under
 from . import page
 from .measure import Row, Trainer, without_learning
 from .plan import (
@@ -145,7 +147,7 @@ def printed(number: str) -> dict[str, float]:
     """The paper's R@1 by row, the mean over its data sets."""
     table = TABLES[number]
     at = [position for position, column in enumerate(table.columns)
-          if column.measure == "R@1" and column.of in ("Pitts30k-test", "MSLS-val", "Tokyo24/7", "Nordland")]
+          if column.measure == "R@1" and column.of != AVERAGE and not is_part(column.of)]
     return {row.name: sum(row.paper[position] for position in at) / len(at) for row in table.rows
             if all(row.paper[position] is not None for position in at)}
 
@@ -160,7 +162,7 @@ def introduction(place: Place) -> str:
 
 def write_page(path: Path, text: list[str]) -> None:
     """What stands under its last heading, where there is one already, stays."""
-    kept = path.read_text().partition(WORDS)[2].strip() if path.is_file() else ""
+    kept = words_under(path, WORDS)
     with temporary_path(path) as temporary:
         temporary.write_text("\n".join([*text, *([WORDS, "", kept, ""] if kept else [])]))
 

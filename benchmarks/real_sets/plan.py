@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.files import temporary_path
+
 from ..paper.runner import Step
 from ..paper.tables import HASHED, PLACED, TUNED
 
@@ -156,7 +158,8 @@ def write_subset(place: Place, places: int, seed: int) -> None:
         with (whole / "Dataframes" / f"{city}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         kept = {*draw.sample(sorted({row["place_id"] for row in rows}), places // len(CITIES))}
-        with (folder / "Dataframes" / f"{city}.csv").open("w", newline="") as file:
+        table = folder / "Dataframes" / f"{city}.csv"
+        with temporary_path(table) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(row for row in rows if row["place_id"] in kept)

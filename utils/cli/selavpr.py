@@ -69,7 +69,7 @@ class SelaVPRTrainingCommand:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelaVPREvaluationCommand:
-    """What eval_selavpr.py was asked to do; answers: how many of each query to write, None for a benchmark."""
+    """What eval_selavpr.py was asked to do."""
 
     model: SelaVPROptions
     chosen: EvaluatedSet
@@ -78,7 +78,6 @@ class SelaVPREvaluationCommand:
     local: LocalOptions
     run: RunOptions
     device: torch.device
-    answers: int | None
 
     def fitted(self, patch: int) -> "SelaVPREvaluationCommand":
         """The same with images whose sides are multiples of the backbone's patch, in pixels."""
@@ -134,7 +133,7 @@ def selavpr_evaluation(description: str, argv: list[str] | None) -> SelaVPREvalu
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device, precision=args.precision, index=args.index, resumable=True),
         local=dataclasses.replace(_local(args), recompute=args.recompute), run=run_options("test", args),
-        device=args.device, answers=None)
+        device=args.device)
     start_log()
     start(args.device)
     return command
