@@ -2,7 +2,9 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterable
+from functools import cache
 
 from tqdm import tqdm
 
@@ -39,4 +41,11 @@ def share(count: int, part: int, parts: int) -> range:
 
 def progress(items: Iterable, description: str, **options) -> tqdm:
     """A progress bar with an estimate on stderr, quiet when that is not a terminal."""
+    tqdm.set_lock(_lock())
     return tqdm(items, desc=description, disable=not (is_first() and sys.stderr.isatty()), leave=False, **options)
+
+
+@cache
+def _lock():
+    """Of this process's bars. tqdm's own is shared with forked processes: one that is killed with it stops all others."""
+    return threading.RLock()

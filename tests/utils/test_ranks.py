@@ -2,9 +2,12 @@
 
 import io
 import itertools
+import os
+import signal
 import sys
 
 import pytest
+from tqdm import tqdm
 
 from utils.ranks import is_first, launched, local_processes, local_rank, progress, rank, share
 
@@ -42,3 +45,14 @@ def test_progress_is_quiet_unless_stderr_is_a_terminal_of_the_first_process(monk
         monkeypatch.setattr(sys, "stderr", stream)
         assert list(progress(range(3), "counting")) == [0, 1, 2]
         assert ("counting" in stream.getvalue()) == said
+
+
+def test_a_process_that_is_killed_keeps_no_bar_of_another_from_showing():
+    progress((), "").close()
+    child = os.fork()
+    if child == 0:
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert tqdm.get_lock().acquire(blocking=False)
+    tqdm.get_lock().release()
