@@ -47,5 +47,5 @@ def progress(items: Iterable, description: str, **options) -> tqdm:
 
 @cache
 def _lock():
-    """Of this process's bars. tqdm's own is shared with forked processes: one that is killed with it stops all others."""
+    """Of this process's bars. tqdm's own is shared with forked processes: one killed with it would stop all others."""
     return threading.RLock()
