@@ -9,22 +9,25 @@ from utils.device import seed_everything
 from utils.evaluation.results import write_evaluation
 from utils.run import Run, exit_with
 from utils.selavpr.local import SelaVPRExtractor
-from utils.selavpr.models import selavpr_to_train
+from utils.selavpr.models import read_selavpr_resume, selavpr_to_train
 from utils.selavpr.training import SelaVPRTraining, batches_to_learn_from
 
 
 def main(argv: list[str] | None = None) -> None:
     options = cli.selavpr_training(__doc__, argv)
-    # A frozen backbone whose adapters give 0 at the start, so that training begins with what the backbone sees.
-    model, origin, checkpoint = selavpr_to_train(options.model)
-    options = options.fitted(model.config.vit.patch)
-    run = Run(options.run, model=model.config)
+    checkpoint, config = read_selavpr_resume(options.model)
+    options = options.fitted(config.vit.patch)
+    run = Run(options.run, model=config)
     seed_everything(options.seed)
 
     loader = batches_to_learn_from(options.data, device=options.training.device)
     (validation_set,), test_set = validation_and_test_sets(options.validation, options.test, options.images)
     evaluate = LocalEvaluator(options.evaluation, options.local, run.folder)
-    training = SelaVPRTraining(model, options.training, options.data, run=run, script="train_selavpr.py", origin=origin)
+
+    # A frozen backbone whose adapters give 0 at the start, so that training begins with what the backbone sees.
+    model, origin = selavpr_to_train(checkpoint, config, options.model)
+    training = SelaVPRTraining(model, options.training, options.data, negatives=options.negatives, run=run,
+                               script="train_selavpr.py", origin=origin)
     if checkpoint is not None:
         training.resume(checkpoint)
 

@@ -28,17 +28,20 @@ def mutual_nearest(query: Tensor, candidate: Tensor) -> Matches:
     Of equal products the first counts, in both directions. So each pair of finite maps has a mutual pair: the first of
     those with the largest product of all.
 
-    Args: query (B, rows, columns, C), candidate the same with rows and columns of its own. All products of a pair are
-    held at once, B N M of them, in float32 (float64 stays), also under autocast. Raises ValueError for other shapes.
+    Args: query (B, rows, columns, C), candidate the same with rows and columns of its own. All products of one pair are
+    held at a time, N M of them, in float32 (float64 stays), also under autocast. Raises ValueError for other shapes.
     """
     if query.ndim != 4 or candidate.ndim != 4 or (len(query), query.shape[-1]) != (len(candidate), candidate.shape[-1]):
         raise ValueError(f"query and candidate maps have shapes {tuple(query.shape)} and {tuple(candidate.shape)}; "
                          "expected (B, rows, columns, C), with the same B and C")
-    with torch.autocast(query.device.type, enabled=False):
-        products = _locations(query) @ _locations(candidate).mT  # (B, N, M)
-    nearest = products.argmax(dim=2)
-    back = products.argmax(dim=1)  # (B, M): the query's location nearest to each of the candidate's
-    return Matches(nearest, back.gather(1, nearest) == torch.arange(nearest.shape[1], device=nearest.device))
+    found = []
+    for own, other in zip(_locations(query), _locations(candidate), strict=True):
+        with torch.autocast(query.device.type, enabled=False):
+            products = own @ other.T  # (N, M)
+        nearest = products.argmax(dim=1)
+        back = products.argmax(dim=0)  # (M,): the query's location nearest to each of the candidate's
+        found.append((nearest, back[nearest] == torch.arange(len(nearest), device=nearest.device)))
+    return Matches(*map(torch.stack, zip(*found, strict=True)))
 
 
 def mutual_similarity(query: Tensor, candidate: Tensor) -> Tensor:

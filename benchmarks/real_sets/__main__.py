@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from datasets.toy_city.city import build_toy_city
 from utils.files import temporary_path, write_json
 from utils.run import exit_with, hardware, versions
 
@@ -27,6 +28,7 @@ from . import page
 from .measure import Row, Trainer, without_learning
 from .plan import (
     CURVE,
+    DRAWN,
     EPOCHS,
     FILE,
     HASHED_MODELS,
@@ -34,14 +36,17 @@ from .plan import (
     OURS,
     OURS_BINARY,
     PLACED_MODELS,
+    PLACES,
     RANDOM_BINARY,
     RANDOM_FLOAT,
     SALAD,
     SALAD_ALONE,
+    SELAVPR,
     STARTS,
     TEST_SET,
     TRAINING_SET,
     TUNED_MODELS,
+    WIDER_BINARY,
     Model,
     Place,
 )
@@ -54,6 +59,13 @@ ROWS = [Row("head alone", HEAD_ALONE), Row("side network, float", OURS),
         Row("side network, binary", OURS_BINARY, "first_stage"),
         Row("side network, binary, re-ranked by float", OURS_BINARY),
         Row("SALAD's head alone", SALAD_ALONE), Row("side network with SALAD's head, float", SALAD)]
+PREDECESSOR_ROWS = [
+    Row("SelaVPR, global descriptor alone", SELAVPR, "first_stage"),
+    Row("SelaVPR, re-ranked by local features", SELAVPR),
+    Row("SelaVPR++, resource (512-d), binary alone", OURS_BINARY, "first_stage"),
+    Row("SelaVPR++, resource (512-d)", OURS_BINARY),
+    Row("SelaVPR++, performance (768-d), binary alone", WIDER_BINARY, "first_stage"),
+    Row("SelaVPR++, performance (768-d)", WIDER_BINARY)]
 IN_SMALL = {"IV": TUNED_MODELS, "XI": HASHED_MODELS, "VII": PLACED_MODELS}
 REFERENCE = {"IV": "MemEfficient-MCA", "VII": "Last 16", "XI": "SC hashing + STE"}
 EPOCHS_OF_RANKS = (1, 2, 4)
@@ -132,6 +144,11 @@ def sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -> Iter
         trainer.ask(small, seeds, test_sets=telling)
         yield f"Table {number} in small: {TABLES[number].title}, {over}", lambda small=small, number=number: (
             page.beside_the_paper(small, printed(number), trainer, seeds))
+    build_toy_city(trainer.place.toy_city, train_places=PLACES)
+    for one in reversed(PREDECESSOR_ROWS):
+        trainer.ask([one], seeds, test_sets=telling)
+        trainer.ask([page.on_toy_city(one)], seeds, test_sets=[DRAWN.test])
+    yield f"Beside SelaVPR, the predecessor, {over}", lambda: page.predecessor(PREDECESSOR_ROWS, trainer, seeds)
     points = {places: Row(str(places), model) for places, model in CURVE.items()}
     trainer.ask(points.values(), seeds, test_sets=telling)
     yield f"Learning curve over places, {over}", lambda: page.curve(points, trainer, seeds)

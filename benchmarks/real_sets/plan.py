@@ -17,10 +17,25 @@ SIZE, PLACES_A_BATCH = 160, 30
 EPOCHS, LR, HALVING = 6, "0.001", 2
 PLACEMENT = "last:8"
 
-TRAINING_SET, CITIES, PLACES = "gsv_real_mini", ("SpedA", "SpedB"), 300
-TEST_SET = "sped_thumbs"  # its val split chooses the best epoch, its test split ends every training
+PLACES = 300
+TRAINING_SET, CITIES, TEST_SET = "gsv_real_mini", ("SpedA", "SpedB"), "sped_thumbs"
 RANDOM = "random"
 ENOUGH_QUERIES = 50  # one is worth two points then
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """What a model learns from, and the sets whose val split chooses its best epoch and whose test split ends its
+    training; no cities: all."""
+
+    training_set: str
+    cities: tuple[str, ...] = ()
+    val: str
+    test: str
+
+
+PHOTOGRAPHS = World(training_set=TRAINING_SET, cities=CITIES, val=TEST_SET, test=TEST_SET)
+DRAWN = World(training_set="gsv_cities", val="msls", test="pitts30k")  # of the toy city
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,7 @@ class Model:
     random  weights in place of the pre-trained file
     places  of the training set: so many are drawn by the seed
     start   whose best weights it begins with
+    world   DRAWN: everything on the toy city
     """
 
     name: str
@@ -45,6 +61,13 @@ class Model:
     random: bool = False
     places: int = PLACES
     start: "Model | None" = None
+    world: World = PHOTOGRAPHS
+
+    @property
+    def on_toy_city(self) -> "Model":
+        """The same training there."""
+        return dataclasses.replace(self, name=f"toy-city-{self.name}", world=DRAWN,
+                                   start=self.start and self.start.on_toy_city)
 
 
 OURS = Model(name="float")
@@ -54,6 +77,10 @@ SALAD = dataclasses.replace(OURS, name="salad", words=("--aggregation", "salad")
 SALAD_ALONE = dataclasses.replace(HEAD_ALONE, name="freezing-salad", words=(*HEAD_ALONE.words, *SALAD.words))
 RANDOM_FLOAT = Model(name="random-float", random=True)
 RANDOM_BINARY = dataclasses.replace(OURS_BINARY, name="random-rerank", start=RANDOM_FLOAT)
+# The paper's larger configuration has four values a channel of the backbone's width, its smaller one 2.7.
+WIDER = dataclasses.replace(OURS, name="float-768", fields=(*OURS.fields, "float_dim=768"))
+WIDER_BINARY = dataclasses.replace(OURS_BINARY, name="rerank-768", start=WIDER)
+SELAVPR = Model(name="selavpr", script="train_selavpr.py", fields=(), lr="0.0001")  # 0.001 and 0.0003 are worse there
 
 # What the backbone itself learns by goes at a tenth of the rate, by custom.
 TUNED_MODELS = {"Freezing": HEAD_ALONE, "MemEfficient-MCA": OURS} | {
@@ -100,6 +127,14 @@ class Place:
         return self.real / FILE
 
     @property
+    def toy_city(self) -> Path:
+        return self.out / "toy_city"
+
+    def root(self, world: World) -> Path:
+        """The folder of its sets."""
+        return self.real if world is PHOTOGRAPHS else self.toy_city
+
+    @property
     def test_sets(self) -> list[str]:
         """Folders with images/test: sped_thumbs first, the others by name."""
         found = {path.parent.parent.name for path in self.real.glob("*/images/test")
@@ -114,25 +149,32 @@ class Place:
 
 
 def training(model: Model, seed: int, place: Place) -> Step:
-    """Whose results.json is of sped_thumbs test."""
+    """Whose results.json is of its world's test set."""
+    world, root = model.world, place.root(model.world)
     after = training(model.start, seed, place) if model.start else None
     start = (["--resume", str(after.best_model)] if after else
              ["--backbone", BACKBONE, "--foundation_model_path", RANDOM if model.random else str(place.pretrained)])
-    folder = place.real / TRAINING_SET if model.places == PLACES else subset_folder(place, model.places, seed)
-    words = (model.script, *start, *model.words, "--set", *model.fields, "recompute=false",
-             "--training_dataset", str(folder), "--cities", *CITIES, "--train_batch_size", str(PLACES_A_BATCH),
-             "--epochs_num", str(model.epochs), "--lr", model.lr, "--lr_halving", str(HALVING), "--seed", str(seed),
-             "--val_datasets", TEST_SET, "--train_resize", str(SIZE), str(SIZE), *_images(TEST_SET, place))
-    return Step(out=place.out, name=f"{model.name}/seed{seed}/train", command=tuple(words), machine=MACHINE,
-                after=after)
+    folder = root / world.training_set if model.places == PLACES else subset_folder(place, model.places, seed)
+    data = ("--training_dataset", str(folder))
+    learning = ("--train_batch_size", str(PLACES_A_BATCH), "--epochs_num", str(model.epochs), "--lr", model.lr)
+    if model.script == SELAVPR.script:
+        own = (*data, *learning, "--patience", str(model.epochs), "--precision", "bf16", "--seed", str(seed),
+               "--val_dataset", world.val)
+    else:
+        cities = ("--cities", *world.cities) if world.cities else ()
+        own = ("--set", *model.fields, "recompute=false", *data, *cities, *learning, "--lr_halving", str(HALVING),
+               "--seed", str(seed), "--val_datasets", world.val, "--train_resize", str(SIZE), str(SIZE))
+    words = (model.script, *start, *model.words, *own, *_images(world.test, root))
+    return Step(out=place.out, name=f"{model.name}/seed{seed}/train", command=words, machine=MACHINE, after=after)
 
 
 def evaluation(model: Model, seed: int, test_set: str, place: Place) -> Step:
     """Of the model's best weights; the training itself for its own test set."""
     trained = training(model, seed, place)
-    if test_set == TEST_SET:
+    if test_set == model.world.test:
         return trained
-    words = (model.script.replace("train", "eval"), "--resume", str(trained.best_model), *_images(test_set, place))
+    words = (model.script.replace("train", "eval"), "--resume", str(trained.best_model),
+             *_images(test_set, place.root(model.world)))
     return Step(out=place.out, name=f"{model.name}/seed{seed}/{test_set}", command=words, machine=MACHINE,
                 after=trained)
 
@@ -140,8 +182,8 @@ def evaluation(model: Model, seed: int, test_set: str, place: Place) -> Step:
 MACHINE = ("--num_workers", "0", "--device", "cpu")
 
 
-def _images(test_set: str, place: Place) -> Sequence[str]:
-    return ("--datasets_folder", str(place.real), "--dataset_name", test_set, "--resize", str(SIZE), str(SIZE),
+def _images(test_set: str, root: Path) -> Sequence[str]:
+    return ("--datasets_folder", str(root), "--dataset_name", test_set, "--resize", str(SIZE), str(SIZE),
             "--infer_batch_size", "64")
 
 

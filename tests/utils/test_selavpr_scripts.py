@@ -1,5 +1,6 @@
 """SelaVPR's scripts: training by mined triplets and by places, going on after a break, re-ranking, wrong usage."""
 
+import functools
 import json
 import shutil
 
@@ -16,7 +17,8 @@ import train_selavpr
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import BACKBONES, SelaVPRConfig, build_selavpr, load_selavpr, read_selavpr
 from model.config import ViT
-from utils.selavpr.training import MinedTriplets, TripletData
+from utils.selavpr.training import MinedTriplets, TripletData, losses_of
+from utils.training.memory import LiveBytes, step_memory
 
 TINY = "dinov2-tiny"
 
@@ -183,6 +185,29 @@ def test_the_weight_of_global_descriptors(trained, data, tmp_path):
     assert found["options"]["matching"] == "bf16"
 
 
+# --- memory
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_step_takes_what_is_told_before_it(dtype):
+    """8 images as 4 triplets, two losses with matching of all locations: the allocations of a step with values."""
+    model, images, size = build_selavpr(SelaVPRConfig(backbone=TINY), seed=0).train(), 8, 98
+    forward = functools.partial(losses_of, triplets_per_image=0.5)
+    told = step_memory(model, images=images, size=(size, size), dtype=dtype, device=torch.device("cpu"),
+                       forward=forward)
+    batch = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with model.backbone.rounded(dtype):
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+        with LiveBytes() as live, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            sum(forward(model, batch)).backward()
+    held = weights + 2 * sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    assert told.peak == pytest.approx(live.peak + held + batch.nbytes, rel=0.05)
+    assert told.kept > images * 25 * 25 * 128 * 4  # local features alone
+
+
+def test_memory_is_told_before_a_training(trained):
+    assert "memory: a step of 8 images takes about" in (trained / "info.log").read_text()
+
+
 # --- wrong usage
 
 def test_wrong_usage_is_one_line(trained, data, capsys, monkeypatch, tmp_path):
@@ -194,11 +219,15 @@ def test_wrong_usage_is_one_line(trained, data, capsys, monkeypatch, tmp_path):
     assert "--mining beside --training_dataset" in train_error("--training_dataset", "gsv_cities", "--mining", "full")
     assert "'2' is not a number from 0 to 1" in train_error("--global_weight", 2)
     assert "images/train/database: no such folder" in train_error("--dataset_name", "sped")
+    assert "images/train/database: no such folder" in error_of(  # before a backbone is fetched
+        train_selavpr.main, *evaluation(data), "--dataset_name", "sped", capsys=capsys)
     assert "is not in" in error_of(eval_selavpr.main, *evaluation(data), capsys=capsys)  # the published file
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "runs in one process" in train_error()
+    assert "torchrun: SelaVPR's scripts run in one process; start them with python" in train_error()
+    assert "run in one process" in error_of(
+        eval_selavpr.main, *evaluation(data), "--resume", trained / "best_model.pth", capsys=capsys)
 
 
 def test_files_of_the_two_models_are_told_apart(trained, data, capsys, monkeypatch, tmp_path):

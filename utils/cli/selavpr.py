@@ -89,8 +89,6 @@ def selavpr_training(description: str, argv: list[str] | None) -> SelaVPRTrainin
     """Parses the command line of train_selavpr.py. A mistake is one line and exit code 2."""
     parser = training_parser(description)
     args = _parse(parser, argv)
-    if launched():
-        parser.error("train_selavpr.py runs in one process: each round is mined for all; start it without torchrun")
     if args.resume and args.foundation_model_path:
         parser.error("--resume and --foundation_model_path: the file of --resume holds the backbone; leave one out")
     for name in ("mining", "neg_samples_num", "cache_refresh_rate", "queries_per_epoch"):
@@ -143,6 +141,8 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.
     args = parser.parse_args(argv)
     if args.datasets_folder is None:
         parser.error(NO_DATA)
+    if launched():
+        parser.error("torchrun: SelaVPR's scripts run in one process; start them with python")
     return checked(parser, args)
 
 

@@ -40,23 +40,31 @@ class SelaVPROptions:
     seed: int = 0
 
 
-def selavpr_to_train(chosen: SelaVPROptions) -> tuple[SelaVPR, Origin, Checkpoint[SelaVPRConfig] | None]:
-    """The model of --resume's file, or one at the start of its training; where its weights come from; and that file.
+def read_selavpr_resume(chosen: SelaVPROptions) -> tuple[Checkpoint[SelaVPRConfig] | None, SelaVPRConfig]:
+    """The file of --resume, if any, and what is trained."""
+    if chosen.resume is None:
+        return None, SelaVPRConfig(backbone=chosen.backbone or DEFAULT_BACKBONE)
+    checkpoint = _read(chosen.resume, chosen.backbone)
+    return checkpoint, checkpoint.config
+
+
+def selavpr_to_train(checkpoint: Checkpoint[SelaVPRConfig] | None, config: SelaVPRConfig, chosen: SelaVPROptions
+                     ) -> tuple[SelaVPR, Origin]:
+    """The model of a file, or one at the start of its training; and where its weights come from.
 
     Its adapters give 0 at the start on a pre-trained backbone; on random weights they start at random.
     """
-    if chosen.resume is not None:
-        checkpoint = _read(chosen.resume, chosen.backbone)
-        return load_selavpr(checkpoint), Origin(checkpoint.pretrained, checkpoint.earlier), checkpoint
-    model = build_selavpr(SelaVPRConfig(backbone=chosen.backbone or DEFAULT_BACKBONE), seed=chosen.seed)
+    if checkpoint is not None:
+        return load_selavpr(checkpoint), Origin(checkpoint.pretrained, checkpoint.earlier)
+    model = build_selavpr(config, seed=chosen.seed)
     if chosen.foundation == "random":
         log.warning("foundation model: random weights (seed %d); results are stamped pretrained: false", chosen.seed)
-        return model, Origin(False), None
-    path = chosen.foundation or first_on_each_node(lambda: fetch_foundation(model.config.backbone))
+        return model, Origin(False)
+    path = chosen.foundation or first_on_each_node(lambda: fetch_foundation(config.backbone))
     load_foundation(model, path)
     model.initialise_adapters()
     log.info("foundation model: %s", path)
-    return model, Origin(True), None
+    return model, Origin(True)
 
 
 def selavpr_for_evaluation(chosen: SelaVPROptions) -> tuple[SelaVPR, Checkpoint[SelaVPRConfig]]:

@@ -1,9 +1,11 @@
 """SelaVPR's training: triplets that the model mines for itself, and what of the plumbing is not SelaVPR++'s."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +21,14 @@ from datasets import (
     evaluation_transform,
     read_triplet_folder,
 )
+from losses import local_feature_loss, triplet_loss
 from model import SelaVPR, build_selavpr, load_selavpr, read_selavpr, save_selavpr
 
 from ..data import TrainingData, fitting, training_loader
+from ..device import PRECISIONS
 from ..evaluation.evaluator import Evaluation
 from ..training.loop import ModelFiles, Training, TrainingOptions
+from ..training.memory import report_step_memory
 
 log = logging.getLogger("selavprpp")
 
@@ -116,6 +121,13 @@ def batches_to_learn_from(data: TripletData | TrainingData, *, device: torch.dev
     return MinedTriplets(data) if isinstance(data, TripletData) else training_loader(data, device=device)
 
 
+def losses_of(model: SelaVPR, batch: Tensor, *, triplets_per_image: float) -> tuple[Tensor, Tensor]:
+    """Of made-up triplets of a batch, so many that a step's memory is that of a training."""
+    found = model(batch)
+    rows = torch.arange(round(triplets_per_image * len(batch)), device=batch.device) % len(batch)
+    return triplet_loss(*[found.floating[rows]] * 3), local_feature_loss(*[found.local[rows] for _ in range(3)])
+
+
 class SelaVPRTraining(Training):
     """Adam at a constant rate; the best epoch is that of the highest re-ranked R@5."""
 
@@ -124,8 +136,18 @@ class SelaVPRTraining(Training):
     mined: MinedTriplets | None = None
     _restored: dict | None = None
 
-    def report_memory(self, model: SelaVPR, options: TrainingOptions, data: TripletData) -> None:
-        """Nothing is forecast: batches are small."""
+    def __init__(self, *given: Any, negatives: int, **options: Any):
+        self.negatives = negatives  # of each query
+        super().__init__(*given, **options)
+
+    def report_memory(self, model: SelaVPR, options: TrainingOptions, data: TripletData | TrainingData) -> None:
+        """Logs what a step will take, both losses included."""
+        queries, images = ((data.places_per_batch, data.images_per_place) if isinstance(data, TrainingData) else
+                           (data.triplets_per_batch, 2 + self.negatives))
+        report_step_memory(
+            model, size=(data.size[0], data.size[1]), dtype=PRECISIONS[options.precision], device=options.device,
+            places_per_batch=queries, images_per_place=images,
+            forward=functools.partial(losses_of, triplets_per_image=self.negatives / images))
 
     def score(self, evaluation: Evaluation) -> tuple[float, float]:
         return evaluation.final_recalls((5,))[5], 0.0

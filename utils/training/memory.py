@@ -4,9 +4,9 @@ import copy
 import logging
 import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,15 +71,20 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def step_memory(model: SelaVPRpp, *, images: int, size: tuple[int, int], dtype: torch.dtype,
-                device: torch.device) -> StepMemory:
+def learning_branches(model: SelaVPRpp, batch: Tensor) -> Iterable[Tensor | None]:
+    """What a training step of SelaVPR++ asks the network for."""
+    return model(batch, [name for name in model.config.branches
+                         if any(p.requires_grad for p in model.branch(name).parameters())])
+
+
+def step_memory(model: nn.Module, *, images: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device,
+                forward: Callable[..., Iterable[Tensor | None]] = learning_branches) -> StepMemory:
     """Of a step with so many images of `size` (H, W) pixels in `dtype` (the frozen backbone's weights too).
 
     The step runs on a copy of the model whose tensors have shapes, types and lifetimes, but no values: it takes a
-    second, whatever the head, and no memory.
+    second, whatever the head, and no memory. `forward` is called with that copy and the batch; the sum of what it
+    gives is the loss.
     """
-    learning = [name for name in model.config.branches
-                if any(p.requires_grad for p in model.branch(name).parameters())]
     with FakeTensorMode(allow_non_fake_inputs=True):
         empty = {id(b): torch.empty_like(b, device=device) for b in model.buffers()}
         empty |= {id(p): nn.Parameter(torch.empty_like(p, device=device), p.requires_grad) for p in model.parameters()}
@@ -96,7 +101,7 @@ def step_memory(model: SelaVPRpp, *, images: int, size: tuple[int, int], dtype: 
             with LiveBytes() as live:
                 batch = torch.empty(images, 3, *size, device=device)
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    outputs = step(batch, learning)
+                    outputs = forward(step, batch)
                 kept = live.now - _bytes_of([batch])
                 with interrupted_afterwards():
                     sum(output.sum() for output in outputs if output is not None).backward()
@@ -108,12 +113,12 @@ def _bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def report_step_memory(model: SelaVPRpp, *, size: tuple[int, int], dtype: torch.dtype, device: torch.device,
-                       places_per_batch: int, images_per_place: int) -> None:
+def report_step_memory(model: nn.Module, *, device: torch.device, places_per_batch: int, images_per_place: int,
+                       **step: Any) -> None:
     """Logs what a step takes, what is free and about the largest batch that would fit; changes nothing, for the batch
-    is part of the recipe. Of several processes each takes its share of the places."""
+    is part of the recipe. Of several processes each takes its share of the places. step: of `step_memory`."""
     images = images_per_place * math.ceil(places_per_batch / processes())
-    memory, free = step_memory(model, images=images, size=size, dtype=dtype, device=device), free_memory(device)
+    memory, free = step_memory(model, images=images, device=device, **step), free_memory(device)
     log.info("memory: a step of %d images takes about %s, %s of them kept for the gradient", images,
              tqdm.format_sizeof(memory.peak, "B"), tqdm.format_sizeof(memory.kept, "B"))
     if free is None:
