@@ -4,6 +4,9 @@ In one process every function here is an identity without cost, and nothing is s
 """
 
 import datetime
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -28,11 +31,19 @@ def start(device: torch.device) -> None:
     """Meets the other processes that torchrun started; to be undone by `stop`."""
     if not launched():
         return
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # gloo also beside nccl: what lies in memory (scores, descriptors to search) need not pass through the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=TIMEOUT)
+
+
+def _end_with(torchrun: int) -> None:
+    """Ends this process as SIGTERM does when torchrun is gone: killed itself, it cannot end those that it started."""
+    while os.getppid() == torchrun:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def stop() -> None:

@@ -43,7 +43,7 @@ class Origin(NamedTuple):
 class ModelOptions:
     """What was chosen of a model; what was not is the file's, or the paper's.
 
-    resume      a model file, ours or published
+    resume      a model file, ours or published; for a training its run folder, too
     backbone, aggregation, fields   of ModelConfig; the last by --variant and --set
     foundation  where a training starts without `resume`: its backbone's official file; "random": seeded random
                 weights; None: the official file is fetched
@@ -71,7 +71,7 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
             raise ValueError("--resume is missing: this script starts from a trained branch (best_model.pth of "
                              "train.py or train_hashing.py, or a published file); --variant joint trains both at once")
         return None, config
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(state_in(path))
     found, held = checkpoint.config, checkpoint.config.branches
     _check_chosen(checkpoint, backbone=backbone)
     if held == branches:
@@ -97,6 +97,19 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
         start = {"float_dim": None, "aggregation": aggregation or DEFAULT_AGGREGATION, **start}
     log.info("starting both branches from the %s model %s", held[0], path)
     return checkpoint, dataclasses.replace(found, **start)
+
+
+def state_in(path: Path) -> Path:
+    """The file of --resume: itself, or in a training's run folder the newest state.
+
+    Raises FileNotFoundError for a folder without one.
+    """
+    state = path / "last_model.pth"
+    if not path.is_dir():
+        return path
+    if not state.is_file():
+        raise FileNotFoundError(f"{path}: a folder without last_model.pth; expected a training's run folder, or a file")
+    return state
 
 
 def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, chosen: ModelOptions) -> tuple[

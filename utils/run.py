@@ -14,9 +14,9 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -47,9 +47,14 @@ class Run:
     """The folder <root>/<name>/<date_time>, with config.json, info.log, metrics.jsonl and results.json.
 
     Of several processes the first fills it; the others only know its path.
+
+    resumable  the newest run's folder once it holds a state to go on from: whoever is broken off is told
     """
 
+    resumable: ClassVar[Path | None] = None
+
     def __init__(self, chosen: RunOptions, *, model: Described):
+        Run.resumable = None
         stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder = _new_folder(chosen.root / chosen.name, stamp) if is_first() else None
         self.folder = distributed.broadcast(folder)
@@ -134,8 +139,13 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+class Terminated(BaseException):
+    """SIGTERM, which schedulers send some time before they kill."""
+
+
 def exit_with(main: Callable[[], object]) -> None:
-    """Runs a script's main: a user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130.
+    """Runs a script's main: a user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, SIGTERM in
+    one and 143; the latter two say how to go on.
 
     Of several processes one says it, as a rule the first; torchrun ends the others.
     """
@@ -145,7 +155,11 @@ def exit_with(main: Callable[[], object]) -> None:
         pressed.append(True)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    def terminate(*_):
+        raise Terminated
+
+    before = {number: signal.signal(number, handler) for number, handler in (
+        (signal.SIGINT, interrupt), (signal.SIGTERM, terminate))}
     try:
         try:
             main()
@@ -168,33 +182,61 @@ def exit_with(main: Callable[[], object]) -> None:
             distributed.let_the_others_speak()
             _say(f"error: another process ended, or cannot be reached: {error}")
             sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as ended:
+        word, code = ("terminated", 143) if isinstance(ended, Terminated) else ("interrupted", 130)
         if local_rank() == 0:
-            _say("interrupted")
-        sys.exit(130)
+            _say(word if Run.resumable is None else f"{word}; go on with: {_command_that_goes_on(Run.resumable)}")
+        sys.exit(code)
     finally:
         distributed.stop()
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _command_that_goes_on(folder: Path) -> str:
+    launcher = "torchrun ..." if processes() > 1 else "python"
+    return f"{launcher} {shlex.join([sys.argv[0], *resumed(sys.argv[1:], folder)])}"
+
+
+def resumed(words: Sequence[str], state: Path) -> list[str]:
+    """The words of a training's command, such that it goes on from a state: what it began with is left out."""
+    kept: list[str] = []
+    left_out = False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option in ("--resume", "--foundation_model_path"):
+            left_out = not equals  # the next word, its value
+        elif left_out:
+            left_out = False
+        else:
+            kept.append(word)
+    return [*kept, "--resume", str(state)]
 
 
 @contextlib.contextmanager
-def interrupted_afterwards() -> Iterator[None]:
-    """A Ctrl-C inside has its effect at the end: around every backward pass of a training.
+def deferred(*numbers: int) -> Iterator[list[int]]:
+    """These signals have their effect at the end; those that came so far are in the list."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # which alone meets signals
+        yield came
+        return
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in {*came}:
+            signal.raise_signal(number)
+
+
+def interrupted_afterwards() -> contextlib.AbstractContextManager:
+    """Around every backward pass of a training: Ctrl-C and SIGTERM have their effect behind it.
 
     Interrupted there, autograd's queue keeps computations that hold Python objects. It is emptied when the interpreter
     is gone already, which is a crash (torch 2.15).
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone meets signals
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed:
-            signal.raise_signal(signal.SIGINT)
+    return deferred(signal.SIGINT, signal.SIGTERM)
 
 
 def _say(message: str) -> None:

@@ -16,6 +16,7 @@ from datasets import DEFAULT_NORMALISATION
 from model import CheckpointError, ModelConfig, fetch_foundation, fetch_released
 from utils.files import write_json
 from utils.hub import HubOptions, repository_folder
+from utils.run import resumed
 
 from ..report import PROJECT
 
@@ -90,10 +91,7 @@ class Step:
         """The words behind `python`; `resume`, an interrupted training's state, holds what that began with."""
         words = list(self.command)
         if resume:
-            for option in {"--foundation_model_path", "--resume"} & {*words}:
-                at = words.index(option)
-                del words[at:at + 2]
-            words += ["--resume", str(resume)]
+            words = resumed(words, resume)
         if words[0] != "-m":
             words[0] = str(PROJECT / words[0])
         return [*words, *self.machine]

@@ -126,19 +126,19 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
         self.places_per_batch = places_per_batch
         self.seed = seed
         self.process, self.processes = process, processes
-        self.epoch = 0
+        self.epoch = self.done = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) that the next iteration yields."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, *, done: int = 0) -> None:
+        """Choose the epoch (from 0) that the next iteration yields, without the `done` batches it begins with."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
-        """Batches of this epoch; where there are groups it depends on the cities' order."""
-        return len(self._batches())
+        """Batches that are left of this epoch; where there are groups it depends on the cities' order."""
+        return len(self._batches()) - self.done
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        for batch in self._batches():
+        for batch in self._batches()[self.done:]:
             start, stop = (-(-len(batch) * part // self.processes) for part in (self.process, self.process + 1))
             yield [(epoch, place) for _, place in batch[start:stop]]
 

@@ -1,8 +1,10 @@
 """Several processes are as one: the same step, the same epochs, one run folder, one line for a mistake."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -278,6 +280,51 @@ def errors(done: subprocess.CompletedProcess) -> list[str]:
     ours = done.stderr.partition("torch/distributed/elastic")[0]
     assert "Traceback" not in ours
     return [line for line in ours.splitlines() if "error: " in line]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_both_between_the_same_steps(data, tmp_path):
+    """Two steps an epoch, SIGTERM in the third; going on gives what one process gives that never stopped."""
+    options = [*training_options(data), "--train_batch_size", 4, "--epochs_num", 2]
+    straight = run_folder(train.main, *options, *RANDOM, cwd=tmp_path)
+    cwd = tmp_path / "two"
+    cwd.mkdir()
+    done = torchrun(ROOT / "tests" / "terminated_training.py", *options, *RANDOM, cwd=cwd)
+    assert done.returncode != 0 and done.stderr.count("epoch 2: state after 1 steps written") == 1
+    folder, = cwd.glob("logs/*/*")
+    said, = (line for line in done.stderr.splitlines() if "terminated; " in line)
+    assert "; go on with: torchrun ... " in said and said.endswith(f"--resume {folder.relative_to(cwd)}")
+    folder.rename(tmp_path / "broken")
+    again = the_folder(torchrun(ROOT / "train.py", *options, "--resume", tmp_path / "broken", cwd=cwd), cwd)
+    assert_alike(again, straight)
+
+
+def is_alive(process: str) -> bool:
+    stat = Path("/proc", process, "stat")
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_torchrun_killed_leaves_nobody_behind(data, tmp_path):
+    """Its processes save what they have and end, instead of training on unseen."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               ROOT / "train.py", *training_options(data), *RANDOM, "--epochs_num", 10_000, "--patience", 10_000]
+    with subprocess.Popen(list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}) as torchrun_itself:
+        next(line for line in torchrun_itself.stderr if "epoch 1/" in line)
+        processes = Path(f"/proc/{torchrun_itself.pid}/task/{torchrun_itself.pid}/children").read_text().split()
+        assert len(processes) == 2 and all(map(is_alive, processes))
+        torchrun_itself.kill()
+        torchrun_itself.stderr.close()  # nobody reads what they say, as after the end of a session
+    until = time.monotonic() + 60
+    while any(map(is_alive, processes)) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not any(map(is_alive, processes))
+    folder, = tmp_path.glob("logs/*/*")
+    assert "terminated; go on with" in (folder / "info.log").read_text()
 
 
 @pytest.mark.slow

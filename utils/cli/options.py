@@ -12,7 +12,7 @@ from datasets import DEFAULT_NORMALISATION, NORMALISATIONS, TRAINING_SETS
 from model import AGGREGATORS, BACKBONES
 
 from ..data import EvaluatedSet, EvaluationImages, TrainingData
-from ..device import PRECISIONS
+from ..device import PRECISIONS, make_deterministic
 from ..distributed import start
 from ..evaluation.evaluator import EvaluationOptions
 from ..hub import HubOptions
@@ -116,12 +116,15 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
             num_workers=args.num_workers, **given(size=args.train_resize)),
         training=TrainingOptions(
             device=args.device, precision=args.precision, compiled=args.compile,
-            lr=args.lr, lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience),
+            lr=args.lr, lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience,
+            save_every=args.save_every),
         evaluation=EvaluationOptions(
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device),
         images=images_of(args), validation=args.val_datasets, test=args.dataset_name, run=run_options("logs", args),
         device=args.device, seed=args.seed, rerank_num=args.rerank_num if "rerank" in flags else 0)
+    if args.deterministic:
+        make_deterministic()
     start_log()
     start(args.device)
     return command
@@ -190,7 +193,7 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
 
 def training_parser(description: str, *, flags: Flags = ()) -> argparse.ArgumentParser:
     """The options of train.py, train_hashing.py and train_rerank.py."""
-    parser = _parser(description, flags)
+    parser = _parser(description, flags, training=True)
     data = parser.add_argument_group("training data")
     data.add_argument("--training_dataset", default=TrainingData.training_dataset, metavar="NAME",
                       help=f"{' or '.join(TRAINING_SETS)}, in --datasets_folder; or a folder in that layout")
@@ -252,15 +255,16 @@ def evaluation_parser(description: str, *, flags: Flags = ()) -> argparse.Argume
     return parser
 
 
-def _parser(description: str, flags: Flags) -> argparse.ArgumentParser:
+def _parser(description: str, flags: Flags, *, training: bool = False) -> argparse.ArgumentParser:
     parser = Parser(description=description, formatter_class=Defaults, allow_abbrev=False,
                      epilog="--hashing and --rerank, as in the published commands, are accepted where they fit.")
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", choices=BACKBONES, help="default: the file's, dinov2-large without one")
     model.add_argument("--aggregation", choices=AGGREGATORS, help="default: the file's, gem without one")
-    model.add_argument("--resume", type=Path, metavar="FILE", help="model file, ours or published")
+    folder = "; or a training's run folder, to go on" if training else ""
+    model.add_argument("--resume", type=Path, metavar="FILE", help=f"model file, ours or published{folder}")
     for flag in ("--hashing", "--rerank"):  # they say what the script says
         model.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
-    evaluation_options(parser, rerank="rerank" in flags)
-    machine_options(parser)
+    evaluation_options(parser, rerank="rerank" in flags, training=training)
+    machine_options(parser, training=training)
     return parser

@@ -14,6 +14,7 @@ from ..device import best_precision, pick_device
 from ..distributed import let_the_first_speak
 from ..evaluation.evaluator import EvaluationOptions
 from ..run import RunOptions
+from ..training.loop import TrainingOptions
 
 
 def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
@@ -71,33 +72,41 @@ class Parser(argparse.ArgumentParser):
 
 
 def evaluation_options(parser: argparse.ArgumentParser, *, size: Sequence[int] = EvaluationImages.size,
-                       rerank: bool = False) -> None:
-    """Of every script. size: of images, (H, W) in pixels; rerank: whether it re-ranks."""
+                       rerank: bool = False, training: bool = False) -> None:
+    """Of every script. size: of images, (H, W) in pixels; rerank, training: whether it re-ranks, whether it trains."""
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
                             help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
     evaluation.add_argument("--dataset_name", default=EvaluatedSet.name,
                             help="test set: a protocol of datasets/README.md, or a folder")
     evaluation.add_argument("--resize", type=positive, nargs=2, metavar=("H", "W"), help=size_help(size))
-    evaluation.add_argument("--test_method", choices=TEST_METHODS, default=EvaluationImages.test_method,
-                            help="how queries are brought to --resize; the database is always resized to it")
+    if training:
+        parser.set_defaults(test_method=EvaluationImages.test_method, recall_values=[*EvaluationOptions.recall_values])
+    else:
+        evaluation.add_argument("--test_method", choices=TEST_METHODS, default=EvaluationImages.test_method,
+                                help="how queries are brought to --resize; the database is always resized to it")
+        evaluation.add_argument("--recall_values", type=positive, nargs="+", metavar="K",
+                                default=[*EvaluationOptions.recall_values], help="the k of recall@k")
     evaluation.add_argument("--infer_batch_size", type=positive, default=EvaluationOptions.batch_size,
                             help="images a batch")
     evaluation.add_argument("--val_positive_dist_threshold", type=positive_float, metavar="METRES",
                             help="of right answers; default: the protocol's, 25 for a folder")
-    evaluation.add_argument("--recall_values", type=positive, nargs="+", metavar="K",
-                            default=list(EvaluationOptions.recall_values), help="the k of recall@k")
     if rerank:
         evaluation.add_argument("--rerank_num", type=positive, default=100, help="candidates that are re-ranked")
 
 
-def machine_options(parser: argparse.ArgumentParser) -> None:
+def machine_options(parser: argparse.ArgumentParser, *, training: bool = False) -> None:
     """Of every script."""
     machine = parser.add_argument_group("machine and output")
     machine.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
     machine.add_argument("--num_workers", type=count, default=min(8, os.cpu_count() or 1),
                          help="loader processes, of each process under torchrun")
     machine.add_argument("--save_dir", default="default", help="name of the folder that holds the run folders")
+    if training:
+        machine.add_argument("--save_every", type=positive_float, default=TrainingOptions.save_every, metavar="MINUTES",
+                             help="between states written within an epoch")
+        machine.add_argument("--deterministic", action="store_true",
+                             help="equal results in every run on a GPU too, at some cost; on a CPU they always are")
 
 
 def size_help(size: Sequence[int]) -> str:

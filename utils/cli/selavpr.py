@@ -11,7 +11,7 @@ from datasets import MININGS, TRAINING_SETS
 from model import BACKBONES
 
 from ..data import EvaluatedSet, EvaluationImages, TrainingData
-from ..device import PRECISIONS
+from ..device import PRECISIONS, make_deterministic
 from ..distributed import start
 from ..evaluation.evaluator import EvaluationOptions
 from ..ranks import launched
@@ -110,10 +110,12 @@ def selavpr_training(description: str, argv: list[str] | None) -> SelaVPRTrainin
         negatives=args.negs_num_per_query,
         images=images, validation=[args.val_dataset or args.dataset_name], test=args.dataset_name,
         training=TrainingOptions(device=args.device, precision=args.precision, lr=args.lr, lr_halving=None,
-                                 epochs=args.epochs_num, patience=args.patience),
+                                 epochs=args.epochs_num, patience=args.patience, save_every=args.save_every),
         evaluation=EvaluationOptions(recall_values=args.recall_values, batch_size=args.infer_batch_size,
                                      num_workers=args.num_workers, device=args.device),
         local=_local(args), run=run_options("logs", args), seed=args.seed)
+    if args.deterministic:
+        make_deterministic()
     start_log()
     start(args.device)
     return command
@@ -156,7 +158,7 @@ def _local(args: argparse.Namespace) -> LocalOptions:
 
 def training_parser(description: str) -> argparse.ArgumentParser:
     """The options of train_selavpr.py."""
-    parser = _parser(description)
+    parser = _parser(description, training=True)
     data = parser.add_argument_group("training data: <dataset_name>/images/train")
     data.add_argument("--val_dataset", metavar="NAME", help="its val split chooses; default: that of --dataset_name")
     data.add_argument("--train_positives_dist_threshold", type=positive_float, default=TripletData.positives_m,
@@ -199,16 +201,17 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
+def _parser(description: str, *, training: bool = False) -> argparse.ArgumentParser:
     parser = Parser(description=description, formatter_class=Defaults, allow_abbrev=False)
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", choices=BACKBONES, help="default: the file's, dinov2-large without one")
-    model.add_argument("--resume", type=Path, metavar="FILE", help="SelaVPR file, ours or published")
-    evaluation_options(parser, size=SIZE, rerank=True)
+    folder = "; or a training's run folder, to go on" if training else ""
+    model.add_argument("--resume", type=Path, metavar="FILE", help=f"SelaVPR file, ours or published{folder}")
+    evaluation_options(parser, size=SIZE, rerank=True, training=training)
     local = parser.add_argument_group("re-ranking")
     local.add_argument("--global_weight", type=share, default=LocalOptions.weight, metavar="0..1",
                        help="of the global descriptors' cosine beside the share of matched features")
     local.add_argument("--matching", choices=("fp32", "bf16"), default=LocalOptions.precision,
                        help="what local features are compared in")
-    machine_options(parser)
+    machine_options(parser, training=training)
     return parser

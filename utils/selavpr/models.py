@@ -17,7 +17,7 @@ from model import (
 )
 
 from ..distributed import first_on_each_node
-from ..models import DEFAULT_BACKBONE, Origin
+from ..models import DEFAULT_BACKBONE, Origin, state_in
 
 log = logging.getLogger("selavprpp")
 
@@ -44,7 +44,7 @@ def read_selavpr_resume(chosen: SelaVPROptions) -> tuple[Checkpoint[SelaVPRConfi
     """The file of --resume, if any, and what is trained."""
     if chosen.resume is None:
         return None, SelaVPRConfig(backbone=chosen.backbone or DEFAULT_BACKBONE)
-    checkpoint = _read(chosen.resume, chosen.backbone)
+    checkpoint = _read(state_in(chosen.resume), chosen.backbone)
     return checkpoint, checkpoint.config
 
 

@@ -90,16 +90,26 @@ class MinedTriplets:
                  miner.n_rounds, miner.cache_refresh_rate, data.mining)
         self._described = BenchmarkDataset(listing, transform=evaluation_transform(data.size))
         self.model: SelaVPR | None = None
+        self.done = 0  # batches of the epoch, which are left out
+        self.triplets: np.ndarray | None = None  # of the round that the last batch is from
+
+    @property
+    def _batches_a_round(self) -> int:
+        return self.batch_sampler.cache_refresh_rate // self.data.triplets_per_batch
 
     def __len__(self) -> int:
-        return self.batch_sampler.n_rounds * (self.batch_sampler.cache_refresh_rate // self.data.triplets_per_batch)
+        return self.batch_sampler.n_rounds * self._batches_a_round - self.done
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(images (B * (2 + k), 3, H, W) uint8, rows (B * k, 3) of query, positive and negative); an incomplete last
         batch of a round is left out."""
-        for number in range(self.batch_sampler.n_rounds):
-            triplets = self.batch_sampler.mine(self.describe, round_number=number)
-            images = TripletDataset(self.dataset.listing, triplets, size=(self.data.size[0], self.data.size[1]))
+        first, done = divmod(self.done, self._batches_a_round)
+        for number in range(first, self.batch_sampler.n_rounds):
+            if number > first or not done:
+                self.triplets, done = self.batch_sampler.mine(self.describe, round_number=number), 0
+            assert self.triplets is not None  # mined before the break
+            left = self.triplets[done * self.data.triplets_per_batch:]
+            images = TripletDataset(self.dataset.listing, left, size=(self.data.size[0], self.data.size[1]))
             yield from DataLoader(images, batch_size=self.data.triplets_per_batch, num_workers=self.data.num_workers,
                                   collate_fn=collate_triplets, drop_last=True, generator=torch.Generator())
 
@@ -153,7 +163,10 @@ class SelaVPRTraining(Training):
         return evaluation.final_recalls((5,))[5], 0.0
 
     def more_state(self) -> dict:
-        return {"mined": self.mined.batch_sampler.state_dict()} if self.mined else {}
+        if self.mined is None:
+            return {}
+        triplets = None if self.mined.triplets is None else torch.from_numpy(self.mined.triplets)
+        return {"mined": {**self.mined.batch_sampler.state_dict(), "triplets": triplets}}
 
     def restore(self, state: dict) -> None:
         self._restored = state.get("mined")
@@ -163,4 +176,13 @@ class SelaVPRTraining(Training):
             self.mined, loader.model = loader, self.model
             if self._restored:
                 loader.batch_sampler.load_state_dict(self._restored)
+                triplets = self._restored.get("triplets")
+                loader.triplets = None if triplets is None else triplets.numpy()
         yield from super().remaining_epochs(loader)
+
+    def begin_epoch(self, loader: MinedTriplets | DataLoader, *, done: int) -> None:
+        if not isinstance(loader, MinedTriplets):
+            super().begin_epoch(loader, done=done)
+            return
+        loader.batch_sampler.set_epoch(self.epoch)
+        loader.done = done

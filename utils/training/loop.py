@@ -4,7 +4,10 @@ import dataclasses
 import json
 import logging
 import shutil
+import signal
 import statistics
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +26,7 @@ from ..evaluation.evaluator import Evaluation
 from ..files import temporary_path
 from ..models import Origin
 from ..ranks import is_first, progress
-from ..run import Run, interrupted_afterwards
+from ..run import Run, deferred, interrupted_afterwards
 from .epoch import EpochMeter
 from .memory import report_step_memory
 
@@ -31,6 +34,7 @@ log = logging.getLogger("selavprpp")
 
 # What a resumed run is rightly called without, or with another value: the file holds or decides it.
 NEVER = 2**62  # epochs
+LONG_S = 60.0  # of steps that a break in the validation behind them should not cost
 OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashing", "rerank", "resume", "save_dir",
                       "set", "variant"}
 
@@ -40,7 +44,8 @@ class TrainingOptions:
     """Adam's learning rate, halved every `lr_halving` epochs (None: constant); at most `epochs`, ended after `patience`
     without gain.
 
-    precision  a key of PRECISIONS; compiled: the frozen backbone, by torch.compile
+    precision   a key of PRECISIONS; compiled: the frozen backbone, by torch.compile
+    save_every  minutes between states that are written within an epoch
     """
 
     device: torch.device
@@ -50,6 +55,7 @@ class TrainingOptions:
     lr_halving: int | None = 3
     epochs: int = 25
     patience: int = 12
+    save_every: float = 30.0
 
 
 class ModelFiles(NamedTuple):
@@ -65,7 +71,8 @@ class Training:
     """Optimiser, schedule, precision and record of one training; the loop itself stands in the script.
 
     After every epoch last_model.pth is written, with all that resuming needs, and copied to best_model.pth when the
-    score is the best so far.
+    score is the best so far. Between two steps it is written every `save_every` minutes and at SIGTERM, which ends the
+    training then; and behind the last step, before validation, where the epoch's steps took over a minute.
 
     network     what a training step calls instead of the model: of several processes, each has a share of a batch's
                 images, and all take the same step
@@ -86,6 +93,7 @@ class Training:
         self.run, self.script, self.device = run, script, device
         self.precision, self.compiled, self.warm = options.precision, options.compiled, False
         self.epochs, self.patience, self.data, self.origin = options.epochs, options.patience, data, origin
+        self.save_every_s, self.saved_at = 60 * options.save_every, time.perf_counter()
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(trainable, lr=options.lr, fused=True)
         self.schedule = torch.optim.lr_scheduler.StepLR(
@@ -94,6 +102,8 @@ class Training:
         self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
         self.trained_on: dict = {}  # what a page must say of the places, once there are some
         self.validation: list[Listing] = []  # of the last epoch
+        self.last_score: tuple[float, float] | None = None  # likewise
+        self.within_epoch: dict = {}  # where a resumed run stood inside its epoch
         self.meter = EpochMeter(device, epoch=1, last_good=None)
         log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, self.precision,
                  distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
@@ -123,8 +133,8 @@ class Training:
             return
         if state["script"] != self.script:
             raise CheckpointError(f"{checkpoint.source}: written by {state['script']}, this is {self.script}")
-        for name in sorted(set(self.run.options) - OPTIONS_OF_A_START):
-            before, now = state["options"].get(name), self.run.options[name]
+        for name in sorted(self.run.options.keys() & state["options"].keys() - OPTIONS_OF_A_START):
+            before, now = state["options"][name], self.run.options[name]
             if before != now:
                 log.warning("option %s was %s in the resumed run and is %s now%s", name, before, now,
                             "; the schedule stays as it was" if name in ("lr", "lr_halving") else "")
@@ -136,10 +146,14 @@ class Training:
             self.scaler.load_state_dict(state["scaler"])
         restore_random_states(state["random"], self.device)
         self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
-        self.best_score = state["best_score"]
+        self.best_score, self.last_score = state["best_score"], state["score"]
+        self.within_epoch = state.get("within_epoch") or {}
         self.restore(state)
         folder = Path(checkpoint.source).parent
         best = folder / "best_model.pth"
+        if not self.epoch:
+            log.info("going on with %s", self._where(checkpoint.source))
+            return
         if not distributed.broadcast(best.is_file()):
             log.warning("no best_model.pth beside %s: the best so far is taken to be that file itself",
                         checkpoint.source)
@@ -149,8 +163,11 @@ class Training:
             if (folder / "metrics.jsonl").is_file():
                 earlier = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)[:self.epoch]
                 (self.run.folder / "metrics.jsonl").write_text("".join(earlier))
-        log.info("going on with %s after %d epochs (best score %.1f)", checkpoint.source, self.epoch,
-                 self.best_score[0])
+        log.info("going on with %s (best score %.1f)", self._where(checkpoint.source), self.best_score[0])
+
+    def _where(self, source: str) -> str:
+        steps = f" and {self.within_epoch['steps']} steps" if self.within_epoch else ""
+        return f"{source} after {self.epoch} epochs{steps}"
 
     def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Yields, epoch by epoch, the epoch's batches on the device; ends at the last or when patience is spent."""
@@ -159,22 +176,49 @@ class Training:
             if self.epochs_without_gain >= self.patience:
                 log.info("stopping: no gain in %d epochs", self.patience)
                 return
-            loader.batch_sampler.set_epoch(self.epoch)
+            earlier, self.within_epoch = self.within_epoch, {}
+            self.begin_epoch(loader, done=earlier.get("steps", 0))
             self.model.train()
             last_good = self.run.folder / "last_model.pth" if self.epoch else None
-            self.meter = EpochMeter(self.device, epoch=self.epoch + 1, last_good=last_good)
+            self.meter = EpochMeter(self.device, epoch=self.epoch + 1, last_good=last_good, earlier=earlier)
             yield self._batches(loader)
+
+    def begin_epoch(self, loader: DataLoader, *, done: int) -> None:
+        """Has the loader give this epoch's batches behind the first `done`."""
+        loader.batch_sampler.set_epoch(self.epoch, done=done)
 
     def _batches(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         # In bf16 the frozen weights need not be held, and converted in every step, in fp32; fp16 lacks their range.
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        with self.model.backbone.rounded(dtype, compiled=self.compiled):
-            for images, labels in progress(loader, f"epoch {self.epoch + 1}/{self.epochs}"):
-                images = normalise(images.to(self.device, non_blocking=True))
-                self.meter.images += len(images)
-                if self.compiled and not self.warm:
-                    self._warm_up(images)
-                yield images, labels.to(self.device, non_blocking=True)
+        bar = {"initial": self.meter.steps, "total": self.meter.steps + len(loader)}
+        batches = iter(progress(loader, f"epoch {self.epoch + 1}/{self.epochs}", **bar))
+        with deferred(signal.SIGTERM) as asked:
+            while True:
+                with self.model.backbone.rounded(dtype, compiled=self.compiled):
+                    for images, labels in batches:
+                        images = normalise(images.to(self.device, non_blocking=True))
+                        self.meter.images += len(images)
+                        if self.compiled and not self.warm:
+                            self._warm_up(images)
+                        yield images, labels.to(self.device, non_blocking=True)
+                        due = is_first() and time.perf_counter() - self.saved_at > self.save_every_s
+                        if _ends(asked) or due:
+                            break
+                    else:
+                        if not _ends(asked):
+                            return
+                self._save_within_epoch()  # the exact weights, which are the model's again
+                if asked:
+                    distributed.total(0)  # nobody ends before it is written
+                    return
+
+    def _save_within_epoch(self) -> None:
+        self.meter.check_losses()
+        self.within_epoch = self.meter.state()
+        if is_first():
+            self._save(better=False)
+        log.info("epoch %d: state after %d steps written", self.epoch + 1, self.meter.steps)
+        self.within_epoch = {}
 
     def _warm_up(self, images: Tensor) -> None:
         def run() -> None:
@@ -202,6 +246,8 @@ class Training:
 
     def end_training_pass(self) -> None:
         """Notes the time, images and memory of the epoch's batches; to be called before validation."""
+        if time.perf_counter() - max(self.saved_at, self.meter.started) > LONG_S:
+            self._save_within_epoch()
         self.meter.stop()
 
     def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
@@ -212,7 +258,9 @@ class Training:
         self.best_score = max(score, self.best_score)
         self.epochs_without_gain = 0 if better else self.epochs_without_gain + 1
         lr = self.optimiser.param_groups[0]["lr"]
-        self.schedule.step()
+        with warnings.catch_warnings():  # torch misses the optimiser's call where a run resumes behind the last step
+            warnings.filterwarnings("ignore", "Detected call of .lr_scheduler.step")
+            self.schedule.step()
         self.epoch += 1
         losses, seconds, memory_mib = self.meter.losses(), self.meter.seconds, self.meter.memory_mib
         record = {"epoch": self.epoch, **losses, "lr": lr, "images_per_second": self.meter.images / seconds,
@@ -235,12 +283,14 @@ class Training:
             "precision": self.precision, "validation": {
                 listing.label: {"files_sha256": listing.fingerprint(), "warnings": list(listing.warnings)}
                 for listing in self.validation},
-            "selected_by": self.validation[-1].label, "options": self.run.options, "epoch": self.epoch,
+            "selected_by": self.validation[-1].label if self.validation else None,
+            "options": self.run.options, "epoch": self.epoch, "within_epoch": self.within_epoch,
             "score": self.last_score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device), **self.more_state()})
         if better:
             _copy(best, last)
+        self.saved_at, Run.resumable = time.perf_counter(), self.run.folder
 
     def costs(self) -> dict[str, float | None]:
         """What the paper's Tables IV to VI and Figure 7 compare: parameters that learn, the highest memory of an epoch,
@@ -262,6 +312,13 @@ class Training:
         model = model.to(self.device).eval()
         distributed.broadcast_weights(model)  # only the first process need see the run folder
         return model, distributed.broadcast(checkpoint and dataclasses.replace(checkpoint, state_dict={}))
+
+
+def _ends(asked: list[int]) -> bool:
+    """Whether one of the processes was asked to end; then all are."""
+    if distributed.largest(len(asked)) and not asked:  # in this order: every process takes part
+        asked.append(signal.SIGTERM)
+    return bool(asked)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,8 +1,8 @@
 """The command lines: the published ones are understood; every wrong usage ends in one line and exit code 2."""
 
-import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -108,32 +108,38 @@ def test_every_option_reaches_its_record():
                      "--training_dataset b --cities Oslo Rome --images_per_place 2 --train_resize 14 28 "
                      "--train_batch_size 3 --val_datasets c d --dataset_name e --epochs_num 4 --patience 5 --lr 0.5 "
                      "--lr_halving 6 --precision fp16 --compile --seed 7 --variant ste --set code_bits=64 "
-                     "--resize 42 56 --test_method central_crop --infer_batch_size 8 --num_workers 0 --rerank_num 11 "
-                     "--val_positive_dist_threshold 9 --recall_values 3 1 --device cpu --save_dir f")
+                     "--resize 42 56 --infer_batch_size 8 --num_workers 0 --rerank_num 11 "
+                     "--val_positive_dist_threshold 9 --device cpu --save_dir f --save_every 0.5")
     device = torch.device("cpu")
     assert options == cli.TrainingCommand(
         model=ModelOptions(resume=Path("a.pth"), backbone="dinov2-base", aggregation="boq", seed=7,
                            fields={"hashing": "ste", "code_bits": 64}),
         data=TrainingData(training_dataset="b", datasets_folder=Path("sets"), cities=["Oslo", "Rome"],
                           images_per_place=2, size=[14, 28], places_per_batch=3, seed=7, num_workers=0),
-        images=EvaluationImages(datasets_folder=Path("sets"), size=[42, 56], test_method="central_crop",
-                                threshold_m=9.0),
+        images=EvaluationImages(datasets_folder=Path("sets"), size=[42, 56], threshold_m=9.0),
         validation=["c", "d"], test="e",
         training=TrainingOptions(device=device, precision="fp16", compiled=True, lr=0.5, lr_halving=6, epochs=4,
-                                 patience=5),
-        evaluation=EvaluationOptions(recall_values=[1, 3], batch_size=8, num_workers=0, device=device),
+                                 patience=5, save_every=0.5),
+        evaluation=EvaluationOptions(recall_values=[1, 5, 10, 20, 100], batch_size=8, num_workers=0, device=device),
         run=RunOptions(root=Path("logs"), name="f", options=options.run.options), device=device, seed=7, rerank_num=11)
     assert options.run.options["set"] == ["code_bits=64"] and options.run.options["resume"] == "a.pth"
     options = parsed("eval_hashing.py --datasets_folder sets --split val --file_lists g --precision bf16 --compile "
-                     "--store int8 --index h --device cpu --num_workers 2")
+                     "--store int8 --index h --device cpu --num_workers 2 --test_method central_crop "
+                     "--recall_values 3 1")
     assert options == cli.EvaluationCommand(
         model=ModelOptions(), chosen=EvaluatedSet(split="val", file_lists=Path("g")),
-        images=EvaluationImages(datasets_folder=Path("sets")),
-        evaluation=EvaluationOptions(recall_values=[1, 5, 10, 20, 100], num_workers=2, precision="bf16", compiled=True,
+        images=EvaluationImages(datasets_folder=Path("sets"), test_method="central_crop"),
+        evaluation=EvaluationOptions(recall_values=[1, 3], num_workers=2, precision="bf16", compiled=True,
                                      store="int8", index=Path("h"), device=device, resumable=True),
         run=RunOptions(root=Path("test"), options=options.run.options), device=device, answers=None, rerank_num=0)
     options = parsed("eval.py --database_folder a --queries_folder b --coordinates c --no_labels --answers 3")
     assert options.answers == 3
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        parsed("train.py --datasets_folder sets --deterministic")
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    finally:
+        torch.use_deterministic_algorithms(False)
     assert options.chosen == EvaluatedSet(database_folder=Path("a"), queries_folder=Path("b"), coordinates=Path("c"),
                                           labels=False)
 
@@ -219,7 +225,9 @@ def test_a_resume_path_that_is_none(data, fails):
     for script in MAINS:
         options = training_options(data) if script.startswith("train") else evaluation_options(data)
         assert fails(script, *options, "--resume", "none.pth") == "no checkpoint file at none.pth"
-        assert fails(script, *options, "--resume", data) == f"no checkpoint file at {data}"
+        assert fails(script, *options, "--resume", data) == (
+            f"{data}: a folder without last_model.pth; expected a training's run folder, or a file"
+            if script.startswith("train") else f"no checkpoint file at {data}")
 
 
 def test_rerank_training_needs_a_trained_branch(data, fails):
@@ -403,7 +411,7 @@ def test_interrupted_and_taken_up_again(data, tmp_path):
         process.kill()
     said = (tmp_path / "stderr").read_text()
     assert (process.returncode, stdout) == (130, b"")
-    assert said.splitlines()[-1].endswith("interrupted")
+    words = shlex.split(said.splitlines()[-1].partition(" interrupted; go on with: ")[2])
     assert said.count("interrupted") == 1
     assert "Traceback" not in said
 
@@ -411,7 +419,6 @@ def test_interrupted_and_taken_up_again(data, tmp_path):
     assert json.loads((last.parent / "config.json").read_text())["options"]["epochs_num"] == 10000
     assert [path.name for path in last.parent.iterdir() if path.name.startswith(".")] == []
     epochs = torch.load(last, weights_only=True)["training"]["epoch"]
-    with contextlib.chdir(tmp_path):
-        again = run_folder(train.main, *training_options(data), "--resume", last, "--epochs_num", epochs + 1,
-                           cwd=tmp_path)
+    assert words[:2] == ["python", str(script)]
+    again = run_folder(train.main, *words[2:], "--epochs_num", epochs + 1, cwd=tmp_path)
     assert [record["epoch"] for record in metrics(again)] == [*range(1, epochs + 2)]

@@ -455,7 +455,7 @@ def test_a_long_epoch_does_not_go_on_without_a_number(tmp_path):
 class Batches(list):
     """Stands for a loader."""
 
-    batch_sampler = types.SimpleNamespace(set_epoch=lambda epoch: None)
+    batch_sampler = types.SimpleNamespace(set_epoch=lambda epoch, done: None)
     dataset = types.SimpleNamespace(n_places=3, n_images=7, cities=["Boston", "Osaka"])
 
 
