@@ -1,10 +1,20 @@
-"""Files that are there whole or not at all."""
+"""Files that are read safely, and files that are there whole or not at all."""
 
 import contextlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def is_regular(path: Path | str) -> bool:
+    """Whether there is such a file.  Raises ValueError for a FIFO, socket or device, whose reading may never end."""
+    path = Path(path)
+    if path.is_file():
+        return True
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: a FIFO, socket or device; expected a regular file: take it out")
+    return False
 
 
 @contextlib.contextmanager
