@@ -6,6 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+# What is found under .jpg and .png.  Pillow knows more: for EPS it would start another program.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", "ICO")
+
 
 def is_regular(path: Path | str) -> bool:
     """Whether there is such a file.  Raises ValueError for a FIFO, socket or device, whose reading may never end."""

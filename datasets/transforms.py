@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 
-from .files import is_regular
+from .files import IMAGE_FORMATS, is_regular
 
 # Channel statistics (RGB, images in [0, 1]) of the ImageNet training set, as torchvision documents them for
 # its pretrained models; DINOv2 was trained with the same.
@@ -45,8 +45,6 @@ Transform = Callable[[Image.Image], torch.Tensor]
 # Of an image file, told by its header, and of what an image is resized to.  No JPEG can have a longer side, and a
 # panorama of 16384 x 8192 pixels just passes; its worker then takes 2 GB.
 MAX_SIDE, MAX_PIXELS = 1 << 16, 1 << 27
-# What is found under .jpg and .png.  Pillow knows more: for EPS it would start another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", "ICO")
 _TURNED = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # where Pillow finds an orientation
 
 
@@ -61,7 +59,7 @@ def read_image(path: Path | str) -> Image.Image:
     if not is_regular(path):
         raise FileNotFoundError(f"{path}: no such image")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             check_size(image.size)
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {image.mode}; expected 8 bits a channel")

@@ -52,7 +52,7 @@ def test_a_thin_query_is_refused_by_name(tmp_path):
                       query_paths=[tmp_path / "a.png", tmp_path / "b.png"], positives=None, rule="none")
     dataset = BenchmarkDataset(listing, transform=evaluation_transform(SIZE),
                                query_transform=query_transform("single_query", (322, 322)))
-    assert dataset[1][0].shape == (3, 322, 476)
+    assert dataset[1][0].shape == (3, 322, 490)
     with pytest.raises(ValueError, match=r"b\.png: 289800 x 322 pixels; expected at most 65536 a side"):
         dataset[2]
 
