@@ -35,6 +35,10 @@ class BenchmarkDataset(Dataset):
         """(image (3,H,W) float32, index).  Raises FileNotFoundError or ValueError naming a bad file."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        if index < self.n_database:
-            return self.transform(read_image(self.listing.database_paths[index])), index
-        return self.query_transform(read_image(self.listing.query_paths[index - self.n_database])), index
+        queries = index >= self.n_database
+        path = self.listing.query_paths[index - self.n_database] if queries else self.listing.database_paths[index]
+        image = read_image(path)
+        try:
+            return (self.query_transform if queries else self.transform)(image), index
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

@@ -48,8 +48,9 @@ class Listing:
     def names(self, side: str) -> list[str]:
         """Of "database" or "query" images, relative to `folder` where they lie in it."""
         paths = self.database_paths if side == "database" else self.query_paths
-        return [(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path).as_posix()
-                for path in paths]
+        above = f"{self.folder}/".replace("//", "/")
+        # As text: relative_to takes ten times as long, which tells where there are a million.
+        return [str(path).removeprefix(above) for path in paths]
 
     def fingerprint(self) -> str:
         """sha256 over the names of database and queries in their order, and every query's right answers."""

@@ -149,6 +149,8 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
     if dataset.missing_cities:
         log.warning("training without %d absent cities: %s", len(dataset.missing_cities),
                     " ".join(dataset.missing_cities))
+    for repeated in dataset.repeated:
+        log.warning("%s", repeated)
     log.info("training on %s: %d places, %d images, %d cities; %d places with fewer than %d images left out",
              dataset.folder, dataset.n_places, dataset.n_images, len(dataset.cities), dataset.dropped_places,
              data.images_per_place)

@@ -17,14 +17,17 @@ from torch import Tensor, distributed, nn
 
 from model.layers.batch_norm import processes, sum_over_processes
 
+from .heartbeat import Heartbeat
 from .ranks import is_first, launched, local_rank, rank, share
 
 T = TypeVar("T")
 
-# The others wait while the first process searches and writes: that may take long, and is no hang.
+# The others wait while the first process searches and writes: that may take long, and is no hang.  One that is frozen
+# shows by its heartbeat.
 TIMEOUT = datetime.timedelta(hours=3)
 GRACE_S = 5.0
 ROWS_SENT = 1024  # at a time
+_beating: list[Heartbeat] = []
 
 
 def start(device: torch.device) -> None:
@@ -36,7 +39,10 @@ def start(device: torch.device) -> None:
         torch.cuda.set_device(device)
     # gloo also beside nccl: what lies in memory (scores, descriptors to search) need not pass through the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    heartbeat = Heartbeat()
     distributed.init_process_group(backend, timeout=TIMEOUT)
+    heartbeat.start()
+    _beating.append(heartbeat)
 
 
 def _end_with(torchrun: int) -> None:
@@ -47,6 +53,8 @@ def _end_with(torchrun: int) -> None:
 
 
 def stop() -> None:
+    while _beating:
+        _beating.pop().end()
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -10,6 +10,7 @@ import numpy as np
 import utm
 from PIL import Image
 
+from ..files import IMAGE_FORMATS, is_regular
 from .image_names import number, parse_name
 from .tables import read_rows
 
@@ -59,10 +60,12 @@ def from_exif(path: Path) -> Degrees | None:
     A latitude or longitude without its N/S or E/W, one that is no number (0/0), and 0, 0 count as none: the last two
     are what cameras without a fix write.  Raises ValueError for a file that is no image, and for impossible degrees.
     """
+    is_regular(path)  # or it might never end
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             tags = image.getexif().get_ifd(_GPS)
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, Image.DecompressionBombError) as error:
+    except (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError,
+            ValueError, struct.error, Image.DecompressionBombError) as error:  # damaged EXIF data raise any of them
         raise ValueError(f"{path}: not a readable image ({error}); replace the file") from error
     lat, lon = _signed(tags.get(2), tags.get(1), "NS"), _signed(tags.get(4), tags.get(3), "EW")
     if math.isnan(lat) or math.isnan(lon) or lat == lon == 0:
@@ -104,21 +107,23 @@ def read_table(path: Path) -> tuple[list[tuple[int, tuple[str, Point]]], list[st
     raises; and for a table without rows.
     """
     unread: list[str] = []
+    kinds: list[tuple[str, str]] = []  # of coordinates among the columns, as the first row tells
 
     def parse(row: dict[str, str]) -> tuple[str, Point]:
-        kinds = [kind for kind in (DEGREES, METRES) if row.keys() >= {*kind}]
-        if len(kinds) != 1:
-            raise ValueError(f"{'both kinds' if kinds else 'neither kind'} of coordinates among {','.join(row)}")
-        unread[:] = [name for name in row if name not in ("", "path", "heading", *kinds[0])]
-        values = [number(row[name]) for name in kinds[0]]
-        heading = number(row.get("heading", "").strip() or "0")
-        for name, value in (*zip(kinds[0], values, strict=True), ("heading", heading)):
-            if math.isnan(value):
-                raise ValueError(f"{name} is {row[name]!r}, no number")
+        if not kinds:
+            kinds[:] = [kind for kind in (DEGREES, METRES) if row.keys() >= {*kind}]
+            if len(kinds) != 1:
+                raise ValueError(f"{'both kinds' if kinds else 'neither kind'} of coordinates among {','.join(row)}")
+            unread[:] = [name for name in row if name not in ("", "path", "heading", *kinds[0])]
+        east, north = kinds[0]
+        x, y, heading = number(row[east]), number(row[north]), row.get("heading", "").strip()
+        if math.isnan(x + y) or heading and math.isnan(number(heading)):
+            name = next(name for name in (east, north, "heading") if math.isnan(number(row[name])))
+            raise ValueError(f"{name} is {row[name]!r}, no number")
         image = row["path"].strip()
         if not image:
             raise ValueError("no path")
-        return image, checked(*values) if kinds[0] == DEGREES else Metres(*values)
+        return image, checked(x, y) if kinds[0] == DEGREES else Metres(x, y)
 
     rows = list(read_rows(path, ("path",), parse, expected=f"columns {HEADER}"))
     if not rows:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,14 +47,19 @@ def read_by_metres(database_folder: Path, query_folder: Path, *, name: str, spli
     if len(bad):
         raise ValueError(f"{paths[bad[0]]}: no UTM coordinates in the file name{and_more(len(bad))}; expected "
                          f"{NAME} in metres, e.g. @0548546.00@4180340.00@.jpg")
-    groups = None
-    if len(set(zones) - {0}) > 1:
+    groups, warnings = None, ()
+    counts = Counter(zones.tolist())
+    if len(counts.keys() - {0}) > 1:
         _refuse_neighbours(paths, metres, zones, n, threshold_m)
         groups = zones[:n], zones[n:]
+        (*_, (rarest, _)), said = counts.most_common(), [f"{counts[zone]:,} in {zone_name(zone)}" for zone in counts]
+        warnings = (f"images of several UTM zones, none a right answer in another: {', '.join(said)}; the first in "
+                    f"{zone_name(rarest)} is {paths[int(np.argmax(zones == rarest))].name}",)
     return Listing(
         name=name, split=split, folder=common_folder(database_folder, query_folder), database_paths=database,
         query_paths=queries, database_utm=metres[:n], query_utm=metres[n:], rule=f"within {threshold_m:g} m",
-        threshold_m=threshold_m, positives=within_metres(metres[:n], metres[n:], threshold_m, groups=groups))
+        threshold_m=threshold_m, positives=within_metres(metres[:n], metres[n:], threshold_m, groups=groups),
+        warnings=warnings)
 
 
 def read_by_frames(database_folder: Path, query_folder: Path, *, name: str, split: str, frames: int,

@@ -5,12 +5,19 @@ classes below: numpy itself believes what a pickle says of types and sizes.
 """
 
 import functools
+import io
+import math
+import os
 import pickle
+import pickletools
 import re
 from pathlib import Path
 
 import numpy as np
 
+from ..files import is_regular
+
+BUDGET = 1 << 16  # values that any file may hold, beside 16 for each of its bytes
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -21,21 +28,27 @@ class _Refused(ValueError):
 def read_npy(path: Path) -> np.ndarray | list:
     """An array of numbers or text; an array of objects as nested lists of int, str and arrays of numbers or text.
 
-    Raises FileNotFoundError, and ValueError for a file that is no .npy, is damaged, or holds anything else.
+    Raises FileNotFoundError, and ValueError for a file that is no .npy, is damaged, or holds anything else.  Takes no
+    more memory than a multiple of the file's size, whatever the file says.
     """
+    if not is_regular(path):
+        raise FileNotFoundError(f"{path}: no such file; expected a .npy")
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             if version not in _HEADERS:
                 raise _Refused(f"format {version[0]}.{version[1]}")
-            _, _, dtype = _HEADERS[version](file)
+            shape, _, dtype = _HEADERS[version](file)
             if not dtype.hasobject:
+                needed, size = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+                if needed > size:
+                    raise ValueError(f"an array of {needed} bytes, of which {size} are there")
                 file.seek(0)
                 return np.load(file, allow_pickle=False)
+            content = file.read()
+            _check_marks(content)
             # Python 2's text would be ASCII otherwise, and the bytes of its arrays were text.
-            found = _plain(_Unpickler(file, encoding="latin-1").load())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; expected a .npy") from None
+            found = _plain(_Unpickler(io.BytesIO(content), encoding="latin-1").load(), [BUDGET + 16 * len(content)])
     except Exception as error:  # a damaged pickle raises whatever it runs into
         said = " ".join(str(error).split())[:200]
         if isinstance(error, _Refused):
@@ -96,11 +109,23 @@ class _Unpickler(pickle.Unpickler):
         return functools.partial(_STAND_INS[module, name])  # a pickle may set attributes of what it is given
 
 
-def _plain(value: object) -> np.ndarray | list | int | str:
+def _check_marks(content: bytes) -> None:
+    """Raises ValueError for a pickle that numbers an object beyond its own length: C Python makes room for so many."""
+    if re.search(rb"r...[^\0]|p\d{8}", content, re.DOTALL):  # else none is numbered beyond 2^24
+        for operation, number, _ in pickletools.genops(content):
+            if operation.name in ("PUT", "LONG_BINPUT") and number > len(content):
+                raise ValueError(f"object number {number} in {len(content)} bytes")
+
+
+def _plain(value: object, budget: list[int]) -> np.ndarray | list | int | str:
+    """budget: how many values may be made yet; lists that hold one list again and again may stand for any number."""
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise _Refused("holds more values than its size allows")
     if isinstance(value, _Array):
         value = value.value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, budget) for item in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if type(value) not in (int, str, np.ndarray):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ..files import is_regular
+
 T = TypeVar("T")
 
 
@@ -15,10 +17,11 @@ def read_rows(table: Path, columns: Sequence[str], parse: Callable[[dict[str, st
 
     columns    must be there, in any order and among others; names count without outer spaces, in lower case
     expected   what the table should hold, in words, for errors
-    Blank lines are passed over.  Raises FileNotFoundError, and ValueError with the file and line for a column that is
-    missing or comes twice, a row of another length, what is no CSV in UTF-8, and what `parse` raises as ValueError.
+    Blank lines are passed over.  Raises FileNotFoundError, and ValueError for what is no regular file, and with the
+    line for a column that is missing or comes twice, a row of another length, what is no CSV in UTF-8, and what `parse`
+    raises as ValueError.
     """
-    if not table.is_file():
+    if not is_regular(table):
         raise FileNotFoundError(f"{table}: no such file; expected {expected}")
     with table.open(newline="", encoding="utf-8-sig") as file:  # perhaps with a byte-order mark, as of spreadsheets
         reader = csv.reader(file, strict=True)

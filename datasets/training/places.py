@@ -24,6 +24,8 @@ class PlaceDataset(Dataset):
     cities, missing_cities   those of the requested cities that have, and have not, a CSV
     n_places, n_images       places kept, and images in them
     dropped_places           places left out because they have fewer than images_per_place images
+    repeated                 for each table with rows of an image that an earlier row has: how many, and the first, in
+                             words; such rows are passed over
     city_places              for each city its range of place numbers (the labels); they run on from city to
                              city, so that two places never share one
 
@@ -51,6 +53,7 @@ class PlaceDataset(Dataset):
                 f"expected {LAYOUT}; CSVs found: {present}")
         self.dropped_places = self.n_places = 0
         self.city_places: list[range] = []
+        self.repeated: list[str] = []
         images, counts = [], []
         for city in self.cities:
             place_ids, city_images = read_city(tables / f"{city}.csv")
@@ -58,6 +61,13 @@ class PlaceDataset(Dataset):
                 if not (self.folder / "Images" / city_id).is_dir():
                     raise FileNotFoundError(f"{self.folder / 'Images' / city_id}: no such folder, listed in "
                                             f"{tables / city}.csv; expected {LAYOUT}")
+            _, firsts = np.unique(city_images, return_index=True)
+            if len(firsts) < len(city_images):
+                again = np.delete(np.arange(len(city_images)), firsts)
+                self.repeated.append(f"{tables / city}.csv: {len(again)} of {len(city_images)} rows repeat another "
+                                     f"one's image, which is used once; the first is {city_images[again[0]].decode()}")
+                firsts.sort()
+                place_ids, city_images = place_ids[firsts], city_images[firsts]
             order = np.argsort(place_ids, kind="stable")
             _, city_counts = np.unique(place_ids, return_counts=True)
             kept = city_counts >= images_per_place

@@ -44,7 +44,7 @@ def whole_city(name: str) -> str:
 
 
 def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read one city's CSV: place ids (n,) int64 and image paths below Images/ (n,) bytes, UTF-8.
+    """Read one city's CSV: place ids (n,) int64 and image paths below Images/ (n,) bytes, UTF-8, one for each row.
 
     The file name holds the CSV's own place id in 7 digits: ids are per city and carry no offset, so a city
     may have 100000 places and more.  Raises ValueError with the file and line.
@@ -65,4 +65,7 @@ def place_and_path(row: dict[str, object]) -> tuple[int, str]:
         raise ValueError(f"place_id {place}, not from 0 to 9999999")
     if not (city and panorama and math.isfinite(lat + lon)):
         raise ValueError(f"city_id {city!r}, lat {row['lat']!r}, lon {row['lon']!r}, panoid {panorama!r} unusable")
+    if "/" in city + panorama or city in (".", ".."):
+        raise ValueError(f"city_id {city!r}, panoid {panorama!r}: a path; images lie in Images/<city_id> (which may be "
+                         "a link)")
     return place, f"{city}/{city}_{place:07d}_{date}_{lat}_{lon}_{panorama}.jpg"

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import center_crop
 
 import utils.evaluation.extraction
-from datasets import TEST_METHODS, TRAINING_SETS, evaluation_transform, query_transform
+from datasets import TEST_METHODS, TRAINING_SETS, BenchmarkDataset, Listing, evaluation_transform, query_transform
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, aspect_size, central_crop
 from model import ModelConfig, build_model, fast_inference
 from utils.data import (
@@ -42,6 +42,19 @@ def drawn(height: int, width: int) -> Image.Image:
 
 def normalised(image: Image.Image) -> np.ndarray:
     return ((np.asarray(image, np.float64) / 255 - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)
+
+
+def test_a_thin_query_is_refused_by_name(tmp_path):
+    """Of 1 x 900 pixels, its shorter side brought to 322, 290000 would have to be extracted."""
+    for name, size in (("a", (30, 20)), ("b", (900, 1))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    listing = Listing(name="two", folder=tmp_path, database_paths=[tmp_path / "a.png"],
+                      query_paths=[tmp_path / "a.png", tmp_path / "b.png"], positives=None, rule="none")
+    dataset = BenchmarkDataset(listing, transform=evaluation_transform(SIZE),
+                               query_transform=query_transform("single_query", (322, 322)))
+    assert dataset[1][0].shape == (3, 322, 490)
+    with pytest.raises(ValueError, match=r"b\.png: 289800 x 322 pixels; expected at most 65536 a side"):
+        dataset[2]
 
 
 # --- central crop

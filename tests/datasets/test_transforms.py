@@ -1,18 +1,22 @@
 """Transforms against golden values of the published code and against Pillow."""
 
+import os
 import pickle
+import socket
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from paths import DATA
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms
 from torchvision.transforms import Compose, InterpolationMode, RandAugment
 from torchvision.transforms.functional import pil_to_tensor
 
-from datasets import evaluation_transform, nearest_multiple, normalise, training_transform
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, read_image, resize, to_uint8_tensor
+from datasets import NORMALISATIONS, evaluation_transform, nearest_multiple, normalise, training_transform
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, MAX_PIXELS, MAX_SIDE, read_image, resize, to_uint8_tensor
 
 # The published transforms' output [:, 100:108, 150:166] for one 360x480 image.  The image is stored black
 # outside the region that those values depend on.
@@ -85,6 +89,14 @@ def test_evaluation_is_pillows_resize_of_each_normalised_channel(image, size):
         for channel in normalised(image)
     ]
     np.testing.assert_allclose(evaluation_transform(size)(image), np.stack(expected), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+@pytest.mark.parametrize("size", [(42, 56), (14, 210), (182, 98), (90, 130)])
+def test_evaluation_is_torchvisions_to_the_last_bit(image, size, name):
+    expected = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*NORMALISATIONS[name]),
+                                   transforms.Resize(size, antialias=True)])(image)
+    assert torch.equal(evaluation_transform(size, name)(image), expected)
 
 
 def test_normalise_is_to_tensor_and_normalize():
@@ -177,3 +189,92 @@ def test_unreadable_images_are_named(tmp_path, image):
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep\.png: .*8 bits"):
         read_image(tmp_path / "deep.png")
+
+
+# --- files that are no harmless images
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG whose header states that size; its pixels are no zlib stream."""
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"never read") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("width, height", [(13, 13_000_000), (13_000_000, 13), (MAX_SIDE + 1, 1), (16384, 8193)])
+def test_the_header_tells_an_image_that_is_too_large(tmp_path, width, height):
+    path = tmp_path / "thin.png"
+    path.write_bytes(png_of(width, height))
+    with pytest.raises(ValueError) as error:
+        read_image(path)
+    assert str(error.value) == (f"{path}: not a readable image ({width} x {height} pixels; expected at most {MAX_SIDE} "
+                                f"a side and {MAX_PIXELS} in all); replace the file")
+
+
+def test_the_largest_panorama_passes_the_check_of_its_size(tmp_path):
+    for size in ((16384, 8192), (MAX_SIDE, 1)):
+        (tmp_path / "large.png").write_bytes(png_of(*size))
+        with pytest.raises(ValueError) as error:
+            read_image(tmp_path / "large.png")
+        assert "expected at most" not in str(error.value)  # but that its pixels are none
+
+
+def test_no_fifo_socket_or_device_is_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.jpg"))
+        for name in ("fifo.jpg", "device.jpg", "socket.jpg"):
+            with pytest.raises(ValueError, match=f"{name}: a FIFO, socket or device; expected a regular file"):
+                read_image(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no such image"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_another_format_under_this_name(tmp_path, image, kind):
+    path = tmp_path / "a.jpg"
+    image.save(path, format=kind)
+    assert read_image(path).size == image.size
+    whole = path.read_bytes()
+    for kept in (12, len(whole) // 3, len(whole) * 2 // 3):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match=r"a\.jpg: not a readable image"):
+            read_image(path)
+
+
+def test_no_other_program_is_asked_for_an_image(tmp_path, image):
+    image.save(tmp_path / "a.jpg", format="EPS")  # for which Pillow starts Ghostscript
+    with pytest.raises(ValueError, match=r"a\.jpg: not a readable image \(cannot identify image file"):
+        read_image(tmp_path / "a.jpg")
+
+
+# --- images that lie on their side
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path, image, kind, orientation):
+    """Against the turns that the EXIF standard names: what the 0th row and the 0th column show."""
+    values = np.asarray(image)
+    upright = {1: values, 2: values[:, ::-1], 3: values[::-1, ::-1], 4: values[::-1], 5: values.swapaxes(0, 1),
+               6: np.rot90(values, -1), 7: values[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(values)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "plain", format=kind, lossless=True)
+    image.save(tmp_path / "turned", format=kind, lossless=True, exif=exif)
+    if kind == "JPEG":  # whose pixels are not those that were saved
+        plain = Image.fromarray(np.asarray(read_image(tmp_path / "plain")))
+        plain.getexif()[0x0112] = orientation
+        upright = np.asarray(ImageOps.exif_transpose(plain))
+    read = read_image(tmp_path / "turned")
+    assert read.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(read), upright)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0II*\0\xff\xff\xff\x7f",
+                                  b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04\0\x06\0\0\0\0\0\0"])
+def test_damaged_exif_data_turn_nothing(tmp_path, image, exif):
+    image.save(tmp_path / "plain.jpg")
+    image.save(tmp_path / "odd.jpg", exif=exif)
+    np.testing.assert_array_equal(*(np.asarray(read_image(tmp_path / name)) for name in ("plain.jpg", "odd.jpg")))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -357,3 +358,50 @@ def test_a_mistake_of_one_process_ends_all(tmp_path):
     (tmp_path / "mistake.py").write_text(MISTAKE)
     line, = errors(torchrun(tmp_path / "mistake.py", cwd=tmp_path))
     assert line.endswith("process 1: error: an image that process 1 alone has seen")
+
+
+FROZEN = """
+import os, signal, time
+import torch
+from utils import distributed, heartbeat
+from utils.ranks import rank
+from utils.run import exit_with, start_log
+
+def main():
+    distributed.start(torch.device("cpu"))
+    start_log()
+    if rank() == 0:
+        time.sleep(3)  # searches alone, for many beats
+    distributed.total(1)
+    print("met again", flush=True)
+    if rank() == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    distributed.total(1)
+
+heartbeat.BEAT_S, heartbeat.MISSED_BEATS = 0.2, 6
+exit_with(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_frozen_process_ends_all_and_a_busy_one_does_not(tmp_path):
+    """Without torchrun, which would wait half a minute for the frozen one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    both = [subprocess.Popen([sys.executable, "-c", FROZEN], cwd=tmp_path, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True,
+                             env={**environment, "RANK": str(number), "LOCAL_RANK": str(number)}) for number in (0, 1)]
+    try:
+        stdout, stderr = both[0].communicate(timeout=60)
+        assert both[1].poll() is None
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert (both[0].returncode, stdout) == (1, "met again\n")
+    line, = stderr.splitlines()
+    assert line.endswith("error: process 1 has not answered for 1 s: it is frozen, or its node is; end it and start "
+                         "again, a training with --resume")

@@ -15,8 +15,10 @@ from ..data import EvaluatedSet, EvaluationImages, TrainingData
 from ..device import PRECISIONS, make_deterministic
 from ..distributed import start
 from ..evaluation.evaluator import EvaluationOptions
+from ..evaluation.forecast import check_memory
 from ..hub import HubOptions
 from ..models import ModelOptions
+from ..ranks import launched
 from ..run import RunOptions, start_log
 from ..search import STORES
 from ..training.loop import TrainingOptions
@@ -105,6 +107,9 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
         parser.error("--foundation_model_path beside --resume: that file holds the backbone; leave the former out")
     try:
         fields = chosen_fields(args.variant, args.set)
+        places = 1 if launched() else args.train_batch_size  # of several processes at least one
+        check_memory("--train_resize", args.train_resize or TrainingData.size, args.device,
+                     batch=("--train_batch_size", places * args.images_per_place))
     except ValueError as error:
         parser.error(str(error))
     command = TrainingCommand(

@@ -13,15 +13,18 @@ from ..data import EvaluatedSet, EvaluationImages
 from ..device import best_precision, pick_device
 from ..distributed import let_the_first_speak
 from ..evaluation.evaluator import EvaluationOptions
+from ..evaluation.forecast import check_memory
 from ..run import RunOptions
 from ..training.loop import TrainingOptions
 
 
 def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    """Sorts the recall values and picks device and precision; what the options ask for must be there."""
+    """Sorts the recall values and picks device and precision; what the options ask for must be there, memory too."""
     args.recall_values = sorted(set(args.recall_values))
     try:
         args.device = pick_device(args.device)
+        check_memory("--resize", args.resize or EvaluationImages.size, args.device,
+                     batch=("--infer_batch_size", args.infer_batch_size))
     except ValueError as error:
         parser.error(str(error))
     args.precision = args.precision or best_precision(args.device)
@@ -121,12 +124,14 @@ def number(kind: type, accept: Callable[[float], bool], expected: str) -> Callab
         with contextlib.suppress(ValueError):
             if accept(value := kind(text)):
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        shown = text if len(text) < 60 else f"{text[:50]}..."
+        raise argparse.ArgumentTypeError(f"{shown!r} is not {expected}")
 
     return parsed
 
 
-positive = number(int, lambda value: value >= 1, "a whole number of at least 1")
-count = number(int, lambda value: value >= 0, "a whole number of at least 0")
+# Above, libraries meet numbers that they cannot hold; so many processes would only exhaust the machine.
+positive = number(int, lambda value: 1 <= value < 2**31, "a whole number of at least 1, below 2^31")
+count = number(int, lambda value: 0 <= value <= 1024, "a whole number of at least 0, at most 1024")
 seed = number(int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
 positive_float = number(float, lambda value: 0 < value < float("inf"), "a positive number")

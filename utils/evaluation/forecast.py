@@ -3,12 +3,16 @@
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from datasets.transforms import check_size
+
 from ..device import peak_memory_mib
+from ..training.memory import free_memory
 
 log = logging.getLogger("selavprpp")
 SECONDS = 10  # of watching, or until
@@ -24,6 +28,24 @@ def check_disk(folder: Path, needed: int) -> None:
         raise ValueError(f"{folder}: the descriptors need {tqdm.format_sizeof(needed, 'B')}, its disk has "
                          f"{tqdm.format_sizeof(free, 'B')} free; choose another folder with --index, or smaller "
                          "descriptors with --store")
+
+
+def check_memory(option: str, size: Sequence[int], device: torch.device, *, batch: tuple[str, int]) -> None:
+    """Raises ValueError for a size (H, W) in pixels that no image may have, or where a batch of such images, float32,
+    would alone take more memory than the device has free.  The model takes more, which is not known yet.
+
+    option  that `size` is of; batch: an option and how many images that makes
+    """
+    height, width = size
+    said = f"{option} {height} {width}"
+    try:
+        check_size((width, height))
+    except ValueError as error:
+        raise ValueError(f"{said}: {error}") from None
+    needed, free = 12 * height * width * batch[1], free_memory(device)
+    if free is not None and needed > free:
+        raise ValueError(f"{said}: a batch of {batch[1]} such images takes {tqdm.format_sizeof(needed, 'B')} of "
+                         f"memory, and {tqdm.format_sizeof(free, 'B')} are free; lower {option} or {batch[0]}")
 
 
 class Forecast:

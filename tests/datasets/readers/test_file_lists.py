@@ -1,5 +1,7 @@
 """Sets as .npy lists of images and right answers; files written by numpy, answers worked out by hand."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -187,10 +189,23 @@ def test_images_that_are_not_there(lists):
 
 def test_repeated_images_are_counted(lists):
     files = lists(tiny_dbImages=np.array([*DATABASE, DATABASE[0], "./" + DATABASE[0]]))
-    assert read_file_lists(*files, name="tiny").warnings[-1].endswith("2 of 6 paths repeat another one")
+    assert read_file_lists(*files, name="tiny").warnings[-1].endswith(
+        f"2 of 6 paths repeat another one, first {DATABASE[0]}")
 
 
 def test_drawn_images_say_so(lists):
     folder, root = lists()
     (root.parent / "TOY_CITY.json").write_text("{}")
     assert read_file_lists(folder, root, name="tiny").name == "toy_city/tiny"
+
+
+def test_no_fifo_is_read_or_listed(lists):
+    folder, root = lists()
+    (root / DATABASE[1]).unlink()
+    os.mkfifo(root / DATABASE[1])
+    with pytest.raises(ValueError, match=r"cph/db/b\.jpg: a FIFO, socket or device; expected a regular file"):
+        read_file_lists(folder, root, name="tiny")
+    (folder / "tiny_gt.npy").unlink()
+    os.mkfifo(folder / "tiny_gt.npy")
+    with pytest.raises(ValueError, match=r"tiny_gt\.npy: a FIFO, socket or device; expected a regular file"):
+        read_file_lists(folder, root, name="tiny")

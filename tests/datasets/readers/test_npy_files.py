@@ -186,3 +186,33 @@ def test_damaged_files_raise_nothing_else(tmp_path):
             assert "a.npy" in str(error) and "\n" not in str(error)
             outcomes.add("refused")
     assert outcomes == {list, "refused"}
+
+
+# --- files that say more than they hold
+
+def test_an_array_that_is_larger_than_its_file(tmp_path):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<U100", "fortran_order": False, "shape": (10**8,)})
+    (tmp_path / "a.npy").write_bytes(file.getvalue() + b"abc")
+    with pytest.raises(ValueError, match=r"a\.npy: no readable .npy .* an array of 40000000000 bytes, of which 3 are"):
+        read_npy(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("mark", [b"r\xff\xff\xff\x7f", b"p2000000000\n"])
+def test_objects_that_are_numbered_beyond_the_file(tmp_path, mark):
+    """C Python would make room for 2^31 of them."""
+    with pytest.raises(ValueError, match=r"a\.npy: no readable .npy \(ValueError: object number 2\d{9} in \d+ bytes"):
+        read_npy(with_pickle(tmp_path / "a.npy", b"\x80\x02]" + mark + b"K\x01a."))
+
+
+def test_text_that_looks_like_such_a_number(tmp_path):
+    assert read_npy(saved(tmp_path, "reference/x.jpg", "p123456789", "r\x7f\x7f\x7f\x7f")) == [
+        "reference/x.jpg", "p123456789", "r\x7f\x7f\x7f\x7f"]
+
+
+def test_lists_of_one_list_again_and_again(tmp_path):
+    many = [1] * 100
+    for _ in range(6):
+        many = [many] * 100
+    with pytest.raises(ValueError, match=r"a\.npy: holds more values than its size allows"):
+        read_npy(with_pickle(tmp_path / "a.npy", pickle.dumps(many)))

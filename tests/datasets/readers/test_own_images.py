@@ -179,7 +179,7 @@ def test_images_with_coordinates_in_their_names_are_not_opened(tmp_path, monkeyp
         (tmp_path / side / "with@7@8@").mkdir(parents=True)
         (tmp_path / side / "with@7@8@" / "@1000@2000@.jpg").touch()
 
-    def opened(path, *_):
+    def opened(path, *_, **__):
         raise AssertionError(f"{path} was opened")
 
     monkeypatch.setattr(Image, "open", opened)

@@ -1,5 +1,7 @@
 """The reader of CSV tables with a header."""
 
+import os
+
 import pytest
 
 from datasets.readers.tables import read_rows
@@ -43,3 +45,9 @@ def test_a_table_that_is_not_there(tmp_path):
     for path in (tmp_path, tmp_path / "t.csv"):
         with pytest.raises(FileNotFoundError, match=f"{path}: no such file; expected columns a,b"):
             list(read_rows(path, ("a",), dict, expected="columns a,b"))
+
+
+def test_no_fifo_is_read(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=r"t\.csv: a FIFO, socket or device; expected a regular file"):
+        list(read_rows(tmp_path / "t.csv", ("a",), dict, expected="columns a,b"))

@@ -433,3 +433,46 @@ def test_absent_and_unreadable_images_are_named(root, n_workers):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=path.name):
         list(loader)
+
+
+# --- tables that are not what they should be
+
+@pytest.mark.parametrize("city, panorama", [("../../outside", "p"), ("..", "p"), (".", "p"), ("/tmp", "p"),
+                                            ("a/b", "p"), ("Rome", "../../../outside/p"), ("Rome", "a/b")])
+def test_no_image_outside_of_the_data_set(tmp_path, city, panorama):
+    root = tmp_path / "sets" / "set"
+    write_table(root, "Rome", [f"1,2014,{month},7,Rome,40.5,-3.0,p" for month in range(1, 5)])
+    (tmp_path / "outside").mkdir()
+    with (root / "Dataframes" / "Rome.csv").open("a") as table:
+        table.write(f"2,2014,1,7,{city},40.5,-3.0,{panorama}\n")
+    with pytest.raises(ValueError) as error:
+        load(root, ("Rome",))
+    assert str(error.value).startswith(f"{root / 'Dataframes' / 'Rome.csv'}, line 6: city_id '{city}', panoid "
+                                       f"'{panorama}': a path; images lie in Images/<city_id> (which may be a link)")
+
+
+def test_a_city_that_is_a_link_to_another_disk(root):
+    (root / "Images" / "Oslo").rename(root.parent / f"{root.name} elsewhere")
+    (root / "Images" / "Oslo").symlink_to(root.parent / f"{root.name} elsewhere")
+    assert colours(load(root, ("Oslo",))[0, 0][0])[0][0] == 2
+
+
+def test_rows_that_repeat_an_image_are_counted_and_passed_over(root):
+    whole, table = load(root), root / "Dataframes" / "Oslo.csv"
+    assert whole.repeated == []
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *rows, *rows, rows[2].replace("40.50", "40.5")]) + "\n")
+    twice = load(root)
+    assert twice.repeated == [f"{table}: 14 of 27 rows repeat another one's image, which is used once; the first is "
+                              "Oslo/Oslo_0000000_2014_01_007_40.5_-3.0_pano0_0.jpg"]
+    assert (twice.n_places, twice.n_images, twice.city_places) == (whole.n_places, whole.n_images, whole.city_places)
+    for place in range(whole.n_places):
+        assert torch.equal(twice[1, place][0], whole[1, place][0])
+
+
+def test_a_place_of_one_image_listed_four_times_is_no_place(tmp_path):
+    write_city(tmp_path, "Rome", [4, 1])
+    table = tmp_path / "Dataframes" / "Rome.csv"
+    table.write_text(table.read_text() + 3 * (table.read_text().splitlines()[2] + "\n"))
+    dataset = load(tmp_path, ("Rome",))
+    assert (dataset.n_places, dataset.dropped_places) == (1, 1) and "3 of 8 rows" in dataset.repeated[0]

@@ -192,6 +192,17 @@ def test_help(script, capsys):
     ("eval.py", "--hashing", "--hashing does not belong to this script"),
     ("eval_hashing.py", "--rerank", "--rerank does not belong to this script"),
     ("train.py", "--foundation_model_path random --resume x.pth", "--foundation_model_path beside --resume"),
+    ("eval.py", f"--recall_values 1 {2**70}", f"--recall_values: '{2**70}' is not a whole number of at least 1, below"),
+    ("eval.py", f"--resize {2**70} 14", f"--resize: '{2**70}' is not a whole number"),
+    ("eval.py", f"--num_workers {2**31}", "is not a whole number of at least 0, at most 1024"),
+    ("eval_rerank.py", f"--rerank_num {'9' * 5000}", f"--rerank_num: '{'9' * 50}...' is not a whole number"),
+    ("train.py", f"--train_batch_size {2**63}", "--train_batch_size"),
+    ("train.py", "--lr 1e400", "--lr: '1e400' is not a positive number"),
+    ("eval.py", "--resize 20000 20000", "--resize 20000 20000: 20000 x 20000 pixels; expected at most 65536 a side"),
+    ("train.py", "--resize 1 70000", "--resize 1 70000: 70000 x 1 pixels; expected at most 65536 a side"),
+    ("train.py", "--train_resize 20000 20000", "--train_resize 20000 20000: 20000 x 20000 pixels; expected at most"),
+    ("eval.py", "--infer_batch_size 2000000000", "--resize 322 322: a batch of 2000000000 such images takes 2.49PB of"),
+    ("train.py", "--train_batch_size 2000000000", "are free; lower --train_resize or --train_batch_size"),
 ])
 def test_wrong_options(script, options, expected, fails):
     assert expected in fails(script, "--datasets_folder", "sets", *options.split())
