@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import BITS, DIM, MODEL, images, in_another_process
+from faults.indexes import START, names_added, own, write_at_once
+from made_up import DIM, MODEL, images, in_another_process
 
 from utils.search import TwoStageIndex
-
-START = 30
 
 
 @pytest.fixture
@@ -24,48 +23,16 @@ def folder(tmp_path) -> Path:
     return tmp_path / "index"
 
 
-def own(process: int, turn: int) -> dict:
-    """Two images with names of their own, whose codes and floats say whose they are."""
-    return {"names": [f"{process} {turn} {row}" for row in range(2)],
-            "codes": np.full((2, BITS // 8), process, np.uint8), "floats": np.full((2, DIM), turn, np.float32)}
-
-
 def check(folder: Path, added: Counter) -> None:
     """The index is whole, and its images are those that it began with and the added ones, each with its descriptors."""
-    index = TwoStageIndex.open(folder)
-    index.verify()
-    ids = np.concatenate([*index.live_ids()])
-    codes, floats = index.rows(ids)
-    made = [image for image in zip(index.names(ids), codes, floats, strict=True) if "/" not in image[0]]
-    assert len(ids) - len(made) == START
-    assert all(code[0] == int(name.split()[0]) and row[0] == int(name.split()[1]) for name, code, row in made)
-    assert Counter(name for name, *_ in made) == added
+    assert names_added(folder) == added
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_no_writer_loses_a_row(folder, processes):
-    turns = 6
-
-    def work(process: int) -> None:
-        for turn in range(turns):
-            index = TwoStageIndex.open(folder)
-            index.add(**own(process, turn))
-            if turn % 3 == 2:
-                index.remove([f"{process} {turn - 1} 0"])
-            index.save()
-            index.close()
-        os._exit(0)
-
-    children = []
-    for process in range(processes):
-        child = os.fork()
-        if child == 0:
-            work(process)
-        children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
-    check(folder, Counter(f"{process} {turn} {row}" for process in range(processes) for turn in range(turns)
-                          for row in range(2) if not (row == 0 and turn % 3 == 1)))
-    assert TwoStageIndex.open(folder).generation == 1 + processes * turns
+def test_no_writer_loses_a_row(tmp_path, processes):
+    counts = write_at_once(tmp_path / "index", processes, 6)
+    assert (counts["lost"], counts["surplus"], counts["failed"]) == (0, 0, 0)
+    assert counts["generations"] == 1 + counts["saves"] == 1 + 6 * processes
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@
 
 SQLite's transaction is the commit point and its lock the writers' lock: rows are appended to the flat files and synced,
 then the transaction ends. Bytes behind the rows that `about` counts do not exist; whoever adds next cuts them off.
-Numbers are little-endian. File names are fixed: nothing that is read from a file is used as a path.
+What is read for the first time is compared with its checksums: of floats and images few rows have one together, for a
+search reads some here and some there. Numbers are little-endian. File names are fixed: nothing that is read from a file
+is used as a path, and a link or a FIFO in place of a file is refused.
 """
 
 import contextlib
@@ -32,11 +34,14 @@ from ..stores import STORES
 
 DATABASE, IMAGES, MARKS = "index.sqlite", "images", {"marks": np.dtype("u1")}
 WAIT = 60.0  # seconds, for the change of another process to be saved
-_FORMAT = {"application_id": 0x53565052, "user_version": 2}  # "SVPR"; version 1 had no database
-_SCHEMA = {"CREATE TABLE about (content BLOB NOT NULL, removed BLOB NOT NULL, sha256 BLOB NOT NULL)",
-           "CREATE TABLE images (id INTEGER PRIMARY KEY, name BLOB NOT NULL, east REAL, north REAL)",
-           "CREATE TABLE checksums (file TEXT, start INTEGER, stop INTEGER, sha256 BLOB)"}
-BLOCK_BYTES, BLOCK_ROWS = 16 * 2**20, 2**14  # of rows in hand at a time and under one checksum, at most
+_APPLICATION, VERSION = 0x53565052, 3  # "SVPR"; version 1 had no database, 2 one checksum for many rows, in no order
+_TABLES = ("CREATE TABLE about (content BLOB NOT NULL, removed BLOB NOT NULL, sha256 BLOB NOT NULL)",
+           "CREATE TABLE images (id INTEGER PRIMARY KEY, name BLOB NOT NULL, east REAL, north REAL)")
+_SCHEMAS = {2: {*_TABLES, "CREATE TABLE checksums (file TEXT, start INTEGER, stop INTEGER, sha256 BLOB)"},
+            VERSION: {*_TABLES, "CREATE TABLE checksums (file TEXT, start INTEGER, stop INTEGER, sha256 BLOB, "
+                                "PRIMARY KEY (file, start)) WITHOUT ROWID"}}
+BLOCK_BYTES, BLOCK_ROWS = 16 * 2**20, 2**14  # of rows in hand at a time, at most
+SUM_BYTES, SUM_IMAGES = 2**13, 2**8  # of floats, and of the table of images, under one checksum
 
 Rows = dict[str, np.ndarray]  # by flat file
 Ids = Sequence[int] | np.ndarray
@@ -179,7 +184,8 @@ def create(db: sqlite3.Connection) -> bool:
     db.execute("BEGIN IMMEDIATE")
     if db.execute(there).fetchone():
         return False
-    for statement in (*_SCHEMA, *(f"PRAGMA {name} = {value}" for name, value in _FORMAT.items())):
+    marks = f"PRAGMA application_id = {_APPLICATION}", f"PRAGMA user_version = {VERSION}"
+    for statement in (*_SCHEMAS[VERSION], *marks):
         db.execute(statement)
     return True
 
@@ -187,13 +193,13 @@ def create(db: sqlite3.Connection) -> bool:
 def read_about(db: sqlite3.Connection, folder: Path) -> tuple[About, np.ndarray]:
     """What an index is, and its removed rows, ascending. ValueError for one that is damaged or of another format."""
     path = folder / DATABASE
-    found = {name: db.execute(f"PRAGMA {name}").fetchone()[0] for name in _FORMAT}
+    application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     schema = {sql for sql, in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
     if not schema:  # whoever began it was killed
         raise FileNotFoundError(f"{folder} holds no index; expected one in {DATABASE}")
-    if found != _FORMAT or schema != _SCHEMA:
-        raise ValueError(f"{path} was not written by this version of this project ({found}, expected {_FORMAT}); "
-                         "give another folder, or extract again")
+    if application != _APPLICATION or schema != _SCHEMAS.get(version):
+        raise ValueError(f"{path} was not written by this version of this project (format {application:#x} {version}, "
+                         f"expected {_APPLICATION:#x} {VERSION}); give another folder, or extract again")
     try:
         (content, removed, digest), = db.execute("SELECT * FROM about")
         intact = hashlib.sha256(content + removed).digest() == digest
@@ -230,6 +236,11 @@ def append(db: sqlite3.Connection, files: FlatFiles, shape: RowShape, start: int
         raise ValueError(f"{n} images, coordinates of shape {places.shape}; expected at least one image and "
                          f"({n}, 2), NaN where unknown")
     encoded, written = (name.encode("utf-8", "surrogateescape") for name in names), 0
+    size = dict.fromkeys((*shape.types, IMAGES), BLOCK_ROWS)  # of rows under one checksum
+    if db.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+        size[IMAGES] = min(BLOCK_ROWS, SUM_IMAGES)
+        if "floats" in size:
+            size["floats"] = min(BLOCK_ROWS, max(1, SUM_BYTES // shape.types["floats"].itemsize))
     for some in progress([*in_blocks(n, shape)], "writing the index"):
         first, last = start + some.start, start + some.stop
         if rows is not None:
@@ -237,16 +248,18 @@ def append(db: sqlite3.Connection, files: FlatFiles, shape: RowShape, start: int
         labels = zip(range(first, last), islice(encoded, last - first), *places[some].T.tolist(), strict=False)
         written += db.executemany("INSERT INTO images VALUES (?, ?, ?, ?)", labels).rowcount
         db.executemany("INSERT INTO checksums VALUES (?, ?, ?, ?)",
-                       [(name, first, last, checksum(db, files, name, first, last)) for name in (*shape.types, IMAGES)])
+                       ((name, row, stop, checksum(db, files.read, name, row, stop)) for name in size
+                        for row in range(first, last, size[name]) for stop in [min(row + size[name], last)]))
     written += sum(1 for _ in encoded)
     if written != n:
         raise ValueError(f"{written} names for {n} images; expected one each")
     files.sync()
 
 
-def checksum(db: sqlite3.Connection, files: FlatFiles, name: str, start: int, stop: int) -> bytes:
-    """sha256 of rows start to stop of a flat file, or of the table of images as the database gives it."""
+def checksum(db: sqlite3.Connection, read: Callable[[str, int, int], bytes | memoryview], name: str, start: int,
+             stop: int) -> bytes:
+    """sha256 of rows start to stop of a flat file, which `read` gives, or of the table of images."""
     if name != IMAGES:
-        return hashlib.sha256(files.read(name, start, stop)).digest()
+        return hashlib.sha256(read(name, start, stop)).digest()
     rows = db.execute("SELECT * FROM images WHERE id >= ? AND id < ? ORDER BY id", (start, stop)).fetchall()
     return hashlib.sha256(repr(rows).encode()).digest()

@@ -1,5 +1,6 @@
 """The searches of an index: by codes, by float descriptors, and in two stages; in memory or by memory map."""
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..stores import StoredRows, store_rows
 from .disk import Ids, Rows, RowShape
 
 T = TypeVar("T", np.ndarray, StoredRows)
+Reading = Callable[[str, slice | np.ndarray], None]
 
 
 class Found(NamedTuple):
@@ -30,11 +32,12 @@ class Found(NamedTuple):
 class Searchable:
     """Codes (n, bytes) uint8 and float descriptors (n, D), as float32 or stored rows, of n images; one may be missing.
 
-    live  ascending numbers of the rows that can be found; None: all. Their codes are copied, once, at the first search
+    live     ascending numbers of the rows that can be found; None: all. Their codes are copied at the first search
+    reading  called before rows are read, with "codes" or "floats" and their numbers
     """
 
     def __init__(self, codes: np.ndarray | None, floats: np.ndarray | StoredRows | None,
-                 live: np.ndarray | None = None):
+                 live: np.ndarray | None = None, *, reading: Reading | None = None):
         self.codes, self.floats = codes, StoredRows(floats) if isinstance(floats, np.ndarray) else floats
         lengths = {len(rows) for rows in (codes, floats) if rows is not None}
         if len(lengths) != 1:
@@ -43,6 +46,7 @@ class Searchable:
         if codes is not None and (codes.ndim != 2 or codes.dtype != np.uint8):
             raise ValueError(f"codes are {codes.dtype} {codes.shape}; expected uint8 (images, bytes) from pack_codes")
         self._n, self.live, self._live_codes = lengths.pop(), live, codes if live is None else None
+        self._reading = reading
 
     def __len__(self) -> int:
         """How many images can be found."""
@@ -77,6 +81,7 @@ class Searchable:
                      ) -> tuple[np.ndarray, np.ndarray]:
         """Hamming distances (m, k) int32, ascending, and ids (m, k) int64 of the nearest codes, exhaustively."""
         held = self._held(self.codes, "codes")
+        self.about_to_read("codes", slice(None))
         if self._live_codes is None:
             self._live_codes = held[self.live]
         distances, places = search_hamming(self._live_codes, codes, k, device=device)
@@ -85,7 +90,9 @@ class Searchable:
     def search_floats(self, floats: np.ndarray, k: int, *, device: torch.device | None = None
                       ) -> tuple[np.ndarray, np.ndarray]:
         """Squared L2 distances (m, k) float32, ascending, and ids (m, k) int64, exhaustively."""
-        return search_l2(self._held(self.floats, "float descriptors"), floats, k, rows=self.live, device=device)
+        held = self._held(self.floats, "float descriptors")
+        self.about_to_read("floats", slice(None) if self.live is None else self.live)
+        return search_l2(held, floats, k, rows=self.live, device=device)
 
     def rerank(self, floats: np.ndarray, candidates: np.ndarray, depth: int, *, device: torch.device | None = None
                ) -> tuple[np.ndarray, np.ndarray]:
@@ -93,18 +100,23 @@ class Searchable:
 
         Returns ids (m, k) int64 and distances (m, min(depth, k)) float32; equal ones keep the order of the candidates.
         """
-        return rerank_l2(self._held(self.floats, "float descriptors"), floats, candidates, depth, device=device)
+        held = self._held(self.floats, "float descriptors")
+        self.about_to_read("floats", self.checked(candidates[:, :depth].ravel()))
+        return rerank_l2(held, floats, candidates, depth, device=device)
 
     def rows(self, ids: Ids) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Codes (n, bytes) uint8 and float descriptors (n, D) float32 of rows (n,); None for a missing branch."""
         wanted = self.checked(ids)
+        self.about_to_read("codes", wanted)
+        self.about_to_read("floats", wanted)
         return (None if self.codes is None else self.codes[wanted],
                 None if self.floats is None else self.floats.read(wanted))
 
     def restricted_to(self, rows: Ids) -> "Searchable":
         """What searches only these rows, in ascending order, and no removed ones; ids stay those of the whole."""
         live = np.unique(self.checked(rows))
-        return Searchable(self.codes, self.floats, live if self.live is None else np.intersect1d(live, self.live))
+        return Searchable(self.codes, self.floats, live if self.live is None else np.intersect1d(live, self.live),
+                          reading=self.about_to_read)
 
     def packed(self, some: slice, shape: RowShape) -> Rows:
         """What an index of this shape holds of some of the images that can be found; float32 becomes what it stores.
@@ -114,12 +126,19 @@ class Searchable:
         if self.shape not in (shape, shape._replace(store="fp32")):
             raise ValueError(f"{self.shape} was given; this index holds {shape}")
         rows = some if self.live is None else self.live[some]
+        self.about_to_read("codes", rows)
+        self.about_to_read("floats", rows)
         floats = None if self.floats is None else self.floats[rows]
         if floats is not None and floats.kind == "fp32":
             floats = store_rows(floats.values, shape.store)
         parts = {"codes": None if self.codes is None else self.codes[rows]}
         parts |= {} if floats is None else {"floats": floats.values, "scales": floats.scales}
         return {name: part for name, part in parts.items() if part is not None}
+
+    def about_to_read(self, name: str, rows: slice | np.ndarray) -> None:
+        """As `reading`, which does nothing of rows in memory."""
+        if self._reading is not None:
+            self._reading(name, rows)
 
     def checked(self, ids: Ids) -> np.ndarray:
         """Row numbers (n,) as int64. Raises ValueError where they are none of this index."""

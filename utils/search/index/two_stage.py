@@ -33,7 +33,8 @@ class TwoStageIndex(Searchable):
     """
 
     def __init__(self, folder: str | Path, *, model: ModelIdentity | None = None):
-        """Opens an index; checks what its database says and the sizes of its files, but reads none (`verify` does).
+        """Opens an index; checks what its database says and the sizes of its files. What these hold is compared with
+        its checksums when it is read for the first time; `verify` reads all.
 
         model  the one whose queries will be searched: an index of another is refused
         Raises FileNotFoundError where there is no index or a file of it is missing, and ValueError for one that is
@@ -83,7 +84,11 @@ class TwoStageIndex(Searchable):
             codes, floats, scales = map(files.arrays.get, ("codes", "floats", "scales"))
         super().__init__(codes, None if floats is None else StoredRows(floats, scales),
                          np.delete(np.arange(about.rows), removed) if len(removed) else None)
-        self._about, self._removed, self._maps = about, removed, files.maps
+        self._about, self._removed, self._maps, self._arrays = about, removed, files.maps, files.arrays
+        before, self._intact = getattr(self, "_intact", {}), {
+            name: np.zeros(about.rows, bool) for name in (*files.arrays, disk.IMAGES)}
+        for name, rows in before.items():
+            self._intact[name][:len(rows)] = rows[:about.rows]
         self.model, _, self.source, _, self.generation = about
 
     @property
@@ -139,8 +144,42 @@ class TwoStageIndex(Searchable):
                 raise ValueError(f"row {gone[0]} is removed already; expected ids of images that can be found")
             self._take(self._about, np.union1d(self._removed, ids))
 
+    def about_to_read(self, name: str, rows: slice | np.ndarray) -> None:
+        """Compares rows with their checksums, unless that was done since this was opened. ValueError names the file."""
+        for file in ("floats", "scales") if name == "floats" else (name,):
+            intact = self._intact.get(file)
+            if intact is None or intact[rows].all():
+                continue
+            start, stop, _ = rows.indices(len(intact)) if isinstance(rows, slice) else (0, 1, 1)
+            for first in range(start, stop, disk.BLOCK_ROWS):
+                some = np.arange(first, min(first + disk.BLOCK_ROWS, stop)) if isinstance(rows, slice) else rows
+                self._compare(file, np.unique(some[~intact[some]]))
+
+    def _compare(self, file: str, rows: np.ndarray) -> None:
+        """Ascending rows."""
+        # An answer that is not read to its end keeps the database open for reading: else every SELECT opens it anew.
+        with disk.explained(self.folder), contextlib.closing(self._db.execute("SELECT 1 FROM about")):
+            while len(rows):
+                found = self._db.execute("SELECT CAST(start AS INTEGER), CAST(stop AS INTEGER), sha256 FROM checksums "
+                                         "WHERE file = ? AND start <= ? ORDER BY start DESC LIMIT 1",
+                                         [file, int(rows[0])]).fetchone()
+                start, stop, digest = found or (0, 0, b"")
+                if (not start <= rows[0] < stop <= self._about.rows
+                        or disk.checksum(self._db, self._mapped, file, start, stop) != digest):
+                    raise self._damaged(file, start, stop)
+                self._intact[file][start:stop] = True
+                rows = rows[np.searchsorted(rows, stop):]
+
+    def _mapped(self, name: str, start: int, stop: int) -> memoryview:
+        return self._arrays[name][start:stop].data
+
+    def _damaged(self, name: str, start: int, stop: int) -> ValueError:
+        file = self.folder / (disk.DATABASE if name == disk.IMAGES else name)
+        return ValueError(f"{file}: rows {start} to {stop} are not what was written; restore it or extract again")
+
     def _ids_of(self, names: set[str]) -> np.ndarray:
         wanted, removed = {name.encode("utf-8", "surrogateescape") for name in names}, {*self._removed.tolist()}
+        self.about_to_read(disk.IMAGES, slice(None))
         found = {row: name for row, name in self._db.execute("SELECT id, name FROM images")
                  if name in wanted and row not in removed}
         if nowhere := wanted - {*found.values()}:
@@ -183,6 +222,7 @@ class TwoStageIndex(Searchable):
 
     def _of_images(self, columns: str, ids: Ids) -> list[tuple]:
         wanted = self.checked(ids).tolist()
+        self.about_to_read(disk.IMAGES, self.checked(ids))
         with disk.explained(self.folder):  # CROSS JOIN: in the order of what is wanted
             found = self._db.execute(f"SELECT {columns} FROM json_each(?) AS wanted CROSS JOIN images "
                                      "ON images.id = wanted.value", [json.dumps(wanted)]).fetchall()
@@ -207,15 +247,14 @@ class TwoStageIndex(Searchable):
         with disk.database(self.folder) as db:
             about, _ = disk.read_about(db, self.folder)
             ends = dict.fromkeys((*about.shape.types, disk.IMAGES), 0)
+            total = db.execute("SELECT count(*) FROM checksums").fetchone()[0]
             sums = db.execute("SELECT file, CAST(start AS INTEGER), CAST(stop AS INTEGER), sha256 FROM checksums "
-                              "ORDER BY rowid").fetchall()
+                              "ORDER BY file, start")
             with FlatFiles(self.folder, about.shape.types, about.rows) as files:
-                for name, start, stop, digest in progress(sums, "verifying"):
+                for name, start, stop, digest in progress(sums, "verifying", total=total):
                     if (ends.get(name) != start or not start < (stop or 0) <= about.rows
-                            or disk.checksum(db, files, name, start, stop) != digest):
-                        file = self.folder / (name if name in about.shape.types else disk.DATABASE)
-                        raise ValueError(f"{file}: rows {start} to {stop} are not what was written; restore it or "
-                                         "extract again")
+                            or disk.checksum(db, files.read, name, start, stop) != digest):
+                        raise self._damaged(name if name in about.shape.types else disk.IMAGES, start, stop)
                     ends[name] = stop
             if {*ends.values()} != {about.rows}:
                 raise ValueError(f"{self.folder / disk.DATABASE} lacks checksums; restore it or extract again")
