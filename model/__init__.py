@@ -6,6 +6,7 @@ from .aggregators import AGGREGATORS
 from .checkpoint import (
     Checkpoint,
     CheckpointError,
+    DamagedCheckpointError,
     fingerprint,
     load_foundation,
     load_model,
@@ -32,10 +33,10 @@ from .selavpr.network import SelaVPR, SelaVPRDescriptors, build_selavpr
 from .selavpr.published_interface import PublishedSelaVPR
 
 __all__ = [
-    "AGGREGATORS", "BRANCHES", "BACKBONES", "Checkpoint", "CheckpointError", "Descriptors", "ModelConfig",
-    "PublishedInterface", "PublishedSelaVPR", "SelaVPR", "SelaVPRConfig", "SelaVPRDescriptors", "SelaVPRpp",
-    "build_model", "build_selavpr", "fast_inference", "fetch_foundation", "fetch_released", "find_released_selavpr",
-    "fingerprint", "load_foundation", "load_model", "load_selavpr", "load_weights", "published_selavpr_state_dict",
-    "published_state_dict", "read_checkpoint", "read_selavpr", "released_address", "save_checkpoint", "save_selavpr",
-    "selavpr_fingerprint",
+    "AGGREGATORS", "BRANCHES", "BACKBONES", "Checkpoint", "CheckpointError", "DamagedCheckpointError", "Descriptors",
+    "ModelConfig", "PublishedInterface", "PublishedSelaVPR", "SelaVPR", "SelaVPRConfig", "SelaVPRDescriptors",
+    "SelaVPRpp", "build_model", "build_selavpr", "fast_inference", "fetch_foundation", "fetch_released",
+    "find_released_selavpr", "fingerprint", "load_foundation", "load_model", "load_selavpr", "load_weights",
+    "published_selavpr_state_dict", "published_state_dict", "read_checkpoint", "read_selavpr", "released_address",
+    "save_checkpoint", "save_selavpr", "selavpr_fingerprint",
 ]

@@ -96,10 +96,14 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"unknown tuning {tuning!r}; use 'side', 'full', 'partial:N' or 'selavpr'")
 
     def grid(self, images: Tensor) -> tuple[int, int]:
-        """Patches (rows, columns) of (B, 3, H, W) images; ValueError unless both sides are multiples of the patch."""
+        """Patches (rows, columns) of (B, 3, H, W) images; ValueError unless both sides are multiples of the patch and
+        the values floats."""
         patch = self.vit.patch
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
+        if not images.is_floating_point():  # whose values from 0 to 255 would pass for normalised ones
+            raise ValueError(f"images must be floats, ImageNet-normalised, got {images.dtype}; datasets.normalise "
+                             "makes them of uint8")
         height, width = images.shape[2:]
         if height < patch or width < patch or height % patch or width % patch:
             raise ValueError(f"image size {height} x {width} must be multiples of {patch} (rows x columns); "

@@ -2,8 +2,11 @@
 
 import ctypes
 import dataclasses
+import errno
 import hashlib
+import json
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,6 +31,10 @@ Model = TypeVar("Model", SelaVPRpp, SelaVPR)
 
 class CheckpointError(ValueError):
     """A file or state dict that does not fit; the message is one line: what, where, what to do."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file that cannot be read as a checkpoint: torn, changed bytes, or of another kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,27 +91,53 @@ _NUMPY_STUBS: list = [
 
 
 def read_file(path: str | Path) -> dict:
-    """The dictionary in a torch file, on the CPU, with weights_only=True.
+    """The dictionary in a torch file, on the CPU, with weights_only=True. Files in torch's zip format are verified by
+    the checksums in them, which torch writes but does not read; files in the format before it have none.
 
-    Raises FileNotFoundError, or CheckpointError for a file that is no checkpoint or asks to run code.
+    Raises FileNotFoundError, DamagedCheckpointError, or CheckpointError for a file that asks to run code or holds no
+    dictionary.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file at {path}")
+    damaged = DamagedCheckpointError(f"{path}: not a readable torch checkpoint (damaged, or another kind of file); "
+                                     "copy or fetch it again, or give another")
     try:
+        _verify(path)
         with torch.serialization.safe_globals(_NUMPY_STUBS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:  # the disk's trouble, not the file's
+    except DamagedCheckpointError:
         raise
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a damaged file names places that none can have
+            raise damaged from None
+        raise  # the disk's trouble, not the file's
     except Exception as error:  # damaged bytes raise nearly anything: struct.error, AssertionError, LookupError, ...
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted:
             raise CheckpointError(
                 f"{path}: refused, it asks to run {wanted[1]}; only tensors and plain values are loaded") from None
-        raise CheckpointError(f"{path}: not a readable torch checkpoint (damaged, or another kind of file)") from None
+        raise damaged from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
     return content
+
+
+def _verify(path: Path) -> None:
+    """Compares a zip file's members with their checksums, and their sizes with the file's before they are read."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # what torch goes by: the format before has no checksums
+            return
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
+            if size > path.stat().st_size or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise DamagedCheckpointError(f"{path}: refused, its members would unpack to {size:,} bytes; torch "
+                                             "writes them as they are, so that none is larger than its file")
+            broken = archive.testzip()
+    if broken is not None:
+        raise DamagedCheckpointError(f"{path}: damaged, the bytes of {broken} do not fit their checksum; copy or fetch "
+                                     "it again, or give another")
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint[ModelConfig]:
@@ -122,8 +155,7 @@ def read_as(path: str | Path, config_class: type[Config], *, format: str, own_na
     """
     content = read_file(path)
     weights = content.get("model_state_dict", content)
-    if not isinstance(weights, dict) or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
+    if not _is_state_dict(weights):
         raise CheckpointError(f"{path}: holds no state dict; expected tensors by name, or 'model_state_dict'")
     state_dict = {own_names(key): value for key, value in weights.items()}
     if len(state_dict) < len(weights):
@@ -132,14 +164,33 @@ def read_as(path: str | Path, config_class: type[Config], *, format: str, own_na
     if found != format:
         if isinstance(found, str) and found in FORMATS:
             raise CheckpointError(f"{path}: a {FORMATS[found]} model, expected a {FORMATS[format]} one")
-        return Checkpoint(infer(state_dict, str(path)), state_dict, source=str(path))
-    if content.get("version") != VERSION:
-        raise CheckpointError(f"{path}: format version {content.get('version')}, this project reads {VERSION}")
+        try:
+            return Checkpoint(infer(state_dict, str(path)), state_dict, source=str(path))
+        except IndexError:
+            raise CheckpointError(f"{path}: its weights have fewer dimensions than a model's") from None
+    version, pretrained, training = (content.get(name) for name in ("version", "pretrained", "training"))
+    if not isinstance(version, int) or version != VERSION:
+        told = version if isinstance(version, int) else type(version).__name__
+        raise CheckpointError(f"{path}: format version {told}, this project reads {VERSION}")
     try:
         config = config_class.from_dict(content["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its model configuration cannot be used: {error}") from None
-    return Checkpoint(config, state_dict, content.get("pretrained"), content.get("training"), str(path))
+        told = " ".join(str(error).split())  # a tensor in it has lines
+        raise CheckpointError(f"{path}: its model configuration cannot be used: {told}") from None
+    checkpoint = Checkpoint(config, state_dict, pretrained, training, str(path))
+    try:  # as every evaluation will write it
+        json.dumps(checkpoint.trainings)
+        sound = pretrained in (None, True, False) and all(isinstance(earlier, dict) for earlier in checkpoint.earlier)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise CheckpointError(f"{path}: what it says of its training cannot be used; give another file")
+    return checkpoint
+
+
+def _is_state_dict(content: object) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
 
 
 def infer_backbone(state_dict: dict[str, Tensor], source: str, *, model: str) -> str:
@@ -203,17 +254,36 @@ def infer_config(state_dict: dict[str, Tensor], source: str) -> ModelConfig:
 
 
 def load_weights(module: torch.nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
-    """Strict loading with one line of error: shapes that differ, keys that are missing or unexpected."""
+    """Strict loading with one line of error: shapes that differ, keys that are missing or unexpected, and what holds
+    no plain numbers (sparse, quantised, ...) or integers in place of floats."""
+    _check_fit(module, state_dict, source)
+    module.load_state_dict(state_dict)
+
+
+def _check_fit(module: torch.nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
     own = module.state_dict()
     differ = [f"{key} is {tuple(state_dict[key].shape)}, expected {tuple(own[key].shape)}"
               for key in own if key in state_dict and state_dict[key].shape != own[key].shape]
     missing = [key for key in own if key not in state_dict]
     unexpected = [key for key in state_dict if key not in own]
-    for what, keys in (("another size of model:", differ), ("missing", missing), ("unexpected", unexpected)):
+    odd = [f"{key} is {_kind(state_dict[key])}, expected {str(own[key].dtype).removeprefix('torch.')}" for key in own
+           if key in state_dict and not _holds_numbers(state_dict[key], floats=own[key].is_floating_point())]
+    for what, keys in (("another size of model:", differ), ("missing", missing), ("unexpected", unexpected),
+                       ("another kind of values:", odd)):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise CheckpointError(f"{source} does not fit: {what} {keys[0]}{more}")
-    module.load_state_dict(state_dict)
+
+
+def _holds_numbers(value: Tensor, *, floats: bool) -> bool:
+    return (value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+            and value.dtype is not torch.bool and not value.is_complex()
+            and (value.is_floating_point() or not floats))
+
+
+def _kind(value: Tensor) -> str:
+    words = [value.device.type] * (value.device.type == "meta") + [str(value.layout)] * (value.layout != torch.strided)
+    return " ".join([*words, str(value.dtype)]).replace("torch.", "")
 
 
 def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp] = SelaVPRpp) -> SelaVPRpp:
@@ -225,8 +295,9 @@ def load_as(checkpoint: Checkpoint, interface: type[Model]) -> Model:
     """The model of a read Checkpoint, on the CPU, in eval mode; its call is that of `interface`."""
     with torch.device("meta"):
         model = interface(checkpoint.config)  # every weight comes from the file: none is drawn first
+    _check_fit(model, checkpoint.state_dict, checkpoint.source)  # before a configuration's sizes take memory
     model = model.to_empty(device="cpu")
-    load_weights(model, checkpoint.state_dict, checkpoint.source)
+    model.load_state_dict(checkpoint.state_dict)
     return model.eval()
 
 
@@ -238,23 +309,24 @@ def load_foundation(model: SelaVPRpp | SelaVPR, path: str | Path) -> list[str]:
     """
     family, content = model.config.vit.family, read_file(path)
     content = content["model"] if isinstance(content.get("model"), dict) else content  # DeiT's files
-    token = content.get("cls_token")
-    if not isinstance(token, Tensor):
+    if "cls_token" not in content or not _is_state_dict(content):
         raise CheckpointError(f"{path}: not a {family.name} file (no cls_token); expected {family.files}")
-    broken = next((key for key, value in content.items() if isinstance(value, Tensor) and not value.isfinite().all()),
-                  None)
-    if broken is not None:  # a mask of keys' biases that was never filled in, say
-        raise CheckpointError(f"{path}: {broken} holds NaN or infinite values; fetch the official file again")
     unused = [key for key in content if key.startswith(family.unused)]
     content = {key: value for key, value in content.items() if key not in unused}
     inner = {key: value for key, value in model.backbone.state_dict().items() if ".adapter" in key}
-    load_weights(model.backbone, {**inner, **content}, f"{path} (into {model.config.backbone})")
+    weights = {**inner, **content}
+    _check_fit(model.backbone, weights, f"{path} (into {model.config.backbone})")
+    broken = next((key for key, value in weights.items() if not value.isfinite().all()), None)
+    if broken is not None:  # a mask of keys' biases that was never filled in, say
+        raise CheckpointError(f"{path}: {broken} holds NaN or infinite values; fetch the official file again")
+    model.backbone.load_state_dict(weights)
     return unused
 
 
 def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | None,
                     training: dict | None = None) -> None:
-    """Writes a file of ours, which carries its configuration, whole or not at all; read_checkpoint is its reader."""
+    """Writes a file of ours, which carries its configuration, to the disk, whole or not at all; read_checkpoint is its
+    reader."""
     save_as(model, path, format=FORMAT, pretrained=pretrained, training=training)
 
 
@@ -264,7 +336,7 @@ def save_as(model: SelaVPRpp | SelaVPR, path: str | Path, *, format: str, pretra
     content = {"format": format, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
                "licence": model.config.licence(pretrained=pretrained), "model_state_dict": model.state_dict(),
                "training": training}
-    with temporary_path(Path(path)) as temporary:
+    with temporary_path(Path(path), synced=True) as temporary:
         torch.save(content, temporary)
 
 

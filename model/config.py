@@ -1,6 +1,8 @@
 """What a model is made of and learns by, as data: backbones, and the frozen configuration that every file carries."""
 
 import dataclasses
+import sys
+import typing
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ from .aggregators import AGGREGATORS
 from .side_network import ADAPTER_STARTS, ADAPTERS, PUBLISHED_START
 
 BRANCHES = ("float", "binary")
+LARGEST = 2**31 - 1  # of a number that sizes weights: torch counts their bytes in 64 bits
 HASHING_METHODS = ("direct", "lc", "lc-error", "sc", "ste", "sc+ste")
 ORDERS = ("float-binary", "binary-float", "joint")
 
@@ -193,7 +196,7 @@ class ModelConfig:
             raise ValueError(f"code_bits {self.code_bits} must be a positive multiple of 8")
         if self.float_dim < 1:
             raise ValueError(f"float_dim {self.float_dim} must be positive")
-        if not 0 <= self.quantization_weight < float("inf"):
+        if not 0 <= self.quantization_weight <= sys.float_info.max:
             raise ValueError(f"quantization_weight {self.quantization_weight} must be a number of at least 0")
         if not 0 < self.pair_fraction <= 1:
             raise ValueError(f"pair_fraction {self.pair_fraction} must be above 0 and at most 1")
@@ -201,6 +204,9 @@ class ModelConfig:
             object.__setattr__(self, "reduction_dim", vit.dim // 32)
         if self.reduction_dim < 1:
             raise ValueError(f"reduction_dim {self.reduction_dim} must be positive")
+        for field in ("float_dim", "code_bits", "reduction_dim"):
+            if getattr(self, field) > LARGEST:
+                raise ValueError(f"{field} {getattr(self, field)} must be at most {LARGEST}")
         _ = self.tuned_blocks, self.taps
         if (self.adapter_start, self.reduction_dim) != (PUBLISHED_START, vit.dim // 32) and not (
                 self.taps and self.adapter == "multiconv"):
@@ -277,11 +283,18 @@ class ModelConfig:
 
 
 def check_fields(record: type, values: dict) -> None:
-    """ValueError for names that are no fields of this dataclass."""
+    """ValueError for what a file cannot give this dataclass: no dictionary, unknown names, values of other types."""
+    if not isinstance(values, dict):
+        raise ValueError(f"model configuration is a {type(values).__name__}, expected a dictionary")
     unknown = set(values) - {field.name for field in dataclasses.fields(record)}
     if unknown:
-        raise ValueError(f"model configuration has unknown fields {sorted(unknown)}; "
+        raise ValueError(f"model configuration has unknown fields {sorted(map(str, unknown))}; "
                          "the file was written by a newer version of this project: update it")
+    for name, hint in typing.get_type_hints(record).items():
+        kind = typing.get_origin(hint) or hint
+        fitting = {float: (int, float), tuple: (list, tuple)}.get(kind, (kind,))
+        if name in values and type(values[name]) not in fitting:  # an instance would be too little: a bool is an int
+            raise ValueError(f"{name} is a {type(values[name]).__name__}, expected {kind.__name__}")
 
 
 def check_choice(field: str, value: str, choices: Collection[str]) -> None:

@@ -63,10 +63,10 @@ class TrainingData:
     def trained_on(self, dataset: PlaceDataset) -> dict:
         """What a page must say of the places that a model saw, as results.json and the checkpoint hold it."""
         _, all_cities = training_set(self.training_dataset, self.datasets_folder)
+        cities = [city for city in dataset.cities if city not in dataset.empty_cities]
         return {"set": self.training_dataset, "places": dataset.n_places, "images": dataset.n_images,
                 "images_per_place": self.images_per_place, "places_per_batch": self.places_per_batch,
-                "cities": len(dataset.cities),
-                "absent_cities": [city for city in all_cities if city not in dataset.cities]}
+                "cities": len(cities), "absent_cities": [city for city in all_cities if city not in cities]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,8 +141,13 @@ def training_set(training_dataset: str, datasets_folder: Path) -> tuple[Path, Se
 def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
     """Batches (images (P*K, 3, H, W) uint8, labels (P*K,)) of P places with K images each, mostly of one city.
 
-    P is this process's share of `data.places_per_batch`.
+    P is this process's share of `data.places_per_batch`. Raises what `PlaceDataset` and `CityBatchSampler` do, and
+    ValueError where no batch would have a pair of images to bring together and one to keep apart.
     """
+    for option, value, what in (("--images_per_place", data.images_per_place, "images of a place are brought together"),
+                                ("--train_batch_size", data.places_per_batch, "places of a batch are kept apart")):
+        if value < 2:
+            raise ValueError(f"{option} {value}: the loss would be 0 and nothing learn, as {what}; expected at least 2")
     folder, all_cities = training_set(data.training_dataset, data.datasets_folder)
     dataset = PlaceDataset(folder, cities=data.cities or all_cities, images_per_place=data.images_per_place,
                            seed=data.seed, transform=training_transform(data.size))
@@ -151,9 +156,15 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
                     " ".join(dataset.missing_cities))
     for repeated in dataset.repeated:
         log.warning("%s", repeated)
+    if dataset.empty_cities:
+        log.warning("training without %d cities in which no place has %d images: %s", len(dataset.empty_cities),
+                    data.images_per_place, " ".join(dataset.empty_cities))
+    if dataset.n_places < 2:
+        raise ValueError(f"{dataset.folder}: a single place has {data.images_per_place} images; expected at least 2, "
+                         "as the places of a batch are kept apart; add images or lower --images_per_place")
     log.info("training on %s: %d places, %d images, %d cities; %d places with fewer than %d images left out",
-             dataset.folder, dataset.n_places, dataset.n_images, len(dataset.cities), dataset.dropped_places,
-             data.images_per_place)
+             dataset.folder, dataset.n_places, dataset.n_images, len(dataset.cities) - len(dataset.empty_cities),
+             dataset.dropped_places, data.images_per_place)
     sampler = CityBatchSampler(dataset, places_per_batch=data.places_per_batch, seed=data.seed, process=rank(),
                                processes=processes())
     # A generator of its own: otherwise starting workers would draw from torch's global one, and what the losses

@@ -26,6 +26,7 @@ class PlaceDataset(Dataset):
     dropped_places           places left out because they have fewer than images_per_place images
     repeated                 for each table with rows of an image that an earlier row has: how many, and the first, in
                              words; such rows are passed over
+    empty_cities             those of `cities` that no place is left of
     city_places              for each city its range of place numbers (the labels); they run on from city to
                              city, so that two places never share one
 
@@ -79,6 +80,7 @@ class PlaceDataset(Dataset):
         if not self.n_places:
             raise ValueError(f"{self.folder}: none of the {self.dropped_places} places has images_per_place = "
                              f"{images_per_place} images; lower it or add images")
+        self.empty_cities = [city for city, kept in zip(self.cities, self.city_places, strict=True) if not kept]
         # An array of bytes, not a list of strings: workers then read it without copying its memory.
         self._images = np.concatenate(images)
         self._starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])

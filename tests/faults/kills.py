@@ -38,8 +38,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def killed_trainings(trials: int, folder: Path, data: Path, *, seed: int = 0) -> tuple[int, list[str]]:
-    """`trials` trainings of the three scripts in turn, each stopped up to three times: how many stops there were, and what
-    went wrong: trainings that could not go on, or ended with other weights."""
+    """`trials` trainings of the three scripts in turn, each stopped up to three times: how many stops there were, and
+    what went wrong: trainings that could not go on, or ended with other weights."""
     rng, stops, wrong = random.Random(seed), 0, []
     common = ["--datasets_folder", str(data), *SIZES]
     start_words = {"train.py": ["--backbone", "dinov2-tiny", "--foundation_model_path", "random"]}

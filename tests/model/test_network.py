@@ -11,7 +11,15 @@ from fill import batch
 from published import PUBLISHED, filled_weights, model_of, published_shapes
 from torch import nn
 
-from model import BACKBONES, BRANCHES, ModelConfig, SelaVPRpp, build_model, published_state_dict
+from model import (
+    BACKBONES,
+    BRANCHES,
+    ModelConfig,
+    SelaVPRpp,
+    build_model,
+    fast_inference,
+    published_state_dict,
+)
 from model.backbone import VisionTransformer
 from model.config import ViT
 from model.network import straight_through_sign
@@ -160,6 +168,14 @@ def test_a_size_that_fits_no_grid_is_one_clear_error(tiny, shape):
         tiny(torch.zeros(shape))
     assert "\n" not in str(error.value)
     assert str(shape[-1]) in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_images_that_are_not_normalised_are_one_clear_error(tiny, dtype):
+    with pytest.raises(ValueError, match=f"images must be floats, ImageNet-normalised, got {dtype}; datasets"):
+        tiny(torch.zeros(1, 3, 28, 28, dtype=dtype))
+    with pytest.raises(ValueError, match="images must be floats"):
+        fast_inference(tiny)(torch.zeros(1, 3, 28, 28, dtype=dtype))
 
 
 @pytest.mark.parametrize("branches", [(), ("float", "float"), ("floating",), ("float", "binary", "salad")])

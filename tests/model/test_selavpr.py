@@ -269,6 +269,8 @@ def test_errors_are_one_line():
     model = build_selavpr(SelaVPRConfig(backbone="dinov2-tiny"), seed=0)
     with pytest.raises(ValueError, match="image size 28 x 30 must be multiples of 14"):
         model(torch.zeros(1, 3, 28, 30))
+    with pytest.raises(ValueError, match="images must be floats, ImageNet-normalised, got torch.uint8"):
+        model(torch.zeros(1, 3, 28, 28, dtype=torch.uint8))
     with pytest.raises(ValueError, match="unknown backbone 'resnet50'; choose one of dinov2-tiny,"):
         SelaVPRConfig(backbone="resnet50")
     with pytest.raises(ValueError, match=r"unknown fields \['rings'\]"):

@@ -346,6 +346,7 @@ def test_a_city_whose_places_are_all_dropped_changes_no_batch(root):
     write_city(root, "Rome2", [3, 1])
     data = load(root, ("Rome", "Rome2", "Lima"))
     assert (data.cities[1], data.city_places[1]) == ("Rome2", range(5, 5)) and data.dropped_places == 4
+    assert data.empty_cities == ["Rome2"] and load(root).empty_cities == []
     for epoch in range(6):
         result = batches(data, epoch=epoch)
         assert [len(batch) for batch in result] == [2, 2, 2, 2, 1]

@@ -24,7 +24,7 @@ import train_hashing
 import train_rerank
 from model import BACKBONES, load_model, published_state_dict
 from utils import cli
-from utils.data import EvaluatedSet, EvaluationImages, TrainingData
+from utils.data import EvaluatedSet, EvaluationImages, TrainingData, training_loader
 from utils.evaluation.evaluator import EvaluationOptions
 from utils.models import ModelOptions
 from utils.run import RunOptions
@@ -340,11 +340,35 @@ def test_a_corrupt_image_in_the_database(workers, float_run, fails, tmp_path):
 
 @pytest.mark.slow
 def test_a_corrupt_training_image(data, fails, tmp_path):
-    write_city(tmp_path / "city", "Boston", places=1)
+    write_city(tmp_path / "city", "Boston", places=2)
     bad = next((tmp_path / "city" / "Images" / "Boston").iterdir())
     bad.write_bytes(b"not an image")
     assert f"{bad}: not a readable image" in fails(
         "train.py", *training_options(data), *RANDOM, "--training_dataset", tmp_path / "city", "--cities", "Boston")
+
+
+@pytest.mark.parametrize(("option", "what"), [("--images_per_place", "images of a place are brought together"),
+                                             ("--train_batch_size", "places of a batch are kept apart")])
+def test_batches_that_teach_nothing(data, fails, option, what, tmp_path):
+    """Their loss was 0.0000, without a word."""
+    assert fails("train.py", *training_options(data), *RANDOM, option, 1) == (
+        f"{option} 1: the loss would be 0 and nothing learn, as {what}; expected at least 2")
+    write_city(tmp_path / "city", "Boston", places=1)
+    assert "a single place has 4 images; expected at least 2" in fails(
+        "train.py", *training_options(data), *RANDOM, "--training_dataset", tmp_path / "city", "--cities", "Boston")
+
+
+def test_a_city_without_places_is_named_and_not_counted(tmp_path, caplog):
+    write_city(tmp_path, "Boston", places=2)
+    write_city(tmp_path, "Oslo", places=3, shots=3, first_place=2)
+    chosen = TrainingData(training_dataset=str(tmp_path), datasets_folder=tmp_path, size=(56, 56), places_per_batch=2)
+    with caplog.at_level("INFO", logger="selavprpp"):
+        loader = training_loader(chosen, device=torch.device("cpu"))
+    assert "training without 1 cities in which no place has 4 images: Oslo" in caplog.text
+    assert "2 places, 8 images, 1 cities; 3 places with fewer than 4 images left out" in caplog.text
+    told = chosen.trained_on(loader.dataset)
+    assert (told["places"], told["cities"], told["absent_cities"]) == (2, 1, ["Oslo"])
+    assert [len(labels) for _, labels in loader] == [8]
 
 
 @pytest.mark.slow

@@ -456,7 +456,7 @@ class Batches(list):
     """Stands for a loader."""
 
     batch_sampler = types.SimpleNamespace(set_epoch=lambda epoch, done: None)
-    dataset = types.SimpleNamespace(n_places=3, n_images=7, cities=["Boston", "Osaka"])
+    dataset = types.SimpleNamespace(n_places=3, n_images=7, cities=["Boston", "Osaka"], empty_cities=[])
 
 
 def test_the_optimiser_is_fused_also_after_going_on_with_an_older_file(tmp_path):
