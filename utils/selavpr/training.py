@@ -29,6 +29,7 @@ from ..device import PRECISIONS
 from ..evaluation.evaluator import Evaluation
 from ..training.loop import ModelFiles, Training, TrainingOptions
 from ..training.memory import report_step_memory
+from ..training.state import as_one_line
 
 log = logging.getLogger("selavprpp")
 
@@ -134,7 +135,7 @@ class SelaVPRTraining(Training):
     files = ModelFiles(build_selavpr, read_selavpr, load_selavpr, save_selavpr)
     score_name = "R@5"
     mined: MinedTriplets | None = None
-    _restored: dict | None = None
+    _restored: tuple[str, dict] | None = None
 
     def __init__(self, *given: Any, negatives: int, **options: Any):
         self.negatives = negatives  # of each query
@@ -155,12 +156,15 @@ class SelaVPRTraining(Training):
     def more_state(self) -> dict:
         return {"mined": self.mined.batch_sampler.state_dict()} if self.mined else {}
 
-    def restore(self, state: dict) -> None:
-        self._restored = state.get("mined")
+    def restore(self, state: dict, source: str) -> None:
+        if "mined" in state:
+            self._restored = source, state["mined"]
 
     def remaining_epochs(self, loader: MinedTriplets | DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         if isinstance(loader, MinedTriplets):
             self.mined, loader.model = loader, self.model
             if self._restored:
-                loader.batch_sampler.load_state_dict(self._restored)
+                source, mined = self._restored
+                with as_one_line(source):
+                    loader.batch_sampler.load_state_dict(mined)
         yield from super().remaining_epochs(loader)
