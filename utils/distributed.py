@@ -104,6 +104,20 @@ def broadcast(value: T) -> T:
     return box[0]
 
 
+def first_decides(function: Callable[[], T]) -> T:
+    """The value that the function has in the first process, where alone it is called; its ValueError is everybody's."""
+    value = error = None
+    if is_first():
+        try:
+            value = function()
+        except ValueError as raised:
+            error = raised
+    value, error = broadcast((value, error))
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
+
+
 def broadcast_weights(model: nn.Module) -> None:
     """Parameters and buffers of the first process's model, into those of the others, which have equal shapes."""
     if processes() > 1:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from model import (
     Checkpoint,
+    DamagedCheckpointError,
     ModelConfig,
     SelaVPRpp,
     build_model,
@@ -71,7 +72,8 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
             raise ValueError("--resume is missing: this script starts from a trained branch (best_model.pth of "
                              "train.py or train_hashing.py, or a published file); --variant joint trains both at once")
         return None, config
-    checkpoint = read_checkpoint(state_in(path))
+    checkpoint = read_to_train(state_in(path), read_checkpoint,
+                               goes_on=lambda found: found.config.branches == branches)
     found, held = checkpoint.config, checkpoint.config.branches
     _check_chosen(checkpoint, backbone=backbone)
     if held == branches:
@@ -112,6 +114,24 @@ def state_in(path: Path) -> Path:
     return state
 
 
+def read_to_train(path: Path, read: Callable[[Path], Checkpoint], *, goes_on: Callable[[Checkpoint], bool] = bool
+                  ) -> Checkpoint:
+    """A training's file. In place of a damaged last_model.pth the best_model.pth beside it, with a warning: going on
+    from there comes to the same, some epochs later. Only for a training that goes on: one that starts from that file's
+    weights would start from others."""
+    try:
+        return read(path)
+    except DamagedCheckpointError as damage:
+        best = path.with_name("best_model.pth")
+        if path.name != "last_model.pth" or not best.is_file():
+            raise
+        checkpoint = read(best)
+        if checkpoint.training is None or not goes_on(checkpoint):
+            raise
+        log.warning("%s; going on from %s instead, after %s epochs", damage, best, checkpoint.training.get("epoch"))
+        return checkpoint
+
+
 def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, chosen: ModelOptions) -> tuple[
         SelaVPRpp, Origin]:
     """The model of --resume's file, one with a new branch beside that file's, or one at its start on a backbone's file.
@@ -122,8 +142,9 @@ def model_to_train(checkpoint: Checkpoint | None, config: ModelConfig, chosen: M
     if checkpoint.config.branches == config.branches:
         return load_model(dataclasses.replace(checkpoint, config=config)), Origin(checkpoint.pretrained,
                                                                                    checkpoint.earlier)
+    done = load_model(checkpoint)  # first: a file whose sizes are not those of its weights takes no memory
     model = build_model(config, seed=chosen.seed)
-    model.start_from(load_model(checkpoint))
+    model.start_from(done)
     return model, Origin(checkpoint.pretrained, checkpoint.trainings)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -95,8 +96,21 @@ def start_log() -> None:
     _set_handlers(logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1))
 
 
+def is_alive(folder: Path) -> bool:
+    """Whether a run still writes into its folder: it holds a lock on its log. True where nobody can tell: without that
+    log, and on disks without locks."""
+    try:
+        with (folder / "info.log").open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
 def _log_to(path: Path) -> None:
     file = logging.FileHandler(path)
+    with contextlib.suppress(OSError):
+        fcntl.flock(file.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, by a kill too: see `is_alive`
     for handler in log.handlers:
         if isinstance(handler, logging.handlers.MemoryHandler):
             handler.setTarget(file)  # which gets what was said before when that handler is closed

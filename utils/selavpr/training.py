@@ -29,6 +29,7 @@ from ..device import PRECISIONS
 from ..evaluation.evaluator import Evaluation
 from ..training.loop import ModelFiles, Training, TrainingOptions
 from ..training.memory import report_step_memory
+from ..training.state import as_one_line
 
 log = logging.getLogger("selavprpp")
 
@@ -144,7 +145,7 @@ class SelaVPRTraining(Training):
     files = ModelFiles(build_selavpr, read_selavpr, load_selavpr, save_selavpr)
     score_name = "R@5"
     mined: MinedTriplets | None = None
-    _restored: dict | None = None
+    _restored: tuple[str, dict] | None = None
 
     def __init__(self, *given: Any, negatives: int, **options: Any):
         self.negatives = negatives  # of each query
@@ -168,16 +169,19 @@ class SelaVPRTraining(Training):
         triplets = None if self.mined.triplets is None else torch.from_numpy(self.mined.triplets)
         return {"mined": {**self.mined.batch_sampler.state_dict(), "triplets": triplets}}
 
-    def restore(self, state: dict) -> None:
-        self._restored = state.get("mined")
+    def restore(self, state: dict, source: str) -> None:
+        if "mined" in state:
+            self._restored = source, state["mined"]
 
     def remaining_epochs(self, loader: MinedTriplets | DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         if isinstance(loader, MinedTriplets):
             self.mined, loader.model = loader, self.model
             if self._restored:
-                loader.batch_sampler.load_state_dict(self._restored)
-                triplets = self._restored.get("triplets")
-                loader.triplets = None if triplets is None else triplets.numpy()
+                source, mined = self._restored
+                with as_one_line(source):
+                    loader.batch_sampler.load_state_dict(mined)
+                    triplets = mined.get("triplets")
+                    loader.triplets = None if triplets is None else triplets.numpy()
         yield from super().remaining_epochs(loader)
 
     def begin_epoch(self, loader: MinedTriplets | DataLoader, *, done: int) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import statistics
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datasets import Listing, normalise
-from model import Checkpoint, CheckpointError, build_model, load_model, read_checkpoint, save_checkpoint
+from model import Checkpoint, build_model, load_model, read_checkpoint, save_checkpoint
 from model.layers.processor import quicken_attention
 
 from .. import distributed
@@ -29,6 +30,17 @@ from ..ranks import is_first, progress
 from ..run import Run, deferred, interrupted_afterwards
 from .epoch import EpochMeter
 from .memory import report_step_memory
+from .state import (
+    BEST,
+    LAST,
+    NO_SCORE,
+    as_one_line,
+    best_beside,
+    check_state,
+    earlier_metrics,
+    identity,
+    remove_left_behind,
+)
 
 log = logging.getLogger("selavprpp")
 
@@ -99,7 +111,9 @@ class Training:
         self.schedule = torch.optim.lr_scheduler.StepLR(
             self.optimiser, step_size=options.lr_halving or NEVER, gamma=0.5)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.epoch, self.best_score, self.epochs_without_gain = 0, (float("-inf"), 0.0), 0
+        self.epoch, self.best_score, self.epochs_without_gain = 0, NO_SCORE, 0
+        # Which file is the best so far, told in every file: who wrote it, and after which epoch.
+        self.identity, self.best = uuid.uuid4().hex, None
         self.trained_on: dict = {}  # what a page must say of the places, once there are some
         self.validation: list[Listing] = []  # of the last epoch
         self.last_score: tuple[float, float] | None = None  # likewise
@@ -118,8 +132,8 @@ class Training:
         """What resuming needs beside the rest, by names of its own."""
         return {}
 
-    def restore(self, state: dict) -> None:
-        """Takes up what `more_state` gave, from a file's training state."""
+    def restore(self, state: dict, source: str) -> None:
+        """Takes up what `more_state` gave, from the training state of the file `source`."""
 
     def score(self, evaluation: Evaluation) -> tuple[float, float]:
         """What chooses the best epoch; the second decides where the first is equal."""
@@ -131,8 +145,35 @@ class Training:
         if state is None:
             log.info("weights of %s loaded; it holds no training state: starting at epoch 0", checkpoint.source)
             return
-        if state["script"] != self.script:
-            raise CheckpointError(f"{checkpoint.source}: written by {state['script']}, this is {self.script}")
+        with as_one_line(checkpoint.source):
+            check_state(state, script=self.script, options=self.run.options, optimiser=self.optimiser,
+                        schedule=self.schedule.state_dict(), scaler=self.scaler.state_dict(),
+                        random=random_states(self.device))
+            self._take_up(state, checkpoint.source)
+        folder = Path(checkpoint.source).parent
+        found = distributed.first_decides(lambda: best_beside(checkpoint, self.files.read))
+        if found is None and state["epoch"]:
+            log.warning("no best_model.pth beside %s: the best so far is taken to be that file itself",
+                        checkpoint.source)
+            found, self.best_score = (Path(checkpoint.source), identity(state)), tuple(state["score"])
+        if found:
+            self.best = found[1]
+        if is_first():
+            if found:
+                _copy(found[0], self.run.folder / BEST)
+            if (folder / "metrics.jsonl").is_file():
+                (self.run.folder / "metrics.jsonl").write_text(earlier_metrics(folder / "metrics.jsonl", self.epoch))
+            # For whoever goes on with the newest folder, should this run end before its first epoch does.
+            self.files.save(self.model, self.run.folder / LAST, pretrained=self.origin.pretrained, training={
+                **state, "run": self.identity, "best": self.best, "best_score": self.best_score,
+                "options": self.run.options})
+            remove_left_behind(folder)
+            Run.resumable = self.run.folder
+        steps = f" and {self.within_epoch['steps']} steps" if self.within_epoch else ""
+        best_score = f" (best score {self.best_score[0]:.1f})" if self.epoch else ""
+        log.info("going on with %s after %d epochs%s%s", checkpoint.source, self.epoch, steps, best_score)
+
+    def _take_up(self, state: dict, source: str) -> None:
         for name in sorted(self.run.options.keys() & state["options"].keys() - OPTIONS_OF_A_START):
             before, now = state["options"][name], self.run.options[name]
             if before != now:
@@ -141,33 +182,15 @@ class Training:
         for group in state["optimiser"]["param_groups"]:
             group["fused"] = True  # not so in files of earlier versions
         self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
+        own = self.schedule.state_dict()  # what else a file holds would become attributes
+        self.schedule.load_state_dict({name: value for name, value in state["schedule"].items() if name in own})
         if state["scaler"]:  # empty unless it was fp16
             self.scaler.load_state_dict(state["scaler"])
         restore_random_states(state["random"], self.device)
         self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
-        self.best_score, self.last_score = state["best_score"], state["score"]
+        self.best_score, self.last_score = tuple(state["best_score"]), state["score"]
         self.within_epoch = state.get("within_epoch") or {}
-        self.restore(state)
-        folder = Path(checkpoint.source).parent
-        best = folder / "best_model.pth"
-        if not self.epoch:
-            log.info("going on with %s", self._where(checkpoint.source))
-            return
-        if not distributed.broadcast(best.is_file()):
-            log.warning("no best_model.pth beside %s: the best so far is taken to be that file itself",
-                        checkpoint.source)
-            best, self.best_score = Path(checkpoint.source), state["score"]
-        if is_first():
-            _copy(best, self.run.folder / "best_model.pth")
-            if (folder / "metrics.jsonl").is_file():
-                earlier = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)[:self.epoch]
-                (self.run.folder / "metrics.jsonl").write_text("".join(earlier))
-        log.info("going on with %s (best score %.1f)", self._where(checkpoint.source), self.best_score[0])
-
-    def _where(self, source: str) -> str:
-        steps = f" and {self.within_epoch['steps']} steps" if self.within_epoch else ""
-        return f"{source} after {self.epoch} epochs{steps}"
+        self.restore(state, source)
 
     def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         """Yields, epoch by epoch, the epoch's batches on the device; ends at the last or when patience is spent."""
@@ -276,7 +299,9 @@ class Training:
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def _save(self, better: bool) -> None:
-        last, best = self.run.folder / "last_model.pth", self.run.folder / "best_model.pth"
+        last, best = self.run.folder / LAST, self.run.folder / BEST
+        if better:
+            self.best = [self.identity, self.epoch]
         # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
         self.files.save(self.model, best if better else last, pretrained=self.origin.pretrained, training={
             "script": self.script, "earlier": [*self.origin.trainings], "data": self.trained_on,
@@ -284,8 +309,9 @@ class Training:
                 listing.label: {"files_sha256": listing.fingerprint(), "warnings": list(listing.warnings)}
                 for listing in self.validation},
             "selected_by": self.validation[-1].label if self.validation else None,
-            "options": self.run.options, "epoch": self.epoch, "within_epoch": self.within_epoch,
-            "score": self.last_score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
+            "run": self.identity, "best": self.best, "options": self.run.options, "epoch": self.epoch,
+            "within_epoch": self.within_epoch, "score": self.last_score,
+            "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device), **self.more_state()})
         if better:
@@ -322,5 +348,5 @@ def _ends(asked: list[int]) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with temporary_path(target) as temporary:
+    with temporary_path(target, synced=True) as temporary:
         shutil.copyfile(source, temporary)

@@ -118,7 +118,10 @@ class TripletMiner:
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Raises ValueError for a state of other queries, or of another mining."""
-        chosen = state["chosen"].numpy()
+        found = state.get("chosen")
+        if not isinstance(found, torch.Tensor) or found.dtype != torch.int64 or found.layout != torch.strided:
+            raise ValueError(f"negatives chosen before: a {type(found).__name__}; expected a tensor of int64 ids")
+        chosen = found.numpy()
         inside = (chosen >= -1) & (chosen < self.n_database)
         if chosen.shape != self._chosen.shape or not inside.all():
             raise ValueError(f"negatives chosen before: shape {chosen.shape}; expected {self._chosen.shape}, ids of "
