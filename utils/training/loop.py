@@ -152,7 +152,10 @@ class Training:
             self._take_up(state, checkpoint.source)
         folder = Path(checkpoint.source).parent
         found = distributed.first_decides(lambda: best_beside(checkpoint, self.files.read))
-        if found is None and state["epoch"]:
+        if found is None and state["epoch"] and self.within_epoch:
+            log.warning("no best_model.pth beside %s: that of the coming epochs will be the best", checkpoint.source)
+            self.best_score = (-1.0, 0.0)
+        elif found is None and state["epoch"]:
             log.warning("no best_model.pth beside %s: the best so far is taken to be that file itself",
                         checkpoint.source)
             found, self.best_score = (Path(checkpoint.source), identity(state)), tuple(state["score"])
