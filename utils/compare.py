@@ -204,7 +204,7 @@ def _ground_truth(predictions: Path) -> tuple | None:
     try:
         written = json.loads(results.read_text())
         return written["dataset"], written["split"], float(written["threshold_m"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{results}: damaged, or not the results of a run: {error!r}") from error
 
 

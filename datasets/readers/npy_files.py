@@ -11,6 +11,7 @@ import os
 import pickle
 import pickletools
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def read_npy(path: Path) -> np.ndarray | list:
                 if needed > size:
                     raise ValueError(f"an array of {needed} bytes, of which {size} are there")
                 file.seek(0)
-                return np.load(file, allow_pickle=False)
+                return _checked(np.load(file, allow_pickle=False))
             content = file.read()
             _check_marks(content)
             # Python 2's text would be ASCII otherwise, and the bytes of its arrays were text.
@@ -74,7 +75,17 @@ class _Dtype:
 
     def read(self, data: bytes | str) -> np.ndarray:
         # Python 2's bytes come as text.
-        return np.frombuffer(data.encode("latin-1") if isinstance(data, str) else data, self.order + self.code)
+        data = data.encode("latin-1") if isinstance(data, str) else data
+        return _checked(np.frombuffer(data, self.order + self.code))
+
+
+def _checked(array: np.ndarray) -> np.ndarray:
+    """Raises ValueError for text whose numbers are no characters: numpy would make broken strings of them."""
+    if array.dtype.kind == "U" and array.nbytes:
+        code = int(np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(-1).view(np.uint32).max())
+        if code > sys.maxunicode:
+            raise ValueError(f"text with the character {code:#x}, which does not exist")
+    return array
 
 
 class _Array:

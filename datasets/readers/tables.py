@@ -40,4 +40,5 @@ def read_rows(table: Path, columns: Sequence[str], parse: Callable[[dict[str, st
                     raise ValueError(f"{len(row)} fields under a header of {len(header)}")
                 yield reader.line_num, parse(dict(zip(header, row, strict=True)))
         except (ValueError, csv.Error) as error:
-            raise ValueError(f"{table}, line {max(reader.line_num, 1)}: {error}; expected {expected}") from error
+            said = str(error) if len(str(error)) < 400 else f"{str(error)[:400]}..."
+            raise ValueError(f"{table}, line {max(reader.line_num, 1)}: {said}; expected {expected}") from error

@@ -196,7 +196,7 @@ def _check_existing(folder: Path, parameters: Parameters) -> None:
         found = {"version": manifest["version"], **found}
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder} exists and is no toy city (it has no {TOY_MANIFEST}): {advice}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{folder / TOY_MANIFEST} is not what a toy city has: {advice}") from None
     wanted = {"version": VERSION, **asdict(parameters)}
     found.setdefault("triplet_places", 0)

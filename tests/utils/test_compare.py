@@ -398,7 +398,8 @@ def test_predictions_of_another_shape(change, said, good, tmp_path, capsys):
     assert refused(bad, good, capsys=capsys).startswith(f"{bad}/predictions.npz: {said}")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"dataset": "a"}', '{"dataset": "a", "split": "b", "threshold_m": []}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"dataset": "a"}', '{"dataset": "a", "split": "b", "threshold_m": []}',
+                                  pytest.param(100_000 * "[", id="deep")])
 def test_damaged_results(text, good, capsys):
     (good / "results.json").write_text(text)
     assert refused(good, good, capsys=capsys).startswith(

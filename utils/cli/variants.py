@@ -56,7 +56,8 @@ VARIANTS: dict[str, Variant] = {
 # Backbone and aggregation have options of their own, the branches follow from the script.
 SETTABLE = {field.name: field.type for field in dataclasses.fields(ModelConfig)
             if field.name not in ("backbone", "branches", "aggregation")}
-KINDS = {int: (int, "a whole number"), float: (float, "a number"),
+LARGEST = 2**20  # a layer so wide takes a gigabyte already
+KINDS = {int: (int, f"a whole number of at most {LARGEST}"), float: (float, "a number"),
          bool: ({"true": True, "false": False}.__getitem__, "true or false")}
 
 
@@ -75,9 +76,11 @@ def chosen_fields(variant: str | None, assignments: Sequence[str]) -> dict[str, 
             raise ValueError(f"--set {word!r}: expected field=value with a field of {', '.join(SETTABLE)}")
         kind, expected = KINDS.get(SETTABLE[name], (str, ""))
         try:
-            fields[name] = kind(text)
+            fields[name] = value = kind(text)
+            if kind is int and value > LARGEST:
+                raise ValueError
         except (KeyError, ValueError):
-            raise ValueError(f"--set {word!r}: {name} is {expected}") from None
+            raise ValueError(f"--set {word[:60]!r}: {name} is {expected}") from None
     return fields
 
 

@@ -216,3 +216,12 @@ def test_lists_of_one_list_again_and_again(tmp_path):
         many = [many] * 100
     with pytest.raises(ValueError, match=r"a\.npy: holds more values than its size allows"):
         read_npy(with_pickle(tmp_path / "a.npy", pickle.dumps(many)))
+
+
+def test_text_of_numbers_that_are_no_characters(tmp_path):
+    for array in (np.array([97, 0x110000], "<u4").view("<U1"), np.array([97, 0x110000], ">u4").view(">U1"),
+                  np.array([[97, 97], [97, 0x110000]], np.uint32).view("U2"), objects(
+                      np.array([0x110000], np.uint32).view("U1"))):
+        np.save(tmp_path / "a.npy", array)
+        with pytest.raises(ValueError, match=r"a\.npy: .*ValueError: text with the character 0x110000"):
+            read_npy(tmp_path / "a.npy")

@@ -241,7 +241,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         build_toy_city(tmp_path / "mine", **SMALL)
     with pytest.raises(ValueError, match="is no toy city"):
         build_toy_city(tmp_path / "mine" / "thesis.txt", **SMALL)
-    for text in ("{", "[]", '{"version": 1}'):
+    for text in ("{", "[]", '{"version": 1}', 100_000 * "["):
         (tmp_path / "mine" / "TOY_CITY.json").write_text(text)
         with pytest.raises(ValueError, match="is not what a toy city has"):
             build_toy_city(tmp_path / "mine", **SMALL)

@@ -198,6 +198,7 @@ def test_help(script, capsys):
     ("eval_rerank.py", f"--rerank_num {'9' * 5000}", f"--rerank_num: '{'9' * 50}...' is not a whole number"),
     ("train.py", f"--train_batch_size {2**63}", "--train_batch_size"),
     ("train.py", "--lr 1e400", "--lr: '1e400' is not a positive number"),
+    ("train.py", f"--set float_dim={2**63}", "float_dim is a whole number of at most 1048576"),
     ("eval.py", "--resize 20000 20000", "--resize 20000 20000: 20000 x 20000 pixels; expected at most 65536 a side"),
     ("train.py", "--resize 1 70000", "--resize 1 70000: 70000 x 1 pixels; expected at most 65536 a side"),
     ("train.py", "--train_resize 20000 20000", "--train_resize 20000 20000: 20000 x 20000 pixels; expected at most"),
