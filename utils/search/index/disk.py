@@ -30,6 +30,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from ...errors import named
 from ...ranks import progress
 from ..stores import STORES
 
@@ -37,6 +38,10 @@ DATABASE, IMAGES, MARKS = "index.sqlite", "images", {"marks": np.dtype("u1")}
 _BESIDE = "-journal", "-wal", "-shm"  # of the database: what SQLite puts there, and reads
 _JOURNAL_END = bytes.fromhex("d9d505f920a163d7")  # where a journal names another file, which SQLite would delete
 _KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+_TO_DO = {sqlite3.SQLITE_FULL: "free some space, or choose another folder",
+          **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM),
+                          "choose a folder that can be written to, or change its permissions"),
+          sqlite3.SQLITE_IOERR: "check that its disk works and has room"}
 WAIT = 60.0  # seconds, for the change of another process to be saved
 _APPLICATION, VERSION = 0x53565052, 3  # "SVPR"; version 1 had no database, 2 one checksum for many rows, in no order
 _TABLES = ("CREATE TABLE about (content BLOB NOT NULL, removed BLOB NOT NULL, sha256 BLOB NOT NULL)",
@@ -133,7 +138,8 @@ class FlatFiles(contextlib.ExitStack):
                 raise ValueError(f"{file.name} is torn: it holds {there} bytes, expected {size}; "
                                  "restore it or extract again")
             if mode != "rb":
-                file.truncate(size)
+                with named(file.name):
+                    file.truncate(size)
             self.maps[name] = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
             self.arrays[name] = np.frombuffer(self.maps[name], dtype)
 
@@ -144,14 +150,16 @@ class FlatFiles(contextlib.ExitStack):
 
     def write(self, start: int, rows: Rows) -> None:
         for name, part in rows.items():
-            self._files[name].seek(start * self.arrays[name].strides[0])
-            self._files[name].write(np.ascontiguousarray(part).data)
-            self._files[name].flush()
+            with named(self._files[name].name):
+                self._files[name].seek(start * self.arrays[name].strides[0])
+                self._files[name].write(np.ascontiguousarray(part).data)
+                self._files[name].flush()
 
     def sync(self) -> None:
         """Returns when what was written is on the disk."""
         for file in self._files.values():
-            os.fsync(file.fileno())
+            with named(file.name):
+                os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -163,8 +171,8 @@ def explained(folder: Path) -> Iterator[None]:
         if getattr(error, "sqlite_errorcode", 0) & 255 == sqlite3.SQLITE_BUSY:
             raise ValueError(f"{folder} is being changed by another process, for which {WAIT:g} s were waited; "
                              "try again when that has saved or ended") from None
-        raise ValueError(f"{folder / DATABASE} cannot be used: {error}; if it is damaged, restore it or extract again"
-                         ) from error
+        to_do = _TO_DO.get(getattr(error, "sqlite_errorcode", 0) & 255, "if it is damaged, restore it or extract again")
+        raise ValueError(f"{folder / DATABASE} cannot be used: {error}; {to_do}") from error
 
 
 def connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
