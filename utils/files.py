@@ -5,10 +5,12 @@ from pathlib import Path
 
 from model.files import temporary_path
 
+from .errors import named
+
 __all__ = ["temporary_path", "write_json"]
 
 
 def write_json(content: object, path: Path) -> None:
     """Under a temporary name, then renamed."""
-    with temporary_path(path) as temporary:
+    with named(path), temporary_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")

@@ -23,6 +23,7 @@ import torch
 
 from . import distributed
 from .distributed import processes
+from .errors import named, what_to_do
 from .files import write_json
 from .ranks import is_first, local_rank, rank
 
@@ -72,14 +73,16 @@ class Run:
 
     def add_metrics(self, record: dict) -> None:
         """Appends one line to metrics.jsonl."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        path = self.folder / "metrics.jsonl"
+        with named(path), path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def write_results(self, results: dict) -> Path:
         """Writes results.json; its path is the last line on stdout."""
         path = self.folder / "results.json"
         write_json(results, path)
-        print(path, flush=True)
+        with named("standard output"):
+            print(path, flush=True)
         return path
 
 
@@ -177,7 +180,7 @@ def exit_with(main: Callable[[], object]) -> None:
     try:
         try:
             main()
-        except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        except (ValueError, OSError) as error:
             if os.environ.get("SELAVPRPP_TRACEBACK"):
                 raise
             # An error of a loader's worker process carries a whole traceback, whose last line is the message.
@@ -185,7 +188,7 @@ def exit_with(main: Callable[[], object]) -> None:
             if "\nOriginal Traceback" in text:
                 text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
             distributed.let_the_first_speak()
-            _say(f"error: {text}")
+            _say(f"error: {text}{what_to_do(error)}")
             sys.exit(2)
         except RuntimeError as error:
             # Python swallows a Ctrl-C that comes while it forks a loader's worker; then it shows as that worker's end.

@@ -9,6 +9,7 @@ import numpy as np
 
 from datasets.listing import Listing
 
+from ..errors import named
 from ..files import temporary_path
 
 COLUMNS = ("query", "rank", "database", "distance", "query_east", "query_north", "database_east", "database_north",
@@ -34,7 +35,7 @@ def write_answers(folder: Path, listing: Listing, ids: np.ndarray, distances: np
     head = {"dataset": listing.name, "rule": listing.rule, "distance": kind, "k": k}
     tables = [Path(folder) / f"answers.{extension}" for extension in ("csv", "json")]
     # File names need not be UTF-8: their bytes are written as they are.
-    with (temporary_path(tables[0]) as first, temporary_path(tables[1]) as second,
+    with (named(f"{tables[0]} and .json"), temporary_path(tables[0]) as first, temporary_path(tables[1]) as second,
           first.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
           second.open("w", encoding="utf-8") as tree):
         rows = csv.writer(table, lineterminator="\n")

@@ -22,6 +22,7 @@ from ..distributed import broadcast, collect, own_share, total
 from ..files import write_json
 from ..ranks import is_first, progress
 from ..search import IndexWriter, ModelIdentity, RowShape, TwoStageIndex, pack_codes, store_rows
+from ..search.index.disk import regular
 from .forecast import Forecast, check_disk
 
 log = logging.getLogger("selavprpp")
@@ -102,6 +103,10 @@ def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Pat
     extractor = as_extractor(model)
     device = extractor.device
     sides = _sides(extractor, dataset, folder, branches=branches, precision=precision, store=store)
+    for side in sides:
+        if side.folder.is_symlink():
+            raise ValueError(f"{side.folder} is a link, which may lead anywhere; put that folder there itself, or give "
+                             "another --index")
     cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
     finished = broadcast([IndexWriter.finished(side.folder, side.identity) for side in sides])
     unfinished = [side for side, done in zip(sides, finished, strict=True) if not done]
@@ -125,10 +130,22 @@ def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Pat
                 side.complete(writer)
     elif is_first():
         log.info("%s holds the descriptors of %s already", folder, dataset.listing.label)
-        cost = {**json.loads((sides[-1].folder / COST).read_bytes()), "reused": True}
+        cost = {**_cost_told(sides[-1].folder / COST), "reused": True}
     opened = [TwoStageIndex.open(side.folder) for side in sides] if is_first() else [None, None]
     total(0)  # nobody goes on, or deletes the folder, before the first has it open
     return Extraction(*opened, cost)
+
+
+def _cost_told(path: Path) -> dict:
+    content = regular(path).read_bytes()
+    try:
+        cost = json.loads(content)
+        json.dumps(cost, indent=2)  # results.json will hold it
+        if isinstance(cost, dict):
+            return cost
+    except (ValueError, RecursionError):
+        pass
+    raise ValueError(f"{path} is damaged; delete its folder, whose descriptors are then extracted again")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import check_predictions, image_key, write_predictions
 from model import Checkpoint, SelaVPRpp
 
+from ..errors import named
 from ..files import temporary_path
 from ..hub import HubModel, HubOrigin
 from ..ranks import is_first
@@ -91,5 +92,5 @@ def _write_predictions(evaluation: Evaluation, path: Path) -> None:
             arrays |= {f"{stage}_ids": ids, f"{stage}_distances": distances[:, :KEPT_PREDICTIONS]}
             if listing.positives is not None:
                 arrays[f"{stage}_correct"] = correctness(ids, listing.positives)
-    with temporary_path(path) as temporary, temporary.open("wb") as file:
+    with named(path), temporary_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)

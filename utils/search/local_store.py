@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import named
 from .stores import NOT_FINITE
 
 Write = Callable[[int, np.ndarray], None]  # first image's number, its features and those of the ones behind it
@@ -77,7 +78,8 @@ def write_local(path: str | Path, *, images: int, shape: tuple[int, int, int]) -
             np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
                 file, {"descr": "<f2", "fortran_order": False, "shape": expected})
             head, size = file.tell(), 2 * int(np.prod(shape))
-            file.truncate(head + images * size)
+            with named(path):
+                file.truncate(head + images * size)
 
             def write(start: int, features: np.ndarray) -> None:
                 stop = start + len(features)
@@ -89,8 +91,9 @@ def write_local(path: str | Path, *, images: int, shape: tuple[int, int, int]) -
                 if not np.isfinite(half).all():
                     raise ValueError(NOT_FINITE)
                 # By the file, not by a map of it: where the disk is full, that is an error and not a signal.
-                file.seek(head + start * size)
-                file.write(half.data)
+                with named(path):
+                    file.seek(head + start * size)
+                    file.write(half.data)
                 written[start:stop] = True
 
             yield write

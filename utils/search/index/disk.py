@@ -22,6 +22,7 @@ import json
 import mmap
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -29,10 +30,18 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from ...errors import named
 from ...ranks import progress
 from ..stores import STORES
 
 DATABASE, IMAGES, MARKS = "index.sqlite", "images", {"marks": np.dtype("u1")}
+_BESIDE = "-journal", "-wal", "-shm"  # of the database: what SQLite puts there, and reads
+_JOURNAL_END = bytes.fromhex("d9d505f920a163d7")  # where a journal names another file, which SQLite would delete
+_KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+_TO_DO = {sqlite3.SQLITE_FULL: "free some space, or choose another folder",
+          **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM),
+                          "choose a folder that can be written to, or change its permissions"),
+          sqlite3.SQLITE_IOERR: "check that its disk works and has room"}
 WAIT = 60.0  # seconds, for the change of another process to be saved
 _APPLICATION, VERSION = 0x53565052, 3  # "SVPR"; version 1 had no database, 2 one checksum for many rows, in no order
 _TABLES = ("CREATE TABLE about (content BLOB NOT NULL, removed BLOB NOT NULL, sha256 BLOB NOT NULL)",
@@ -99,6 +108,18 @@ class About(NamedTuple):
     generation: int
 
 
+def regular(path: Path) -> Path:
+    """The path, of a regular file or of none.
+
+    ValueError for a link, which may lead out of the folder, and for a FIFO or a device, which may never end.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(mode := path.lstat().st_mode):
+            raise ValueError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'a device')}; expected a regular file: put it "
+                             "there itself, or extract again")
+    return path
+
+
 class FlatFiles(contextlib.ExitStack):
     """Files of n rows of these types, by name: `arrays`, by memory map, and open to be written in a mode but "rb".
 
@@ -111,13 +132,14 @@ class FlatFiles(contextlib.ExitStack):
         self.maps: dict[str, mmap.mmap] = {}
         self.arrays: Rows = {}
         for name, dtype in types.items():
-            file = self._files[name] = self.enter_context((folder / name).open(mode))
+            file = self._files[name] = self.enter_context(regular(folder / name).open(mode))
             there, size = os.fstat(file.fileno()).st_size, n * dtype.itemsize
             if there < size and mode != "w+b":
                 raise ValueError(f"{file.name} is torn: it holds {there} bytes, expected {size}; "
                                  "restore it or extract again")
             if mode != "rb":
-                file.truncate(size)
+                with named(file.name):
+                    file.truncate(size)
             self.maps[name] = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
             self.arrays[name] = np.frombuffer(self.maps[name], dtype)
 
@@ -128,14 +150,16 @@ class FlatFiles(contextlib.ExitStack):
 
     def write(self, start: int, rows: Rows) -> None:
         for name, part in rows.items():
-            self._files[name].seek(start * self.arrays[name].strides[0])
-            self._files[name].write(np.ascontiguousarray(part).data)
-            self._files[name].flush()
+            with named(self._files[name].name):
+                self._files[name].seek(start * self.arrays[name].strides[0])
+                self._files[name].write(np.ascontiguousarray(part).data)
+                self._files[name].flush()
 
     def sync(self) -> None:
         """Returns when what was written is on the disk."""
         for file in self._files.values():
-            os.fsync(file.fileno())
+            with named(file.name):
+                os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -147,8 +171,8 @@ def explained(folder: Path) -> Iterator[None]:
         if getattr(error, "sqlite_errorcode", 0) & 255 == sqlite3.SQLITE_BUSY:
             raise ValueError(f"{folder} is being changed by another process, for which {WAIT:g} s were waited; "
                              "try again when that has saved or ended") from None
-        raise ValueError(f"{folder / DATABASE} cannot be used: {error}; if it is damaged, restore it or extract again"
-                         ) from error
+        to_do = _TO_DO.get(getattr(error, "sqlite_errorcode", 0) & 255, "if it is damaged, restore it or extract again")
+        raise ValueError(f"{folder / DATABASE} cannot be used: {error}; {to_do}") from error
 
 
 def connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
@@ -156,7 +180,14 @@ def connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
 
     Raises FileNotFoundError where there is none, ValueError for what an earlier version wrote.
     """
-    path = folder / DATABASE
+    path = regular(folder / DATABASE)
+    for name in _BESIDE:
+        beside = regular(folder / f"{DATABASE}{name}")
+        with contextlib.suppress(FileNotFoundError), beside.open("rb") as file:  # it may just have been deleted
+            file.seek(max(0, os.fstat(file.fileno()).st_size - len(_JOURNAL_END)))
+            if file.read() == _JOURNAL_END:
+                raise ValueError(f"{beside} names a file outside of the index, which no journal of ours does; "
+                                 "delete it if you trust the folder, or extract again")
     if not path.exists():
         if any((folder / name).exists() for name in ("manifest.json", "unfinished.json")):
             raise ValueError(f"{folder} was extracted by an earlier version, whose indexes cannot be read any more; "
@@ -202,13 +233,19 @@ def read_about(db: sqlite3.Connection, folder: Path) -> tuple[About, np.ndarray]
                          f"expected {_APPLICATION:#x} {VERSION}); give another folder, or extract again")
     try:
         (content, removed, digest), = db.execute("SELECT * FROM about")
-        intact = hashlib.sha256(content + removed).digest() == digest
-    except (ValueError, TypeError):
-        intact = False
-    if not intact:
-        raise ValueError(f"{path} is damaged; restore it or extract again")
-    about, gone = About(**json.loads(content)), np.frombuffer(removed, "<i8").astype(np.int64)
-    return about._replace(model=about.model and ModelIdentity(*about.model), shape=RowShape(*about.shape)), gone
+        if hashlib.sha256(content + removed).digest() != digest:
+            raise ValueError
+        about, gone = About(**json.loads(content)), np.frombuffer(removed, "<i8").astype(np.int64)
+        about = about._replace(model=about.model and ModelIdentity(*about.model), shape=RowShape(*about.shape).check())
+        whole = [about.rows, about.generation, *(width for width in about.shape[:2] if width is not None)]
+        words = [] if about.model is None else [*about.model]
+        if not (isinstance(about.source, dict) and {*map(type, whole)} == {int} and {*map(type, words)} <= {str}
+                and 0 < about.rows < 2**40 and (about.generation > 0) == bool(words)
+                and (np.diff(gone, prepend=-1, append=about.rows) > 0).all()):
+            raise ValueError
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{path} is damaged; restore it or extract again") from None
+    return about, gone
 
 
 def write_about(db: sqlite3.Connection, about: About, removed: Ids = ()) -> None:

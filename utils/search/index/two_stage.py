@@ -218,7 +218,7 @@ class TwoStageIndex(Searchable):
 
     def coordinates(self, ids: Ids) -> np.ndarray:
         """Coordinates (n, 2) float64 of rows (n,), NaN where unknown."""
-        return np.array(self._of_images("east, north", ids), np.float64).reshape(-1, 2)
+        return np.array(self._of_images("CAST(east AS REAL), CAST(north AS REAL)", ids), np.float64).reshape(-1, 2)
 
     def _of_images(self, columns: str, ids: Ids) -> list[tuple]:
         wanted = self.checked(ids).tolist()

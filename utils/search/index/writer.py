@@ -56,7 +56,7 @@ class IndexWriter(contextlib.AbstractContextManager):
     def missing(self, rows: range) -> np.ndarray:
         """Those of a range of rows, ascending and without gaps, that are not on the disk yet, int64."""
         # Opened anew, for what other nodes have written to a network disk is seen then.
-        marks = np.fromfile(self.folder / "marks", np.uint8, len(rows), offset=rows.start)
+        marks = np.fromfile(disk.regular(self.folder / "marks"), np.uint8, len(rows), offset=rows.start)
         return rows.start + np.flatnonzero(marks == 0)
 
     def write(self, start: int, *, codes: np.ndarray | None = None, floats: np.ndarray | StoredRows | None = None
@@ -141,5 +141,5 @@ def _check_same(found: dict, wanted: dict, what: str) -> None:
     wanted = json.loads(json.dumps(wanted))  # as `found`, which comes from a file
     for key in {**wanted, **found}:
         if found.get(key) != wanted.get(key):
-            raise ValueError(f"{what}: {key} is {found.get(key)!r} there, {wanted.get(key)!r} here; "
+            raise ValueError(f"{what}: {key} is {found.get(key)!r:.200} there, {wanted.get(key)!r:.200} here; "
                              "give another folder, or delete this one")
