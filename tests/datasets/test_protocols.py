@@ -409,7 +409,10 @@ def test_zones_far_apart_are_kept_apart(tmp_path):
     split = tmp_path / "cities" / "images" / "test"
     put(split / "database", at(0, zone="10S"), at(5, zone="33U"), at(10, zone="10S"))
     put(split / "queries", at(1, zone="33U"), at(2, zone="10S"), at(2, zone="10T"))
-    assert answers(resolve(tmp_path, "cities")) == [[1], [0, 2], [0, 2]]
+    listing = resolve(tmp_path, "cities")
+    assert answers(listing) == [[1], [0, 2], [0, 2]]
+    assert listing.warnings == ("images of several UTM zones, none a right answer in another: 4 in 10N, 2 in 33N; the "
+                                f"first in 33N is {at(5, zone='33U')}",)
 
 
 def neighbours(split, metres):
