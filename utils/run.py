@@ -28,6 +28,7 @@ from .files import write_json
 from .ranks import is_first, local_rank, rank
 
 log = logging.getLogger("selavprpp")
+DESCRIPTORS = "index-", "local-"  # what folders in a run's begin with that are deleted at its end, but not by a kill
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,11 @@ class Run:
         log.info("run folder %s", self.folder)
         for what, values in config.items():
             log.info("%s %s", what, json.dumps(values))
+        left = [str(path) for kind in DESCRIPTORS for path in sorted(self.folder.parent.glob(f"*/{kind}*"))
+                if path.is_dir() and not is_alive(path.parent)]
+        if left:
+            log.info("left behind by runs that ended early: %s; an evaluation goes on from an index-* folder with "
+                     "--index, else delete them", ", ".join(left))
 
     def add_metrics(self, record: dict) -> None:
         """Appends one line to metrics.jsonl."""
@@ -110,8 +116,20 @@ def is_alive(folder: Path) -> bool:
     return False
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose disk is full, or which cannot be written any more for another reason, says so once, and ends."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        log.removeHandler(self)
+        _say(f"{self.baseFilename}: {error}{what_to_do(error)}; the log goes on here alone")
+
+
 def _log_to(path: Path) -> None:
-    file = logging.FileHandler(path)
+    file = _LogFile(path)
     with contextlib.suppress(OSError):
         fcntl.flock(file.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, by a kill too: see `is_alive`
     for handler in log.handlers:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import resource
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,59 @@ def test_what_is_said_before_the_run_is_in_its_log(tmp_path, capsys):
     assert said.index("early") < said.index("late")
     assert "early" not in capsys.readouterr().err
     assert "early" not in (new_run(tmp_path).folder / "info.log").read_text()
+
+
+def test_what_dead_runs_left_behind_is_named(tmp_path, capsys):
+    alive = new_run(tmp_path)  # its log stays open
+    handler, = (handler for handler in log.handlers if isinstance(handler, logging.FileHandler))
+    log.removeHandler(handler)
+    dead = new_run(tmp_path)
+    log.info("it is killed")
+    for run in (alive, dead):
+        (run.folder / "index-abc").mkdir()
+        (run.folder / "local-abc").mkdir()
+        (run.folder / "local-abc.npy").touch()
+    capsys.readouterr()
+    second = new_run(tmp_path)  # which closes the second's log, as a kill does
+    said, = [line for line in capsys.readouterr().err.splitlines() if "left behind" in line]
+    assert said.partition("early: ")[2].partition(";")[0] == f"{dead.folder / 'index-abc'}, {dead.folder / 'local-abc'}"
+    assert (dead.folder / "index-abc").is_dir() and second.folder != dead.folder
+    handler.close()
+    new_run(tmp_path / "elsewhere")
+    assert "left behind" not in capsys.readouterr().err
+
+
+def test_a_log_whose_disk_is_full_ends_with_one_line(tmp_path, capsys):
+    run = new_run(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((run.folder / "info.log").stat().st_size + 50, before[1]))
+    try:
+        capsys.readouterr()
+        for word in ("x" * 100, "second", "third"):
+            log.info(word)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and f"{run.folder / 'info.log'}: [Errno 27] File too large; raise the limit" in lines[1]
+
+
+@pytest.mark.parametrize(("write", "name"), [
+    (lambda run: run.add_metrics({"x": "y" * 5000}), "metrics.jsonl"),
+    (lambda run: run.write_results({"x": "y" * 5000}), "results.json")])
+def test_files_that_cannot_be_written_are_named(write, name, tmp_path, capsys):
+    run = new_run(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            exit_with(lambda: write(run))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert stop.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(said) == 1
+    assert f"File too large: '{run.folder / name}'; raise the limit of a file's size (ulimit -f)" in said[0]
+    assert not (run.folder / "results.json").exists()
 
 
 def test_metrics_lines(tmp_path):
@@ -158,6 +212,8 @@ def test_each_process_has_a_gpu_of_its_own(second_of_two, monkeypatch):
 @pytest.mark.parametrize(("error", "code", "said"), [
     (ValueError("lr is -1;\n expected more"), 2, "error: lr is -1; expected more"),
     (FileNotFoundError("no checkpoint file at x"), 2, "error: no checkpoint file at x"),
+    (OSError(28, "No space left on device", "a/floats"), 2,
+     "error: [Errno 28] No space left on device: 'a/floats'; free some space, or choose another folder"),
     (KeyboardInterrupt(), 130, "interrupted")])
 @pytest.mark.parametrize("logging_started", [False, True])
 def test_how_a_script_ends(error, code, said, logging_started, tmp_path, capsys, monkeypatch):

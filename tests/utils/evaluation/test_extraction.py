@@ -1,6 +1,7 @@
 """Descriptors into indexes on disk: resuming, forecasts, memory, rounding, and what the scripts make of them."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -296,6 +297,43 @@ def test_an_index_that_is_kept_is_only_searched_the_next_time(data, rerank_run, 
     said = error_of(eval_hashing.main, *options, capsys=capsys)
     assert said.startswith(f"{tmp_path / 'kept' / 'database'} holds an index of other descriptors: branches")
     assert not list(first.glob("index-*"))
+
+
+@pytest.mark.slow
+def test_a_damaged_or_hostile_index_ends_an_evaluation_in_one_line(data, rerank_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept, hostile = tmp_path / "kept", tmp_path / "hostile"
+    options = [*evaluation_options(data), "--resume", rerank_run / "best_model.pth", "--index"]
+    run_folder(eval_rerank.main, *options, kept, cwd=tmp_path)
+    queries, = (path.name for path in kept.glob("queries-*"))
+    for damage, said in (
+            (lambda: flip(hostile / "database" / "codes"), "database/codes: rows 0 to 8 are not what was written"),
+            (lambda: flip(hostile / "database" / "floats"), "database/floats: rows .* are not what was written"),
+            (lambda: flip(hostile / queries / "floats"), f"{queries}/floats: rows .* are not what was written"),
+            (lambda: (hostile / queries / "extraction.json").write_text("[" * 10**5), "extraction.json is damaged"),
+            (lambda: (hostile / queries / "extraction.json").write_text("[]"), "extraction.json is damaged"),
+            (lambda: fifo(hostile / queries / "extraction.json"), "extraction.json is a FIFO"),
+            (lambda: linked(hostile / "database", tmp_path / "elsewhere"), "database is a link")):
+        shutil.rmtree(hostile, ignore_errors=True)
+        shutil.copytree(kept, hostile)
+        damage()
+        with one_thread():
+            assert re.search(f"{hostile}/.*{said}", error_of(eval_rerank.main, *options, hostile, capsys=capsys))
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def linked(folder: Path, target: Path) -> None:
+    folder.rename(target)
+    folder.symlink_to(target)
 
 
 @pytest.mark.slow

@@ -122,6 +122,7 @@ def test_no_queries_find_nothing(built):
     found = index.search(data["codes"][:0], data["floats"][:0], k=3)
     assert [part.shape for part in found] == [(0, 3), (0, 3), (0, 100), (0, 100)]
     assert index.search_floats(data["floats"][:0], 3)[1].shape == (0, 3)
+    assert index.search_codes(data["codes"][:0], 500)[1].shape == (0, 120)
 
 
 def test_one_branch_alone(tmp_path):
