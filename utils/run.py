@@ -208,11 +208,15 @@ def exit_with(main: Callable[[], object]) -> None:
             distributed.let_the_first_speak()
             _say(f"error: {text}{what_to_do(error)}")
             sys.exit(2)
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             # Python swallows a Ctrl-C that comes while it forks a loader's worker; then it shows as that worker's end.
             if pressed:
                 raise KeyboardInterrupt from None
-            if not distributed.lost_contact(error):
+            if _out_of_memory(error) and not os.environ.get("SELAVPRPP_TRACEBACK"):
+                said = (str(error).splitlines() or ["no more"])[0]
+                _say(f"error: out of memory ({said}); lower --train_batch_size, --infer_batch_size or --num_workers")
+                sys.exit(1)
+            if isinstance(error, MemoryError) or not distributed.lost_contact(error):
                 raise
             distributed.let_the_others_speak()
             _say(f"error: another process ended, or cannot be reached: {error}")
@@ -226,6 +230,11 @@ def exit_with(main: Callable[[], object]) -> None:
         distributed.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On a processor torch raises a bare RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _command_that_goes_on(folder: Path) -> str:

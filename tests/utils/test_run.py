@@ -15,7 +15,7 @@ from model import ModelConfig
 from utils import distributed
 from utils import run as module
 from utils.device import pick_device
-from utils.run import Run, RunOptions, exit_with, hardware, interrupted_afterwards, start_log, versions
+from utils.run import Run, RunOptions, Terminated, exit_with, hardware, interrupted_afterwards, start_log, versions
 
 TINY = ModelConfig(backbone="dinov2-tiny")
 log = logging.getLogger("selavprpp")
@@ -214,7 +214,9 @@ def test_each_process_has_a_gpu_of_its_own(second_of_two, monkeypatch):
     (FileNotFoundError("no checkpoint file at x"), 2, "error: no checkpoint file at x"),
     (OSError(28, "No space left on device", "a/floats"), 2,
      "error: [Errno 28] No space left on device: 'a/floats'; free some space, or choose another folder"),
-    (KeyboardInterrupt(), 130, "interrupted")])
+    (KeyboardInterrupt(), 130, "interrupted"), (Terminated(), 143, "terminated"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), 1, "error: out of memory (CUDA out of memory. Tried); "
+     "lower --train_batch_size, --infer_batch_size or --num_workers")])
 @pytest.mark.parametrize("logging_started", [False, True])
 def test_how_a_script_ends(error, code, said, logging_started, tmp_path, capsys, monkeypatch):
     def main():
@@ -296,3 +298,10 @@ def test_a_thread_meets_no_signals():
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(work).result() == "done"
+
+
+def test_memory_that_a_processor_does_not_have_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        exit_with(lambda: torch.empty(2**60, dtype=torch.uint8))
+    assert stop.value.code == 1
+    assert "error: out of memory (" in capsys.readouterr().err
