@@ -113,7 +113,7 @@ def regular(path: Path) -> Path:
 
     ValueError for a link, which may lead out of the folder, and for a FIFO or a device, which may never end.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISREG(mode := path.lstat().st_mode):
             raise ValueError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'a device')}; expected a regular file: put it "
                              "there itself, or extract again")
@@ -183,7 +183,7 @@ def connect(folder: Path, *, new: bool = False) -> sqlite3.Connection:
     path = regular(folder / DATABASE)
     for name in _BESIDE:
         beside = regular(folder / f"{DATABASE}{name}")
-        with contextlib.suppress(FileNotFoundError), beside.open("rb") as file:  # it may just have been deleted
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), beside.open("rb") as file:  # or just gone
             file.seek(max(0, os.fstat(file.fileno()).st_size - len(_JOURNAL_END)))
             if file.read() == _JOURNAL_END:
                 raise ValueError(f"{beside} names a file outside of the index, which no journal of ours does; "
