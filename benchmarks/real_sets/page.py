@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +13,7 @@ from utils.reductions import Reduction, reductions
 
 from ..report import table
 from .measure import RECALLS, Recalls, Row, Trainer, mean, spread
-from .plan import DRAWN, TEST_SET, evaluation
+from .plan import DRAWN, TEST_SET
 
 START_SETS = (TEST_SET, "corridor")  # fixed beforehand, as is the measure: R@1 + R@5
 
@@ -36,8 +35,8 @@ def all_rows(without: Mapping[str, Mapping[str, Recalls]], rows: Sequence[Row], 
 
 
 def predecessor(rows: Sequence[Row], trainer: Trainer, seeds: Sequence[int]) -> str:
-    """Recalls of SelaVPR's two stages and of the other rows, how far each final one is from SelaVPR's, and what their
-    trainings and searches took; the second row is SelaVPR as it is meant."""
+    """Recalls of SelaVPR's two stages and of the other rows, and how far each final one is from SelaVPR's, which is the
+    second row."""
     sets, reference = trainer.place.telling_sets, rows[1]
     lines = []
     for row in rows:
@@ -49,29 +48,11 @@ def predecessor(rows: Sequence[Row], trainer: Trainer, seeds: Sequence[int]) -> 
                 *difference_over_seeds(trainer.runs(other, seeds, of), trainer.runs(own, seeds, of), k=1)))
         lines.append((row.name, *cells))
     head = ("row", *itertools.chain(*((of, "R@1 - SelaVPR's") for of in (*sets, "toy city"))))
-    whole = [row for row in rows if row.stage == reference.stage]
-    return "\n".join([table(head, lines, figures=len(head) - 1), "", table(
-        ("what it took", "minutes of training", "ms a query, first stage", "ms a query, re-ranking", "bytes an image"),
-        [(row.name, *costs(row, trainer, seeds)) for row in whole], figures=4)])
+    return table(head, lines, figures=len(head) - 1)
 
 
 def on_toy_city(row: Row) -> Row:
     return dataclasses.replace(row, model=row.model.on_toy_city)
-
-
-def costs(row: Row, trainer: Trainer, seeds: Sequence[int]) -> tuple[str, ...]:
-    """Medians over the seeds; trainings with those that they begin with, validation aside."""
-    found = []
-    for seed in seeds:
-        training, minutes = evaluation(row.model, seed, TEST_SET, trainer.place), 0.0
-        for step in training.chain:
-            epochs = int(step.command[step.command.index("--epochs_num") + 1])
-            minutes += epochs * json.loads(step.results.read_text())["training"]["minutes_per_epoch"]
-        results = json.loads(training.results.read_text())
-        found.append((minutes, results["latency_ms"]["search"], results["latency_ms"]["rerank"],
-                      sum(results["bytes_per_image"].values())))
-    minutes, first, second, stored = map(statistics.median, zip(*found, strict=True))
-    return f"{minutes:.1f}", f"{first:.2f}", f"{second:.2f}", f"{stored:,.0f}"
 
 
 def beside_the_paper(rows: Sequence[Row], paper: Mapping[str, float], trainer: Trainer, seeds: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scripts import one_thread
 
-from benchmarks import loader, precision, scale_page
+from benchmarks import loader, precision, scale_page, side_by_side
 from benchmarks.report import PAGES, PROJECT, Report, store_of, write_section
 from datasets.toy_city.city import build_toy_city
 from utils.run import hardware
@@ -20,6 +20,7 @@ def rows(found: dict) -> list[str]:
 
 
 TABLES = {"training": rows, "retrieval": rows, "local_matching": rows,
+          "side_by_side": lambda found: [side_by_side.columns(found)],
           "precision": lambda found: [precision.table(found["sets"])],
           "loader": lambda found: [loader.table(seconds) for seconds in found["seconds_an_image"].values()],
           "scale": lambda found: [scale_page.tables(found["sizes"])]}

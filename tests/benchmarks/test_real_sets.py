@@ -1,6 +1,7 @@
 """Real photographs, on drawn ones: frozen descriptors, verdicts over seeds, and the command from end to end."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -18,11 +19,13 @@ from benchmarks.real_sets.measure import Row, mean, spread
 from benchmarks.real_sets.plan import (
     BACKBONE,
     CURVE,
+    DRAWN,
     FILE,
     HASHED_MODELS,
     OURS,
     OURS_BINARY,
     PLACED_MODELS,
+    SELAVPR,
     STARTS,
     TUNED_MODELS,
     Place,
@@ -35,6 +38,7 @@ from benchmarks.report import PAGES, RESULTS
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from datasets.transforms import read_image
 from model import BACKBONES, ModelConfig
+from utils.cli.selavpr import training_parser
 from utils.cli.variants import chosen_fields
 
 
@@ -77,6 +81,25 @@ def test_models_that_are_different_trainings_and_what_the_scripts_take(models, p
     everything = {model.name: model for model in (*TUNED_MODELS.values(), *PLACED_MODELS.values(), *CURVE.values(),
                                                   *HASHED_MODELS.values(), *STARTS.values())}
     assert all(everything[model.name] == model for model in models.values())  # no folder of two models
+
+
+@pytest.mark.parametrize("model", [SELAVPR, SELAVPR.on_toy_city])
+def test_the_predecessor_s_script_takes_its_words(model, place):
+    step = training(model, 2, place)
+    args = training_parser("").parse_args([str(word) for word in step.command[1:]])
+    root = place.toy_city if model.world is DRAWN else place.real
+    assert (args.datasets_folder, args.training_dataset) == (root, str(root / model.world.training_set))
+    assert (args.val_dataset, args.dataset_name, args.seed) == (model.world.val, model.world.test, 2)
+    assert (args.epochs_num, args.train_batch_size, args.resize) == (OURS.epochs, 30, [160, 160])
+
+
+def test_on_the_toy_city_everything_is_drawn(place):
+    step = evaluation(OURS_BINARY.on_toy_city, 0, "pitts30k", place)
+    assert step == training(OURS_BINARY.on_toy_city, 0, place)
+    assert [one.name for one in step.chain] == ["toy-city-float/seed0/train", "toy-city-rerank/seed0/train"]
+    assert all(str(place.toy_city / "gsv_cities") in one.command and "--cities" not in one.command
+               for one in step.chain)
+    assert all(str(place.real) not in one.command for one in step.chain)
 
 
 def test_placements_are_the_paper_s_shares_of_half_as_many_blocks():
@@ -191,6 +214,17 @@ def test_orders_of_the_paper_hold_are_reversed_or_cannot_be_told(tmp_path):
     assert text.splitlines()[4].startswith("| good | 80.5 +- 0.7 / 80.5 / 100.0 |  | 60.0 |")
     assert text.splitlines()[3].endswith("| - |")  # no figure of the paper's
     assert text.endswith("of the paper's 1 orders 1 hold (good > bad); 0 are reversed; 0 cannot be told.")
+
+
+def test_beside_the_predecessor(tmp_path):
+    """Differences to the second row, SelaVPR re-ranked, on photographs and on the toy city; none of a first stage."""
+    trainer, (bad, as_good, good) = made_up(tmp_path)
+    rows = [dataclasses.replace(bad, stage="first_stage"), as_good, good]
+    lines = page.predecessor(rows, trainer, [0, 1]).splitlines()
+    assert lines[0] == "| row | sped_thumbs | R@1 - SelaVPR's | toy city | R@1 - SelaVPR's |"
+    assert lines[2] == "| bad | 20.5 +- 0.7 / 20.5 / 100.0 |  | 20.5 +- 0.7 / 20.5 / 100.0 |  |"
+    assert lines[3] == "| as good | 80.0 +- 0.0 / 80.0 / 100.0 |  | 80.0 +- 0.0 / 80.0 / 100.0 |  |"
+    assert lines[4].count("| +0.5 (") == 2
 
 
 def test_intervals_over_paired_seeds_are_those_of_the_t_test(tmp_path):
