@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from datasets import Listing, normalise
 from model import Checkpoint, build_model, load_model, read_checkpoint, save_checkpoint
@@ -119,9 +120,19 @@ class Training:
         self.last_score: tuple[float, float] | None = None  # likewise
         self.within_epoch: dict = {}  # where a resumed run stood inside its epoch
         self.meter = EpochMeter(device, epoch=1, last_good=None)
+        self._check_disk(trainable)
         log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, self.precision,
                  distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
                  sum(parameter.numel() for parameter in trainable) / 1e6)
+
+    def _check_disk(self, trainable: Sequence[nn.Parameter]) -> None:
+        """ValueError where the run folder's disk lacks the room of last_model.pth, best_model.pth and a half of one."""
+        moments = 2 * sum(p.numel() * p.element_size() for p in trainable)
+        needed = 3 * (moments + sum(t.numel() * t.element_size() for t in self.model.state_dict().values()))
+        free = shutil.disk_usage(self.run.folder).free if is_first() else needed
+        if free < needed:
+            raise ValueError(f"{self.run.folder}: checkpoints need {tqdm.format_sizeof(needed, 'B')}, its disk has "
+                             f"{tqdm.format_sizeof(free, 'B')} free; free some space, or start in another folder")
 
     def report_memory(self, model: Any, options: TrainingOptions, data: Any) -> None:
         """Logs what a step will take."""

@@ -2,14 +2,16 @@
 
 import contextlib
 import json
+import re
 import shlex
+import shutil
 import signal
 import sys
 
 import pytest
 import torch
 from images import write_benchmark
-from scripts import RANDOM, close_log, metrics, one_thread, results, run_folder, training_options
+from scripts import RANDOM, close_log, error_of, metrics, one_thread, results, run_folder, training_options
 
 import train
 import train_hashing
@@ -149,6 +151,14 @@ def test_before_there_is_a_state_nothing_is_named(data, tmp_path, monkeypatch):
     words = [*training_options(data), *RANDOM, "--epochs_num", 1]
     code, line = broken_off("train.py", words, after=1, cwd=tmp_path, monkeypatch=monkeypatch, send=signal.SIGINT)
     assert (code, line) == (130, "interrupted")
+
+
+def test_without_room_for_checkpoints_nothing_is_trained(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    free = shutil.disk_usage(tmp_path)._replace(free=20_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    message = error_of(train.main, *training_options(data), *RANDOM, capsys=capsys)
+    assert re.search("logs/.*: checkpoints need 3.*MB, its disk has 20.0MB free; free some space, or start in", message)
 
 
 def test_words_of_a_command_that_goes_on(tmp_path):
