@@ -262,6 +262,11 @@ def test_the_page_has_the_means_of_what_was_measured():
         for place, of in enumerate(("sped_thumbs", "corridor", "sf_toy"), start=1):
             seeds = [samples[f"{row.model.name}/seed{seed}/{of}"][row.stage] for seed in range(3)]
             assert rows[row.name][place].removesuffix(" |") == page.recalls_text(seeds)
+    for row in command.PREDECESSOR_ROWS:
+        for place, (of, model) in {1: ("sped_thumbs", row.model), 3: ("corridor", row.model),
+                                   5: ("toy_city/pitts30k", row.model.on_toy_city)}.items():
+            seeds = [samples[f"{model.name}/seed{seed}/{of}"][row.stage] for seed in range(3)]
+            assert rows[row.name][place].removesuffix(" |") == page.recalls_text(seeds)
     for name, model in STARTS.items():
         for of in page.START_SETS:
             scores = [sum(samples[f"{model.name}/seed{seed}/{of}"]["final"][:2]) for seed in range(5)]
