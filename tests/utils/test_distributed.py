@@ -295,9 +295,7 @@ def test_a_signal_to_one_process_ends_both_between_the_same_steps(data, tmp_path
     folder, = cwd.glob("logs/*/*")
     said, = (line for line in done.stderr.splitlines() if "terminated; " in line)
     assert "; go on with: torchrun ... " in said and said.endswith(f"--resume {folder.relative_to(cwd)}")
-    folder.rename(tmp_path / "broken")
-    again = the_folder(torchrun(ROOT / "train.py", *options, "--resume", tmp_path / "broken", cwd=cwd), cwd)
-    assert_alike(again, straight)
+    assert_alike(run_folder(train.main, *options, "--resume", folder, cwd=tmp_path), straight)
 
 
 def is_alive(process: str) -> bool:
