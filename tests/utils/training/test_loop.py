@@ -11,7 +11,6 @@ import torch
 from scripts import RANDOM, metrics, one_thread, results, run_folder, training_options
 
 import train
-import train_hashing
 import train_rerank
 from model import ModelConfig, build_model, load_model, published_state_dict, read_checkpoint
 from utils.data import TrainingData
@@ -67,9 +66,9 @@ def start(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("main", "precision"), [
-    (train.main, "fp32"), (train.main, "bf16"), (train_hashing.main, "fp32"), (train_rerank.main, "fp32")],
-    ids=["float", "float-bf16", "hashing", "rerank"])
+    (train.main, "fp32"), (train_rerank.main, "fp32")], ids=["float", "rerank"])
 def test_going_on_equals_never_stopping(main, precision, data, float_run, tmp_path):
+    """After whole epochs; other precisions and scripts, and within an epoch: test_between_steps.py."""
     options = [*training_options(data), "--precision", precision]
     if main is not train.main:
         options += ["--set", "pair_fraction=0.5"]  # draws from torch's generator, whose state must be restored
