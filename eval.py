@@ -1,5 +1,10 @@
 """Evaluates float descriptors: exhaustive L2 search, recall@k."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,5 +1,10 @@
 """Evaluates two-stage retrieval: the top candidates by Hamming distance, re-ranked by L2; recall@k of both stages."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
+
 import functools
 from collections.abc import Iterator
 from pathlib import Path

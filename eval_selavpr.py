@@ -1,6 +1,11 @@
 """Evaluates SelaVPR: the top candidates by L2 between global descriptors, re-ranked by mutual nearest neighbours of
 local features; recall@k of both stages."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
+
 import dataclasses
 import functools
 from collections.abc import Iterator

@@ -1,5 +1,10 @@
 """Trains the float branch: a side network and head on the frozen backbone, multi-similarity loss (equation 16)."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
+
 from eval import evaluator
 from losses import mine_pairs, multi_similarity_loss
 from utils import cli

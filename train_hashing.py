@@ -1,5 +1,10 @@
 """Trains the binary branch alone: compact codes for retrieval by Hamming distance (equation 15)."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
+
 from eval_hashing import evaluator
 from losses import ablated_hashing_losses, mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from utils import cli

@@ -3,6 +3,11 @@
 Or, as the file of --resume and --variant have it, the float branch beside a binary model, or both at once.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
+
 from eval_rerank import evaluator
 from losses import ablated_hashing_losses, mine_pairs, multi_similarity_loss, similarity_constrained_loss
 from model import BRANCHES

@@ -1,6 +1,11 @@
 """Trains SelaVPR: adapters inside the frozen backbone by triplets of global descriptors and of local features, mined
 with coordinates alone as supervision; or, by --training_dataset, found among the places of a batch."""
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
+
 from eval_selavpr import LocalEvaluator
 from losses import batch_triplets, local_feature_loss, triplet_loss
 from utils import cli

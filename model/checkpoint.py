@@ -135,6 +135,9 @@ def _verify(path: Path) -> None:
                 raise DamagedCheckpointError(f"{path}: refused, its members would unpack to {size:,} bytes; torch "
                                              "writes them as they are, so that none is larger than its file")
             broken = archive.testzip()
+            if not broken and any(member.filename.endswith(".pkl") and b"\nbytearray\n" in archive.read(member)
+                                  for member in members):  # the one thing torch lets through that takes any size
+                raise DamagedCheckpointError(f"{path}: refused, it asks for a bytearray, which no checkpoint holds")
     if broken is not None:
         raise DamagedCheckpointError(f"{path}: damaged, the bytes of {broken} do not fit their checksum; copy or fetch "
                                      "it again, or give another")

@@ -30,6 +30,7 @@ from datasets import (
 )
 
 from .distributed import processes
+from .loader import ImageLoader
 from .ranks import rank
 
 log = logging.getLogger("selavprpp")
@@ -167,11 +168,8 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
              dataset.dropped_places, data.images_per_place)
     sampler = CityBatchSampler(dataset, places_per_batch=data.places_per_batch, seed=data.seed, process=rank(),
                                processes=processes())
-    # A generator of its own: otherwise starting workers would draw from torch's global one, and what the losses
-    # draw there would depend on the number of workers.
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=data.num_workers, collate_fn=collate_places,
-                      generator=torch.Generator(),
-                      pin_memory=device.type == "cuda", persistent_workers=data.num_workers > 0)
+    return ImageLoader(dataset, batch_sampler=sampler, num_workers=data.num_workers, collate_fn=collate_places,
+                        device=device, persistent_workers=data.num_workers > 0)
 
 
 def evaluated_set(chosen: EvaluatedSet, images: EvaluationImages) -> BenchmarkDataset:

@@ -28,7 +28,7 @@ from .files import write_json
 from .ranks import is_first, local_rank, rank
 
 log = logging.getLogger("selavprpp")
-DESCRIPTORS = "index-", "local-"  # what folders in a run's begin with that are deleted at its end, but not by a kill
+DESCRIPTORS, LOCAL_FEATURES = "index-", "local-"  # begin folders in a run's that its end deletes, but a kill does not
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,8 @@ class Run:
         log.info("run folder %s", self.folder)
         for what, values in config.items():
             log.info("%s %s", what, json.dumps(values))
-        left = [str(path) for kind in DESCRIPTORS for path in sorted(self.folder.parent.glob(f"*/{kind}*"))
+        left = [str(path) for kind in (DESCRIPTORS, LOCAL_FEATURES)
+                for path in sorted(self.folder.parent.glob(f"*/{kind}*"))
                 if path.is_dir() and not is_alive(path.parent)]
         if left:
             log.info("left behind by runs that ended early: %s; an evaluation goes on from an index-* folder with "
@@ -184,17 +185,11 @@ def exit_with(main: Callable[[], object]) -> None:
 
     Of several processes one says it, as a rule the first; torchrun ends the others.
     """
-    pressed = []
-
-    def interrupt(*_):
-        pressed.append(True)
-        raise KeyboardInterrupt
-
     def terminate(*_):
         raise Terminated
 
     before = {number: signal.signal(number, handler) for number, handler in (
-        (signal.SIGINT, interrupt), (signal.SIGTERM, terminate))}
+        (signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, terminate))}
     try:
         try:
             main()
@@ -209,9 +204,6 @@ def exit_with(main: Callable[[], object]) -> None:
             _say(f"error: {text}{what_to_do(error)}")
             sys.exit(2)
         except (MemoryError, RuntimeError) as error:
-            # Python swallows a Ctrl-C that comes while it forks a loader's worker; then it shows as that worker's end.
-            if pressed:
-                raise KeyboardInterrupt from None
             if _out_of_memory(error) and not os.environ.get("SELAVPRPP_TRACEBACK"):
                 said = (str(error).splitlines() or ["no more"])[0]
                 _say(f"error: out of memory ({said}); lower --train_batch_size, --infer_batch_size or --num_workers")

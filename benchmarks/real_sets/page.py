@@ -37,18 +37,16 @@ def all_rows(without: Mapping[str, Mapping[str, Recalls]], rows: Sequence[Row], 
 def predecessor(rows: Sequence[Row], trainer: Trainer, seeds: Sequence[int]) -> str:
     """Recalls of SelaVPR's two stages and of the other rows, and how far each final one is from SelaVPR's, which is the
     second row."""
-    sets, reference = trainer.place.telling_sets, rows[1]
-    lines = []
-    for row in rows:
-        cells = []
-        for of in (*sets, DRAWN.test):
-            own, other = (on_toy_city(one) if of == DRAWN.test else one for one in (row, reference))
-            cells.append(recalls_text([trainer.recalls(own, seed, of) for seed in seeds]))
-            cells.append("" if row is reference or row.stage != reference.stage else interval_text(
-                *difference_over_seeds(trainer.runs(other, seeds, of), trainer.runs(own, seeds, of), k=1)))
-        lines.append((row.name, *cells))
+    sets = trainer.place.telling_sets
+    columns: list[list[str]] = []
+    for of, own in (*((of, rows) for of in sets), (DRAWN.test, [on_toy_city(row) for row in rows])):
+        reference = own[1]
+        columns.append([recalls_text([trainer.recalls(row, seed, of) for seed in seeds]) for row in own])
+        columns.append(["" if row is reference or row.stage != reference.stage else interval_text(
+            *difference_over_seeds(trainer.runs(reference, seeds, of), trainer.runs(row, seeds, of), k=1))
+            for row in own])
     head = ("row", *itertools.chain(*((of, "R@1 - SelaVPR's") for of in (*sets, "toy city"))))
-    return table(head, lines, figures=len(head) - 1)
+    return table(head, zip((row.name for row in rows), *columns, strict=True), figures=len(head) - 1)
 
 
 def on_toy_city(row: Row) -> Row:

@@ -1,4 +1,4 @@
-"""Trainings that are killed at random moments, or asked to end, and go on until they are done."""
+"""Trainings that are killed at random moments, alone or with their workers, or asked to end, and go on until done."""
 
 import os
 import random
@@ -12,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-SIZES = ("--resize", "56", "56", "--train_resize", "56", "56", "--train_batch_size", "2", "--num_workers", "0",
+SIZES = ("--resize", "56", "56", "--train_resize", "56", "56", "--train_batch_size", "2",
          "--device", "cpu", "--cities", "Boston", "Lisbon", "--val_datasets", "msls", "--precision", "fp32",
          "--epochs_num", "6", "--patience", "6", "--save_every", "0.001")
 
@@ -20,7 +20,8 @@ SIZES = ("--resize", "56", "56", "--train_resize", "56", "56", "--train_batch_si
 def start(script: str, words: list[str], cwd: Path) -> subprocess.Popen:
     cwd.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen([sys.executable, str(ROOT / script), *words], cwd=cwd, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                            stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def finish(script: str, words: list[str], cwd: Path) -> Path:
@@ -55,11 +56,11 @@ def killed_trainings(trials: int, folder: Path, data: Path, *, seed: int = 0) ->
         try:
             for _ in range(rng.randint(1, 3)):
                 before = {*cwd.glob("logs/*/*/last_model.pth")}
-                child = start(script, words, cwd)
+                child = start(script, [*words, "--num_workers", rng.choice("02")], cwd)
                 while child.poll() is None and {*cwd.glob("logs/*/*/last_model.pth")} == before:
                     time.sleep(0.01)
                 time.sleep(rng.uniform(0, 0.6))
-                child.send_signal(rng.choice(SIGNALS))
+                rng.choice((os.kill, os.killpg))(child.pid, rng.choice(SIGNALS))
                 said = child.communicate()[1]
                 if "Traceback" in said:
                     raise RuntimeError(said.splitlines()[-1])

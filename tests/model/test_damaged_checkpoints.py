@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickletools
 import struct
 import zipfile
 from pathlib import Path
@@ -131,6 +132,16 @@ def test_members_larger_than_their_file_are_refused_before_anything_is_read(tmp_
 
     monkeypatch.setattr(torch, "load", load)
     refused(path, "refused, its members would unpack to [0-9,]+ bytes")
+
+
+def test_a_pickle_that_asks_for_memory_is_refused(ours, tmp_path):
+    """torch would set a terabyte aside, or be killed."""
+    asking = b"\x80\x02}X\x01\x00\x00\x00ac__builtin__\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85Rs."
+    assert "BYTEARRAY" not in (names := {op.name for op, *_ in pickletools.genops(asking)}) and "REDUCE" in names
+    with zipfile.ZipFile(ours) as archive, zipfile.ZipFile(tmp_path / "asking.pth", "w") as written:
+        for name in archive.namelist():
+            written.writestr(name, asking if name.endswith("data.pkl") else archive.read(name))
+    refused(tmp_path / "asking.pth", "asks for a bytearray")
 
 
 @pytest.mark.parametrize("field", ["float_dim", "reduction_dim"])

@@ -1,6 +1,5 @@
 """The run folder: what is in it; how a script ends."""
 
-import contextlib
 import json
 import logging
 import resource
@@ -232,19 +231,6 @@ def test_how_a_script_ends(error, code, said, logging_started, tmp_path, capsys,
     assert line.endswith(said)
     if run:
         assert (run.folder / "info.log").read_text().splitlines()[-1] == line
-
-
-def test_a_swallowed_interrupt_still_counts(capsys):
-    def main():
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        raise RuntimeError("DataLoader worker exited unexpectedly")
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as stop:
-        exit_with(main)
-    assert stop.value.code == 130
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_defects_of_ours_keep_their_traceback(monkeypatch):

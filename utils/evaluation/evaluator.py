@@ -18,6 +18,7 @@ from model import SelaVPRpp
 
 from ..distributed import broadcast
 from ..ranks import is_first
+from ..run import DESCRIPTORS
 from ..search import Searchable
 from .extraction import Extractor, extract
 from .metrics import recall_at_k
@@ -178,7 +179,7 @@ class Evaluator:
         if self.options.index is not None:
             yield self.options.index
             return
-        folder = broadcast(Path(tempfile.mkdtemp(prefix="index-", dir=self.folder)) if is_first() else None)
+        folder = broadcast(Path(tempfile.mkdtemp(prefix=DESCRIPTORS, dir=self.folder)) if is_first() else None)
         keep = False
         try:
             yield folder

@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from datasets import BenchmarkDataset
 from model import Descriptors, SelaVPRpp, fast_inference, fingerprint
@@ -20,6 +19,7 @@ from model import Descriptors, SelaVPRpp, fast_inference, fingerprint
 from ..device import PRECISIONS, warm_up_compiled
 from ..distributed import broadcast, collect, own_share, total
 from ..files import write_json
+from ..loader import ImageLoader
 from ..ranks import is_first, progress
 from ..search import IndexWriter, ModelIdentity, RowShape, TwoStageIndex, pack_codes, store_rows
 from ..search.index.disk import regular
@@ -212,7 +212,7 @@ def _extract(network: Network, dataset: BenchmarkDataset, writers: dict[_Side, I
     """Extracts what is missing; returns what that cost."""
     to_do = sum(len(writer.missing(own_share(len(side.names)))) for side, writer in writers.items())
     batches = (batch for side, writer in writers.items() for batch in side.batches(writer, batch_size))
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
+    loader = ImageLoader(dataset, batch_sampler=batches, num_workers=num_workers, device=device)
     forecast = Forecast(to_do, sum(len(side.names) * side.row.row_bytes for side in writers), device)
     pending, in_flight = [], int(device.type == "cuda")  # a GPU is at the next batch while the last one is written
 

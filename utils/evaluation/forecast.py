@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from datasets.transforms import check_size
 
-from ..device import peak_memory_mib
-from ..training.memory import free_memory
+from ..device import free_memory, peak_memory_mib
 
 log = logging.getLogger("selavprpp")
 SECONDS = 10  # of watching, or until
@@ -20,14 +19,14 @@ SHARE = 0.1  # of the images are done; and at least
 BATCHES = 3
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Raises ValueError where `folder`, which need not exist yet, has no room for so many bytes."""
+def check_disk(folder: Path, needed: int, *, what: str = "the descriptors",
+               advice: str = "choose another folder with --index, or smaller descriptors with --store") -> None:
+    """Raises ValueError where `folder`, which need not exist yet, has no room for the bytes that `what` needs."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise ValueError(f"{folder}: the descriptors need {tqdm.format_sizeof(needed, 'B')}, its disk has "
-                         f"{tqdm.format_sizeof(free, 'B')} free; choose another folder with --index, or smaller "
-                         "descriptors with --store")
+        raise ValueError(f"{folder}: {what} need {tqdm.format_sizeof(needed, 'B')}, its disk has "
+                         f"{tqdm.format_sizeof(free, 'B')} free; {advice}")
 
 
 def check_memory(option: str, size: Sequence[int], device: torch.device, *, batch: tuple[str, int]) -> None:

@@ -60,7 +60,7 @@ class Exported:
         if not targets:
             raise ValueError("no target given; expected at least one address of an export")
         self._tables = [_open(target) for target in targets]
-        abouts = [about_of(table) or {} for table in self._tables]
+        abouts = [about for table in self._tables if (about := about_of(table))]  # each has one, says `_open`
         self.model = model or ModelIdentity(**abouts[0]["model"])
         for target, about in zip(targets, abouts, strict=True):
             there = ModelIdentity(**about["model"])
@@ -158,8 +158,14 @@ def open_table(database: Any) -> Any | None:
 
 
 def about_of(table: Any) -> dict | None:
-    about = (table.schema.metadata or {}).get(ABOUT)
-    return None if about is None else json.loads(about)
+    """What an export says of itself, all of which this project's exports say; else None."""
+    try:
+        about = json.loads(table.schema.metadata[ABOUT])
+        name_of(about)
+        sound = isinstance(about["row"]["code_bytes"], int)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return about if sound else None
 
 
 def content_of(table: Any) -> str:

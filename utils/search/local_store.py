@@ -1,12 +1,13 @@
 """Local features of many images, on disk or made anew; an image's are a map (rows, columns, D) of unit length.
 
 One file holds all images, each under its number: no name of an image becomes a name of a file. It is numpy's .npy, as
-float16: 2 * rows * columns * D bytes an image, 0.95 MB for 61 x 61 x 128. Reading maps it into memory for as long as
-that takes, so that RAM holds what was asked for alone.
+float16: 2 * rows * columns * D bytes an image, 0.95 MB for 61 x 61 x 128. Behind it, where numpy does not look, is each
+image's CRC-32. Reading maps it into memory for as long as that takes, so that RAM holds what was asked for alone.
 """
 
 import contextlib
 import os
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import named
+from .index.disk import regular
 from .stores import NOT_FINITE
 
 Write = Callable[[int, np.ndarray], None]  # first image's number, its features and those of the ones behind it
@@ -32,6 +34,10 @@ class LocalFeatures:
             raise ValueError(f"{self.path} holds {features.dtype} {features.shape}; "
                              "expected local features, float16 (images, rows, columns, width)")
         self._images, self.shape = len(features), features.shape[1:]
+        self._read = np.zeros(len(features), bool)  # and compared with their checksums
+        self._checksums = np.fromfile(self.path, "<u4", offset=features.offset + features.nbytes)
+        if len(self._checksums) != len(features):
+            raise ValueError(f"{self.path} is torn: {len(self._checksums)} of {len(features)} checksums; extract again")
 
     def __len__(self) -> int:
         return self._images
@@ -41,22 +47,34 @@ class LocalFeatures:
         return 2 * int(np.prod(self.shape))
 
     def read(self, images: np.ndarray) -> np.ndarray:
-        """A copy of the features (k, rows, columns, D) float16 of images (k,); ValueError for one that is not there."""
+        """A copy of the features (k, rows, columns, D) float16 of images (k,).
+
+        ValueError for one that is not there, and for one whose bytes have changed since they were written.
+        """
         if len(images) and not 0 <= images.min() <= images.max() < len(self):
             raise ValueError(f"images range from {images.min()} to {images.max()}; "
                              f"expected some of the {len(self)} in {self.path}")
-        return np.asarray(self._open())[images]
+        found = np.asarray(self._open())[images]
+        for image, features in zip(images.tolist(), found, strict=True):
+            if not self._read[image] and zlib.crc32(np.ascontiguousarray(features).data) != self._checksums[image]:
+                raise ValueError(f"{self.path} is damaged: the features of image {image} do not fit their checksum; "
+                                 "extract it again")
+            self._read[image] = True
+        return found
 
     def __getitem__(self, image: int) -> np.ndarray:
         """Likewise of one image (rows, columns, D)."""
         return self.read(np.array([image]))[0]
 
-    def _open(self) -> np.ndarray:
+    def _open(self) -> np.memmap:
         try:
-            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+            found = np.load(regular(self.path), mmap_mode="r", allow_pickle=False)
+            if not isinstance(found, np.memmap):
+                raise ValueError(f"a {type(found).__name__}")
         except (ValueError, EOFError) as error:
             raise ValueError(f"{self.path} is no file of local features, or torn: {error}; extract them again"
                              ) from error
+        return found
 
 
 @contextlib.contextmanager
@@ -71,7 +89,7 @@ def write_local(path: str | Path, *, images: int, shape: tuple[int, int, int]) -
     path, expected = Path(path), (images, *shape)
     if min(expected) < 1:
         raise ValueError(f"local features have shape {expected}; expected at least one of each")
-    written = np.zeros(images, bool)
+    written, checksums = np.zeros(images, bool), np.zeros(images, "<u4")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -79,7 +97,7 @@ def write_local(path: str | Path, *, images: int, shape: tuple[int, int, int]) -
                 file, {"descr": "<f2", "fortran_order": False, "shape": expected})
             head, size = file.tell(), 2 * int(np.prod(shape))
             with named(path):
-                file.truncate(head + images * size)
+                file.truncate(head + images * (size + 4))
 
             def write(start: int, features: np.ndarray) -> None:
                 stop = start + len(features)
@@ -94,13 +112,16 @@ def write_local(path: str | Path, *, images: int, shape: tuple[int, int, int]) -
                 with named(path):
                     file.seek(head + start * size)
                     file.write(half.data)
-                written[start:stop] = True
+                written[start:stop], checksums[start:stop] = True, [zlib.crc32(one.data) for one in half]
 
             yield write
             if not written.all():
                 raise ValueError(f"{(~written).sum()} of {images} images have no local features; expected all, "
                                  f"before {path} is finished")
-            file.flush()
+            with named(path):
+                file.seek(head + images * size)
+                file.write(checksums.data)
+                file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

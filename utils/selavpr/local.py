@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from datasets import BenchmarkDataset
 from model import SelaVPR, selavpr_fingerprint
@@ -18,7 +18,9 @@ from model.network import Descriptors
 
 from ..device import PRECISIONS
 from ..evaluation.forecast import check_disk
+from ..loader import ImageLoader
 from ..ranks import progress
+from ..run import LOCAL_FEATURES
 from ..search import ModelIdentity
 from ..search.local import rerank_local
 from ..search.local_store import LocalFeatures, Recomputed, write_local
@@ -117,14 +119,16 @@ def local_set(extractor: SelaVPRExtractor, dataset: BenchmarkDataset, *, folder:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        place = folder if keep else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="local-", dir=folder)))
+        temporary = contextlib.nullcontext(folder) if keep else tempfile.TemporaryDirectory(prefix=LOCAL_FEATURES,
+                                                                                            dir=folder)
+        place = Path(stack.enter_context(temporary))
         words = (str(extractor.identity), dataset.prepared[0], precision, *dataset.listing.names("database"))
         name = hashlib.sha256("\n".join(words).encode(errors="surrogateescape")).hexdigest()[:8]
         path = place / f"local-{name}.npy"
         if not path.is_file():
             shape = extracted(np.array([0])).shape[1:]
             check_disk(place, 2 * n * int(np.prod(shape)))
-            loader = DataLoader(Subset(dataset, range(n)), batch_size=batch_size, num_workers=num_workers)
+            loader = ImageLoader(Subset(dataset, range(n)), batch_size=batch_size, num_workers=num_workers)
             with write_local(path, images=n, shape=shape) as write:
                 for images, numbers in progress(loader, "local features of the database"):
                     write(int(numbers[0]), extractor.local(images, precision))

@@ -27,6 +27,7 @@ from model import SelaVPR, build_selavpr, load_selavpr, read_selavpr, save_selav
 from ..data import TrainingData, fitting, training_loader
 from ..device import PRECISIONS
 from ..evaluation.evaluator import Evaluation
+from ..loader import ImageLoader
 from ..training.loop import ModelFiles, Training, TrainingOptions
 from ..training.memory import report_step_memory
 from ..training.state import as_one_line
@@ -111,8 +112,8 @@ class MinedTriplets:
             assert self.triplets is not None  # mined before the break
             left = self.triplets[done * self.data.triplets_per_batch:]
             images = TripletDataset(self.dataset.listing, left, size=(self.data.size[0], self.data.size[1]))
-            yield from DataLoader(images, batch_size=self.data.triplets_per_batch, num_workers=self.data.num_workers,
-                                  collate_fn=collate_triplets, drop_last=True, generator=torch.Generator())
+            yield from ImageLoader(images, batch_size=self.data.triplets_per_batch, collate_fn=collate_triplets,
+                                    num_workers=self.data.num_workers, drop_last=True)
 
     @torch.no_grad()
     def describe(self, ids: np.ndarray) -> np.ndarray:
@@ -120,8 +121,8 @@ class MinedTriplets:
         assert self.model is not None  # Training sets it
         device, training = next(self.model.parameters()).device, self.model.training
         self.model.eval()
-        loader = DataLoader(Subset(self._described, ids.tolist()), batch_size=self.data.batch_size,
-                            num_workers=self.data.num_workers, generator=torch.Generator())
+        loader = ImageLoader(Subset(self._described, ids.tolist()), batch_size=self.data.batch_size,
+                              num_workers=self.data.num_workers)
         found = [self.model(images.to(device), local=False).floating.cpu() for images, _ in loader]
         self.model.train(training)
         return torch.cat(found).numpy()

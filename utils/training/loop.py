@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from datasets import Listing, normalise
+from datasets import normalise
 from model import Checkpoint, build_model, load_model, read_checkpoint, save_checkpoint
 from model.layers.processor import quicken_attention
 
 from .. import distributed
 from ..device import PRECISIONS, random_states, restore_random_states, warm_up_compiled
 from ..evaluation.evaluator import Evaluation
+from ..evaluation.forecast import check_disk
 from ..files import temporary_path
 from ..models import Origin
 from ..ranks import is_first, progress
@@ -116,7 +116,7 @@ class Training:
         # Which file is the best so far, told in every file: who wrote it, and after which epoch.
         self.identity, self.best = uuid.uuid4().hex, None
         self.trained_on: dict = {}  # what a page must say of the places, once there are some
-        self.validation: list[Listing] = []  # of the last epoch
+        self.validation: dict[str, Any] = {"validation": {}, "selected_by": None}  # of the last epoch
         self.last_score: tuple[float, float] | None = None  # likewise
         self.within_epoch: dict = {}  # where a resumed run stood inside its epoch
         self.meter = EpochMeter(device, epoch=1, last_good=None)
@@ -129,10 +129,9 @@ class Training:
         """ValueError where the run folder's disk lacks the room of last_model.pth, best_model.pth and a half of one."""
         moments = 2 * sum(p.numel() * p.element_size() for p in trainable)
         needed = 3 * (moments + sum(t.numel() * t.element_size() for t in self.model.state_dict().values()))
-        free = shutil.disk_usage(self.run.folder).free if is_first() else needed
-        if free < needed:
-            raise ValueError(f"{self.run.folder}: checkpoints need {tqdm.format_sizeof(needed, 'B')}, its disk has "
-                             f"{tqdm.format_sizeof(free, 'B')} free; free some space, or start in another folder")
+        if is_first():
+            check_disk(self.run.folder, needed, what="checkpoints",
+                       advice="free some space, or start in another folder")
 
     def report_memory(self, model: Any, options: TrainingOptions, data: Any) -> None:
         """Logs what a step will take."""
@@ -204,6 +203,7 @@ class Training:
         self.epoch, self.epochs_without_gain = state["epoch"], state["epochs_without_gain"]
         self.best_score, self.last_score = tuple(state["best_score"]), state["score"]
         self.within_epoch = state.get("within_epoch") or {}
+        self.validation = {name: state.get(name) for name in self.validation}
         self.restore(state, source)
 
     def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
@@ -290,7 +290,10 @@ class Training:
     def end_epoch(self, evaluations: Sequence[Evaluation]) -> None:
         """Records the epoch, whose score is that of the last validation set, and writes the checkpoints."""
         self.last_score = score = self.score(evaluations[-1])
-        self.validation = [evaluation.listing for evaluation in evaluations]
+        listings = [evaluation.listing for evaluation in evaluations]
+        self.validation = {"selected_by": listings[-1].label, "validation": {
+            listing.label: {"files_sha256": listing.fingerprint(), "warnings": list(listing.warnings)}
+            for listing in listings}}
         better = score > self.best_score
         self.best_score = max(score, self.best_score)
         self.epochs_without_gain = 0 if better else self.epochs_without_gain + 1
@@ -309,7 +312,7 @@ class Training:
             self._save(better)
         log.info("epoch %d/%d: %s, lr %.1e, %.1f images/s, peak memory %.0f MiB, %s %s %.1f (%s)", self.epoch,
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
-                 record["images_per_second"], memory_mib, self.validation[-1].label, self.score_name, score[0],
+                 record["images_per_second"], memory_mib, listings[-1].label, self.score_name, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
     def _save(self, better: bool) -> None:
@@ -319,13 +322,9 @@ class Training:
         # The best is written first: stopped between the two, last_model.pth cannot claim a best that is not there.
         self.files.save(self.model, best if better else last, pretrained=self.origin.pretrained, training={
             "script": self.script, "earlier": [*self.origin.trainings], "data": self.trained_on,
-            "precision": self.precision, "validation": {
-                listing.label: {"files_sha256": listing.fingerprint(), "warnings": list(listing.warnings)}
-                for listing in self.validation},
-            "selected_by": self.validation[-1].label if self.validation else None,
-            "run": self.identity, "best": self.best, "options": self.run.options, "epoch": self.epoch,
-            "within_epoch": self.within_epoch, "score": self.last_score,
-            "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
+            "precision": self.precision, **self.validation, "run": self.identity, "best": self.best,
+            "options": self.run.options, "epoch": self.epoch, "within_epoch": self.within_epoch,
+            "score": self.last_score, "best_score": self.best_score, "epochs_without_gain": self.epochs_without_gain,
             "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device), **self.more_state()})
         if better:

@@ -5,7 +5,6 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from model import SelaVPRpp
 from model.layers.batch_norm import BatchNorm
 
+from ..device import free_memory
 from ..distributed import processes
 from ..run import interrupted_afterwards
 
@@ -131,19 +131,3 @@ def report_step_memory(model: nn.Module, *, device: torch.device, places_per_bat
                     tqdm.format_sizeof(free, "B"), largest)
     else:
         log.info("memory: %s are free, enough for about --train_batch_size %d", tqdm.format_sizeof(free, "B"), largest)
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on the device; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux
-        return None
-    try:
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no control group, or one without a limit
-        return free
-    return min(free, limit - used)

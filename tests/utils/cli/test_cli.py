@@ -429,6 +429,14 @@ def test_nothing_to_download(no_network, data, fails):
 # --- Ctrl-C
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", MAINS)
+def test_interrupted_while_the_libraries_load(script, tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run([sys.executable, ROOT / script, "--help"], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_interrupted_and_taken_up_again(data, tmp_path):
     script = ROOT / "train.py"
     command = [sys.executable, script, *training_options(data), *RANDOM, "--epochs_num", "10000"]

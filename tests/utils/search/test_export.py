@@ -1,16 +1,18 @@
 """LanceDB beside this project's `datasets`, and what several parts' candidates become."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from paths import ROOT
 
-from utils.search.lancedb_search import Candidates, Exported, merged
+from utils.search.lancedb_search import ABOUT, Candidates, Exported, about_of, merged
 
 with_lancedb = pytest.mark.skipif(importlib.util.find_spec("lancedb") is None, reason="lancedb is optional")
 
@@ -45,3 +47,20 @@ def test_candidates_of_several_parts_are_cut_at_the_depth_of_all_together():
     assert found.ids.tolist() == [[2, 10, 1]]
     assert found.parts.tolist() == [[0, 1, 0]]
     assert found.names.tolist() == [["2", "10", "1"]]
+
+
+SAID = {"model": {"fingerprint": "f" * 64, "name": "tiny"}, "row": {"code_bytes": 64},
+        "generation": 1, "images": 3, "part": [0, 1]}
+
+
+@pytest.mark.parametrize("metadata", [
+    None, {}, {ABOUT: b"\xff"}, {ABOUT: b"[" * 100_000}, {ABOUT: b"[]"}, {ABOUT: b"{}"},
+    *({ABOUT: json.dumps(SAID | odd).encode()} for odd in (
+        {"model": None}, {"model": {"no": 1}}, {"part": [0]}, {"part": 3}, {"row": {}},
+        {"row": {"code_bytes": "64"}}))])
+def test_what_an_export_says_of_itself_is_all_there_or_nothing(metadata):
+    def said(metadata):
+        return about_of(SimpleNamespace(schema=SimpleNamespace(metadata=metadata)))
+
+    assert said({ABOUT: json.dumps(SAID).encode()}) == SAID
+    assert said(metadata) is None

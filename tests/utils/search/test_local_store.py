@@ -31,7 +31,7 @@ def test_features_come_back_as_float16(tmp_path):
     store = written(tmp_path / "features.npy", made)
     assert (len(store), store.shape, store.bytes_per_image) == (10, SHAPE, 192)
     assert [path.name for path in tmp_path.iterdir()] == ["features.npy"]
-    assert 0 < (tmp_path / "features.npy").stat().st_size - 10 * 192 <= 128  # what numpy puts before
+    assert 0 < (tmp_path / "features.npy").stat().st_size - 10 * (192 + 4) <= 128  # what numpy puts before
     read = store.read(np.array([7, 0, 7]))
     assert read.dtype == np.float16 and read.flags.writeable
     assert np.array_equal(read, made[[7, 0, 7]].astype(np.float16))
@@ -102,14 +102,38 @@ def test_other_files_are_refused_by_name(tmp_path):
         LocalFeatures(tmp_path / "missing")
     path = written(tmp_path / "features", features(4)).path
     whole = path.read_bytes()
-    for content in (whole[:-1], whole[:20], b"", b"no array"):
+    np.savez(tmp_path / "several.npz", features(4))
+    for content in (whole[:-100], whole[:20], b"", b"no array", (tmp_path / "several.npz").read_bytes()):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="features is no file of local features, or torn"):
+            LocalFeatures(path)
+    for content in (whole[:-4], whole[:-16]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="features is torn: [03] of 4 checksums"):
             LocalFeatures(path)
     with path.open("wb") as file:
         np.save(file, features(4))
     with pytest.raises(ValueError, match=r"float32 \(4, 3, 4, 8\); expected local features, float16"):
         LocalFeatures(path)
+
+
+def test_one_changed_bit_is_told_when_its_image_is_read(tmp_path):
+    path = written(tmp_path / "features", features(4)).path
+    whole = bytearray(path.read_bytes())
+    whole[-4 * 4 - 192 - 1] ^= 1  # the last of image 2
+    path.write_bytes(whole)
+    store = LocalFeatures(path)
+    assert store.read(np.array([0, 1, 3, 3])).shape == (4, *SHAPE)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="damaged: the features of image 2 do not fit their checksum"):
+            store.read(np.array([1, 2]))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "features")
+    with pytest.raises(ValueError, match="FIFO; expected a regular file"):
+        LocalFeatures(tmp_path / "features")
 
 
 def test_features_are_extracted_once_while_they_are_kept():

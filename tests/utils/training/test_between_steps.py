@@ -44,7 +44,7 @@ def broken_off(script, words, *, after, cwd, monkeypatch, send=signal.SIGTERM) -
         patch.setattr(sys, "argv", [script, *words])
         exit_with(lambda: MAINS[script](words))
     close_log()
-    folder = next(cwd.glob("logs/*/*"))
+    folder = max(cwd.glob("logs/*/*"))
     return stop.value.code, (folder / "info.log").read_text().splitlines()[-1].split(" ", 2)[2]
 
 
@@ -94,6 +94,11 @@ def test_broken_off_in_an_epoch_and_gone_on(script, words, after, data, float_ru
         f"--resume {state.parent.relative_to(tmp_path / 'broken')}")
     within = saved(state)["training"]["within_epoch"]
     assert (within["steps"], within["images"]) == ((after - 1) % 4 + 1, 8 * ((after - 1) % 4 + 1))
+    if after > 4:  # broken off once more, before this run has validated anything itself
+        _, line = broken_off(script, shlex.split(line)[-len(words):], after=1, cwd=tmp_path / "broken",
+                             monkeypatch=monkeypatch)
+        again = saved(max(tmp_path.glob("broken/logs/*/*/last_model.pth")))["training"]
+        assert again["selected_by"] == "msls val" and again["validation"] == saved(state)["training"]["validation"]
     compare(gone_on(line, "--num_workers", 2 if after == 2 else 0, cwd=tmp_path / "broken"), straight)
 
 

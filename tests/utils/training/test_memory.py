@@ -8,7 +8,8 @@ from torch import nn
 
 from benchmarks.training import saved_bytes
 from model import AGGREGATORS, BACKBONES, ModelConfig, build_model
-from utils.training.memory import LiveBytes, StepMemory, free_memory, step_memory
+from utils.device import free_memory
+from utils.training.memory import LiveBytes, StepMemory, step_memory
 
 CPU = torch.device("cpu")
 IMAGE = 3 * 4  # bytes of an image's pixel
