@@ -44,6 +44,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp | HubMod
         "schema": 2,
         "dataset": listing.name,
         "split": listing.split,
+        "folder": str(listing.folder.absolute()),
         "protocol": evaluation.protocol,
         "benchmark": {"protocol": listing.protocol, "rule": listing.rule, "files_sha256": listing.fingerprint(),
                       "warnings": [*listing.warnings, *extractor.warnings]},
@@ -85,6 +86,11 @@ def _write_official(evaluation: Evaluation, path: Path) -> None:
 def _write_predictions(evaluation: Evaluation, path: Path) -> None:
     listing = evaluation.listing
     arrays = {f"{side}_names": np.array(listing.names(side)) for side in ("database", "query")}
+    if listing.positives is not None:
+        arrays["query_positives"] = np.array([len(ids) for ids in listing.positives])
+    for side, metres in (("database", listing.database_utm), ("query", listing.query_utm)):
+        if metres is not None:
+            arrays[f"{side}_utm"] = metres
     for stage, ids, distances in (("first_stage", evaluation.first, evaluation.first_distances),
                                   ("final", evaluation.final, evaluation.final_distances)):
         if ids is not None:

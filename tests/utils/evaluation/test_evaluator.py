@@ -155,7 +155,7 @@ def assert_schema_1(written: dict) -> None:
     percent = {"1": float, "5": float, "10": float, "20": float, "100": float}
     two_stages = {"first_stage": (percent, None), "final": percent}
     schema = {
-        "schema": int, "dataset": str, "split": str, "protocol": str, "n_database": int, "n_queries": int,
+        "schema": int, "dataset": str, "split": str, "folder": str, "protocol": str, "n_database": int, "n_queries": int,
         "n_queries_without_positives": int, "threshold_m": float, "recalls": two_stages,
         "recalls_answerable": two_stages, "latency_ms": {"search": float, "rerank": (float, None)},
         "bytes_per_image": {"binary": (int, None), "float": (int, None)},
@@ -238,7 +238,7 @@ def test_predictions(data, rerank_run, model, tmp_path):
     with np.load(folder / "predictions.npz", allow_pickle=False) as file:
         found = dict(file)
     assert sorted(found) == sorted(
-        ["database_names", "query_names",
+        ["database_names", "query_names", "database_utm", "query_utm", "query_positives",
          *(f"{stage}_{what}" for stage in ("first_stage", "final") for what in ("ids", "distances", "correct"))])
     for side, paths in (("database", dataset.listing.database_paths), ("query", dataset.listing.query_paths)):
         assert [str(dataset.listing.folder / name) for name in found[f"{side}_names"]] == [str(path) for path in paths]
@@ -258,6 +258,9 @@ def test_predictions(data, rerank_run, model, tmp_path):
             assert found[f"{stage}_correct"][q].tolist() == [
                 bool(np.linalg.norm(dataset.listing.database_utm[i] - dataset.listing.query_utm[q]) <= 25)
                 for i in found[f"{stage}_ids"][q]]
+        near = np.linalg.norm(found["database_utm"] - found["query_utm"][q], axis=1) <= 25
+        assert found["query_positives"][q] == near.sum()
+    assert results(folder)["folder"] == str(dataset.listing.folder)
     assert found["final_correct"].any()
     assert not found["final_correct"][4].any()  # the query without a positive
     recall = 100 * found["final_correct"][:, :1].any(axis=1).mean()
