@@ -155,8 +155,8 @@ def assert_schema_1(written: dict) -> None:
     percent = {"1": float, "5": float, "10": float, "20": float, "100": float}
     two_stages = {"first_stage": (percent, None), "final": percent}
     schema = {
-        "schema": int, "dataset": str, "split": str, "folder": str, "protocol": str, "n_database": int, "n_queries": int,
-        "n_queries_without_positives": int, "threshold_m": float, "recalls": two_stages,
+        "schema": int, "dataset": str, "split": str, "folder": str, "protocol": str, "n_database": int,
+        "n_queries": int, "n_queries_without_positives": int, "threshold_m": float, "recalls": two_stages,
         "recalls_answerable": two_stages, "latency_ms": {"search": float, "rerank": (float, None)},
         "bytes_per_image": {"binary": (int, None), "float": (int, None)},
         "extraction": {"precision": str, "store": str, "rounding": ({}, None), "images": int, "waiting_share": float},
