@@ -6,7 +6,7 @@ on faiss's internals. The caller's memory is searched where it lies, a memory ma
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeGuard, TypeVar
 
@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 import torch
 
+from ..ranks import progress
 from . import tensors
 from .stores import NOT_FINITE, StoredRows
 
@@ -22,6 +23,7 @@ SLICE_BYTES = 8 * 2**20  # the same for few queries, by each thread: what a cach
 SLICE_CODES = 2**17  # likewise; fewer are searched faster than threads start
 FEW = 19  # queries, up to which faiss compares pairs; beyond, it multiplies matrices
 COUNTER_BYTES = 16 * 2**20  # of faiss's lists of rows by distance, for some queries at a time: what a cache holds
+SHORT_S = 3  # seconds; a longer search shows how far it is
 NEAR_BYTES = 16 * 2**20  # of queries re-ranked together, or of what is read for them: it stays in a cache
 
 Ranked = tuple[np.ndarray, np.ndarray]  # distances and ids, (m, k) each
@@ -69,8 +71,9 @@ def search_hamming(database_codes: np.ndarray, query_codes: np.ndarray, k: int, 
     if m <= min(batch, FEW):
         size = max(SLICE_CODES, -(-n // faiss.omp_get_max_threads()))
         return _merged(_in_threads(lambda start: search(slice(m), slice(start, start + size)), range(0, n, size)), k)
-    found = _in_threads(lambda start: search(slice(start, start + batch), slice(0, n)), range(0, m, batch))
-    distances, ids = map(np.concatenate, zip(*found, strict=True))
+    starts = range(0, m, batch)
+    found = _in_threads(lambda start: search(slice(start, start + batch), slice(0, n)), starts)
+    distances, ids = map(np.concatenate, zip(*_shown(found, "searching", len(starts)), strict=True))
     return distances, ids
 
 
@@ -103,7 +106,8 @@ def search_l2(database: np.ndarray | StoredRows, queries: np.ndarray, k: int, *,
         raise ValueError("rows are none; expected at least one to search")
     size = max(1, (SLICE_BYTES if few else BLOCK_BYTES) // (4 * stored.dim))
     parts = [slice(start, start + size) for start in range(0, n, size)]
-    return _merged(_in_threads(search, parts) if few else map(search, parts), k)
+    found = _in_threads(search, parts) if few else map(search, parts)
+    return _merged(_shown(found, "searching", len(parts)), k)
 
 
 def rerank_l2(database: np.ndarray | StoredRows, queries: np.ndarray, candidates: np.ndarray, depth: int, *,
@@ -152,8 +156,13 @@ def merge_ranked(parts: Sequence[Ranked], k: int) -> Ranked:
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
 
-def _merged(parts: Iterator[Ranked], k: int) -> Ranked:
+def _merged(parts: Iterable[Ranked], k: int) -> Ranked:
     return functools.reduce(lambda best, found: merge_ranked([best, found], k), parts)
+
+
+def _shown(steps: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """A bar where they take long; none for a single step, as making one takes a third of a query's time."""
+    return steps if total == 1 else progress(steps, description, total=total, delay=SHORT_S)
 
 
 def _in_threads(work: Callable[[T], Ranked], items: Sequence[T]) -> Iterator[Ranked]:
@@ -180,7 +189,8 @@ def _read(database: StoredRows, wanted: np.ndarray, device: torch.device | None
         read, local = np.unique(wanted, return_inverse=True)
         database, wanted, in_place = StoredRows(database.read(read)), local.reshape(wanted.shape), True
     size = max(1, NEAR_BYTES // (width if in_place else width * max(1, wanted.shape[1])))
-    for start in range(0, len(wanted), size):
+    starts = range(0, len(wanted), size)
+    for start in _shown(starts, "re-ranking", len(starts)):
         some = slice(start, start + size)
         if in_place:
             yield some, database.values, wanted[some]

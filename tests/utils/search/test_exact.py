@@ -1,5 +1,7 @@
 """Packing, searches and re-ranking against naive loops and the published code's values."""
 
+import sys
+
 import faiss
 import numpy as np
 import pytest
@@ -330,3 +332,26 @@ def test_errors_name_what_was_given_and_expected():
     for message, call in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+# --- how far it is ---------------------------------------------------------------------------------------------
+
+def test_long_searches_show_how_far_they_are_and_find_the_same(monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    codes, floats = rng.integers(0, 256, (50, 8), dtype=np.uint8), rng.standard_normal((50, 16)).astype(np.float32)
+    candidates = np.tile(np.arange(50), (40, 1))
+
+    def searches():
+        found = search_hamming(codes, codes[:40], 5), search_l2(floats, floats[:40], 5), rerank_l2(
+            floats, floats[:40], candidates, 50)
+        return [array.tolist() for pair in found for array in pair], capsys.readouterr().err
+
+    whole, said = searches()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert (searches(), said) == ((whole, ""), "")  # each in one step
+    for name in ("COUNTER_BYTES", "BLOCK_BYTES", "NEAR_BYTES"):
+        monkeypatch.setattr(exact, name, 1024)
+    monkeypatch.setattr(exact, "SHORT_S", 0)
+    parted, said = searches()
+    assert parted == whole
+    assert said.count("searching: ") == 2 and said.count("re-ranking: ") == 1
