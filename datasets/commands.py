@@ -26,5 +26,5 @@ def exit_with(main: Callable[[], int | None], *, interrupted: str) -> None:
 
 
 def progress(things: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """`things`, with a bar where somebody watches."""
-    return tqdm(things, description, total, leave=False, disable=not sys.stderr.isatty(), unit_scale=True)
+    """`things`, with a bar where somebody watches, from the third second on."""
+    return tqdm(things, description, total, leave=False, disable=not sys.stderr.isatty(), unit_scale=True, delay=3)

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from ..commands import progress
+
 EXTENSIONS = (b".jpg", b".jpeg", b".png")
 
 
@@ -19,7 +21,7 @@ def list_images(folder: Path | str) -> list[bytes]:
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: a file; expected a folder of images")
     root, found = os.fsencode(folder) + b"/", []
-    for parent, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
+    for parent, folders, files in progress(os.walk(root, onerror=_refuse, followlinks=True), f"folders of {folder}"):
         folders[:] = [name for name in folders if not name.startswith(b".")]
         below = parent.removesuffix(b"/") + b"/"
         for link in filter(Path.is_symlink, (Path(os.fsdecode(below + name)) for name in folders)):

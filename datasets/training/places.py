@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ..commands import progress
 from ..transforms import Transform, read_image
 from .tables import read_city, whole_city
 
@@ -56,7 +57,7 @@ class PlaceDataset(Dataset):
         self.city_places: list[range] = []
         self.repeated: list[str] = []
         images, counts = [], []
-        for city in self.cities:
+        for city in progress(self.cities, "tables of cities"):
             place_ids, city_images = read_city(tables / f"{city}.csv")
             for city_id in {path.split(b"/")[0].decode() for path in city_images}:
                 if not (self.folder / "Images" / city_id).is_dir():
