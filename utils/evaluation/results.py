@@ -98,5 +98,6 @@ def _write_predictions(evaluation: Evaluation, path: Path) -> None:
             arrays |= {f"{stage}_ids": ids, f"{stage}_distances": distances[:, :KEPT_PREDICTIONS]}
             if listing.positives is not None:
                 arrays[f"{stage}_correct"] = correctness(ids, listing.positives)
+    arrays |= evaluation.codes or {}
     with named(path), temporary_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
