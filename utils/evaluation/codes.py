@@ -20,8 +20,8 @@ def summarised_codes(database: Searchable, queries: np.ndarray, listing: Listing
                         with labels
     codes_negatives     (bits + 1,) int64: likewise of a query and another database image
     codes_ones          (bits,) float32: which share of the database's codes has each bit
-    codes_correlations  (201,) int64: how many pairs of bits correlate so over the database, from -1.00 to 1.00; a bit
-                        that never changes correlates with none
+    codes_correlations  (201,) int64: how many pairs of bits correlate so over the database, from -1.00 to 1.00; without
+                        bits that never change
 
     Of more than PAIRS pairs that many are drawn, by `seed`.
     """
@@ -63,8 +63,8 @@ def _bits(database: Searchable, rows: np.ndarray) -> dict[str, np.ndarray]:
     deviation = np.sqrt(1 - mean**2)
     covariance = products / len(rows) - np.outer(mean, mean)
     scale = np.outer(deviation, deviation)
-    correlation = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
-    hundredths = (HUNDREDTHS * correlation[np.triu_indices(bits, k=1)].clip(-1, 1)).round().astype(np.int64)
+    told = np.triu(scale > 0, k=1)
+    hundredths = (HUNDREDTHS * (covariance[told] / scale[told]).clip(-1, 1)).round().astype(np.int64)
     return {"codes_ones": ((1 + mean) / 2).astype(np.float32),
             "codes_correlations": np.bincount(hundredths + HUNDREDTHS, minlength=2 * HUNDREDTHS + 1)}
 

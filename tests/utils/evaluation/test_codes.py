@@ -44,9 +44,8 @@ def test_distances_and_bits(small, block, monkeypatch, tmp_path):
     counts = [0] * 201
     for a in range(16):
         for b in range(a):
-            constant = 3 in (a, b)
-            correlation = 0 if constant else np.corrcoef(database[:, a], database[:, b])[0, 1]
-            counts[round(100 * correlation) + 100] += 1
+            if 3 not in (a, b):
+                counts[round(100 * np.corrcoef(database[:, a], database[:, b])[0, 1]) + 100] += 1
     assert found["codes_correlations"].tolist() == counts
     assert counts[0] == 1  # bits 4 and 5
 
