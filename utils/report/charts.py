@@ -137,14 +137,14 @@ def query_map(run: EvaluatedRun) -> tuple[Chart, list[str]]:
             ("no right answer in the database", RUNS[1], ~right & unanswerable)]
         for label, colour, chosen in kinds:
             chosen = shown[chosen[shown]]
-            axes.scatter(*(query[chosen] - origin).T, s=12, color=colour, linewidth=0, rasterized=picture, zorder=3,
-                         label=label)
+            axes.scatter(*(query[chosen] - origin).T, s=np.clip(8000 / len(query), 2, 12), color=colour, linewidth=0,
+                         rasterized=picture, zorder=3, label=label)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xlabel="metres east",
                  ylabel="metres north")
         axes.locator_params(nbins=5)
         axes.tick_params(labelsize=8)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9,
-                  labelcolor=INK)
+                  labelcolor=INK, markerscale=1.5)
     counts = f"{known.sum()} queries" + ("" if right is None else f", {right[known].sum()} right at rank 1")
     lines = "a query" if right is None else "a query that is wrong at rank 1"
     return Chart(_svg(figure), f"Map of queries. {counts}",

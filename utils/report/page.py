@@ -119,7 +119,7 @@ def _evaluated(runs: Sequence[EvaluatedRun]) -> Section:
     rows = []
     for name, of_run in (
             ("data set", lambda run: run.data_set),
-            ("protocol", lambda run: run.results["benchmark"]["protocol"] or "none by name"),
+            ("protocol", lambda run: run.results["benchmark"]["protocol"] or "no named protocol"),
             ("right answers", lambda run: run.results["benchmark"]["rule"]),
             ("database images", lambda run: f"{run.results['n_database']:,}"),
             ("queries", _queries_said),
