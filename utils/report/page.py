@@ -1,4 +1,7 @@
-"""A report: sections of tables, charts and galleries, put into one HTML file that needs nothing else."""
+"""A report: sections of tables, charts and galleries, put into one HTML file that needs nothing else.
+
+One more section is a function of the runs that returns a Section, and a place for it in `_page`.
+"""
 
 import base64
 import dataclasses

@@ -105,7 +105,7 @@ class EvaluatedRun:
             found.append("no labels: which answers are right is not known, and there are no recalls")
         if "first_stage" in self.stages and options.get("rerank_num", 0) >= results["n_database"]:
             found.append(f"all {results['n_database']} database images were re-ranked: the final stage says nothing of "
-                         "the binary codes")
+                         "the first")
         if options.get("test_method", "hard_resize") != "hard_resize":
             found.append(f"queries were prepared by {options['test_method']}, not by hard_resize, which is the default")
         rounding = (results["extraction"] or {}).get("rounding")
@@ -157,6 +157,9 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
     missing = {"query_names", "database_names", "final_ids", "final_distances"} - arrays.keys()
     if missing:
         raise ValueError(f"{path}: no {', '.join(sorted(missing))} in it; expected the predictions of a run")
+    for name in ("query_names", "database_names"):
+        if arrays[name].ndim != 1 or arrays[name].dtype.kind != "U":
+            raise ValueError(f"{path}: {name} is {arrays[name].dtype} {arrays[name].shape}; expected a list of text")
     m, n = len(arrays["query_names"]), len(arrays["database_names"])
     lengths = {"query_positives": (m,), "query_utm": (m, 2), "database_utm": (n, 2)}
     for name, array in arrays.items():

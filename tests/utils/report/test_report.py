@@ -300,6 +300,7 @@ def test_what_is_no_run_is_refused(images, tmp_path, capsys, monkeypatch):
     shutil.copytree(good, bad)
     for change, said in (({"final_ids": arrays["final_ids"] + 30}, "final_ids is int64 (25, 12); expected integers"),
                          ({"final_correct": arrays["final_correct"][:4]}, "final_correct has shape (4, 12); expected"),
+                         ({"query_names": np.arange(25)}, "query_names is int64 (25,); expected a list of text"),
                          ({"query_utm": arrays["query_utm"][:, :1]}, "query_utm has shape (25, 1); expected (25, 2)")):
         np.savez(bad / "predictions.npz", **{**arrays, **change})
         assert said in error_of(main, bad, capsys=capsys)

@@ -157,6 +157,7 @@ def test_no_width_scrolls_sideways(opened, width):
     assert page.locator("svg").count() == 5
     for box in (chart.bounding_box() for chart in page.locator("svg").all()):
         assert box["width"] > 150 and box["x"] + box["width"] <= width
+    assert page.locator(".picture").first.bounding_box()["width"] > 80  # still to be seen
 
 
 def test_dark_where_the_system_is(opened):
