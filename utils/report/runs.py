@@ -99,7 +99,7 @@ class EvaluatedRun:
             found.append("it is not known whether the backbone was pre-trained")
         elif not model["pretrained"]:
             found.append("pretrained: false, the backbone started from random weights")
-        if model.get("licence") is None:
+        elif model.get("licence") is None:
             found.append("the licence of the model's weights is not known")
         if not self.labelled:
             found.append("no labels: which answers are right is not known, and there are no recalls")
