@@ -62,11 +62,12 @@ def recall_curve(curves: Sequence[tuple[str, int, str, np.ndarray]], intervals: 
 def hamming_histogram(run: EvaluatedRun) -> Chart:
     """How far apart codes of right answers and of other images lie."""
     used = sum(run.arrays[name] for name in ("codes_positives", "codes_negatives") if name in run.arrays).nonzero()[0]
-    edges = np.arange(used.min(), used.max() + 1 + (width := 1 + len(used) // BINS), width) - 0.5
+    edges = np.arange(used.min(), used.max() + 1 + (width := 1 + int(np.ptp(used)) // BINS), width) - 0.5
     figure, axes = _figure()
     said = []
     for name, colour, label in (("codes_positives", RIGHT, "query and right answer"),
-                                ("codes_negatives", WRONG if run.labelled else OTHER, "query and another image")):
+                                ("codes_negatives", WRONG, "query and another image") if run.labelled else
+                                ("codes_negatives", OTHER, "query and any image")):
         counts = run.arrays.get(name)
         if counts is None or not counts.sum():
             continue

@@ -16,8 +16,8 @@ from ..errors import named
 from ..files import temporary_path
 from . import charts
 from .charts import Chart
-from .pictures import KINDS, TOP, Thumbnails, bits_of, pictured
-from .runs import HURT, RESCUED, UNANSWERABLE, WRONG, EvaluatedRun, read_runs, said_of
+from .pictures import Thumbnails, bits_of, pictured
+from .runs import HURT, KINDS, RESCUED, UNANSWERABLE, WRONG, EvaluatedRun, read_runs, said_of
 
 NAME = "report.html"
 PAGE_BYTES = 9_500_000  # which pictures fill at most
@@ -91,7 +91,7 @@ def _page(runs: Sequence[EvaluatedRun]) -> str:
     return environment.get_template("page.html.jinja").render(
         title=f"Evaluation on {', '.join(dict.fromkeys(run.data_set for run in runs))}",
         warnings=[*said_of(runs), *_missing(thumbnails)], sections=[*before, *galleries, *behind],
-        data={"runs": lists, "pictures": thumbnails.urls, "top": TOP},
+        data={"runs": lists, "pictures": thumbnails.urls},
         style=Markup(files["css"]), script=Markup(files["js"]),
         script_hash=base64.b64encode(hashlib.sha256(files["js"].encode()).digest()).decode())
 
