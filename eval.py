@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
     evaluate = evaluator(options.evaluation, run.folder)
     evaluation = evaluate(model.to(options.device), dataset)
-    write_evaluation(run, evaluation, model, checkpoint, answers=options.answers)
+    write_evaluation(run, evaluation, model, checkpoint, answers=options.answers, shown=options.shown)
 
 
 if __name__ == "__main__":

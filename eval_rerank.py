@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
     evaluate = evaluator(options.evaluation, run.folder, rerank_num=options.rerank_num)
     evaluation = evaluate(model.to(options.device), dataset)
-    write_evaluation(run, evaluation, model, checkpoint, answers=options.answers)
+    write_evaluation(run, evaluation, model, checkpoint, answers=options.answers, shown=options.shown)
 
 
 if __name__ == "__main__":

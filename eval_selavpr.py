@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 
     extractor = SelaVPRExtractor(model.to(options.device))
     evaluation = LocalEvaluator(options.evaluation, options.local, run.folder)(extractor, dataset)
-    write_evaluation(run, evaluation, extractor, checkpoint)
+    write_evaluation(run, evaluation, extractor, checkpoint, shown=options.shown)
 
 
 if __name__ == "__main__":

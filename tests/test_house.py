@@ -17,6 +17,7 @@ from utils.cli import options as cli
 from utils.cli import selavpr
 from utils.data import EvaluatedSet, EvaluationImages, TrainingData
 from utils.evaluation.evaluator import EvaluationOptions
+from utils.evaluation.results import ShownOptions
 from utils.models import ModelOptions
 from utils.run import RunOptions
 from utils.selavpr.local import LocalOptions
@@ -95,7 +96,7 @@ def test_at_most_30_options_and_each_is_read(script):
     functions = {(path.stem, node.name): node for path in COMMAND_LINES for node in tree(path).body
                  if isinstance(node, ast.FunctionDef)}
     used = {("selavpr" if script in SELAVPR else "options", name) for name in own}
-    used |= {("parsing", "images_of"), ("parsing", "run_options")}
+    used |= {("parsing", "images_of"), ("parsing", "run_options"), ("parsing", "shown_of")}
     read = set().union(*(attributes_of_args(functions[name]) for name in used))
     # The published flags are looked up by name: they are only checked against the script.
     read |= {node.value for node in ast.walk(functions["options", "_parse"])
@@ -107,7 +108,7 @@ def test_every_field_of_a_record_is_read():
     """A record's field that nobody reads is an option without effect."""
     records = {kind.__name__: kind for kind in (
         cli.TrainingCommand, cli.EvaluationCommand, ModelOptions, TrainingData, EvaluationImages, EvaluatedSet,
-        TrainingOptions, EvaluationOptions, RunOptions, selavpr.SelaVPRTrainingCommand,
+        TrainingOptions, EvaluationOptions, ShownOptions, RunOptions, selavpr.SelaVPRTrainingCommand,
         selavpr.SelaVPREvaluationCommand, SelaVPROptions, TripletData, LocalOptions)}
     read = {node.attr for path in [*MODULES, *map(Path, SCRIPTS)] if path not in COMMAND_LINES
             for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}

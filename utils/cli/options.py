@@ -16,6 +16,7 @@ from ..device import PRECISIONS, make_deterministic
 from ..distributed import start
 from ..evaluation.evaluator import EvaluationOptions
 from ..evaluation.forecast import check_memory
+from ..evaluation.results import ShownOptions
 from ..hub import HubOptions
 from ..models import ModelOptions
 from ..ranks import launched
@@ -35,6 +36,8 @@ from .parsing import (
     positive_float,
     run_options,
     seed,
+    shown_of,
+    shown_options,
     size_help,
     with_options,
 )
@@ -88,6 +91,7 @@ class EvaluationCommand:
     run: RunOptions
     device: torch.device
     answers: int | None
+    shown: ShownOptions
     rerank_num: int
 
     def fitted(self, patch: int) -> "EvaluationCommand":
@@ -160,7 +164,8 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
             device=args.device, precision=args.precision, compiled=args.compile, store=args.store, index=args.index,
             resumable=True),
         images=images, run=with_options(run_options("test", args), resize=images.size), device=args.device,
-        answers=args.answers if args.database_folder else None, rerank_num=args.rerank_num if "rerank" in flags else 0)
+        answers=args.answers if args.database_folder else None, shown=shown_of(parser, args),
+        rerank_num=args.rerank_num if "rerank" in flags else 0)
     start_log()
     start(args.device)
     return command
@@ -251,6 +256,7 @@ def evaluation_parser(description: str, *, flags: Flags = ()) -> argparse.Argume
                      help="path,lat,lon[,heading] or path,utm_east,utm_north; default: from names or EXIF")
     own.add_argument("--answers", type=positive, default=10, metavar="K", help="written for each query")
     own.add_argument("--no_labels", action="store_true", help="no coordinates: nothing is counted as right")
+    shown_options(parser)
     if not flags:
         hub = parser.add_argument_group("another repository's model, instead of ours")
         hub.add_argument("--hub", nargs="+", metavar=("OWNER/REPO:ENTRY", "KEY=VALUE"),

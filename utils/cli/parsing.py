@@ -14,6 +14,8 @@ from ..device import best_precision, pick_device
 from ..distributed import let_the_first_speak
 from ..evaluation.evaluator import EvaluationOptions
 from ..evaluation.forecast import check_memory
+from ..evaluation.results import ShownOptions
+from ..report import check_libraries
 from ..run import RunOptions
 from ..training.loop import TrainingOptions
 
@@ -39,6 +41,20 @@ def images_of(args: argparse.Namespace) -> EvaluationImages:
     """What evaluation_options say of images."""
     return EvaluationImages(datasets_folder=args.datasets_folder, test_method=args.test_method,
                             threshold_m=args.val_positive_dist_threshold, **given(size=args.resize))
+
+
+def shown_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> ShownOptions:
+    """What shown_options say, for which a drawing library must be there."""
+    if args.save_only_wrong_preds and not args.num_preds_to_save:
+        parser.error("--save_only_wrong_preds is of --num_preds_to_save; give both, or leave it out")
+    if args.save_only_wrong_preds and getattr(args, "no_labels", False):
+        parser.error("--save_only_wrong_preds beside --no_labels: nothing is known to be wrong; leave one out")
+    try:
+        if args.report:
+            check_libraries()
+    except ValueError as error:
+        parser.error(str(error))
+    return ShownOptions(report=args.report, panels=args.num_preds_to_save, only_wrong=args.save_only_wrong_preds)
 
 
 def given(**values: object) -> dict:
@@ -96,6 +112,16 @@ def evaluation_options(parser: argparse.ArgumentParser, *, size: Sequence[int] =
                             help="of right answers; default: the protocol's, 25 for a folder")
     if rerank:
         evaluation.add_argument("--rerank_num", type=positive, default=100, help="candidates that are re-ranked")
+
+
+def shown_options(parser: argparse.ArgumentParser) -> None:
+    """Of every evaluation script."""
+    shown = parser.add_argument_group("to look at, in the run folder")
+    shown.add_argument("--report", action="store_true", help="a page to open in a browser: report.html")
+    shown.add_argument("--num_preds_to_save", type=count, default=ShownOptions.panels, metavar="N",
+                       help="a picture of each query and its first N predictions: preds/*.jpg")
+    shown.add_argument("--save_only_wrong_preds", action="store_true",
+                       help="these only of queries whose first prediction is wrong")
 
 
 def machine_options(parser: argparse.ArgumentParser, *, training: bool = False) -> None:

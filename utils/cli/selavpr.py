@@ -14,6 +14,7 @@ from ..data import EvaluatedSet, EvaluationImages, TrainingData
 from ..device import PRECISIONS, make_deterministic
 from ..distributed import start
 from ..evaluation.evaluator import EvaluationOptions
+from ..evaluation.results import ShownOptions
 from ..ranks import launched
 from ..run import RunOptions, start_log
 from ..selavpr.local import LocalOptions
@@ -33,6 +34,8 @@ from .parsing import (
     positive_float,
     run_options,
     seed,
+    shown_of,
+    shown_options,
     with_options,
 )
 
@@ -76,6 +79,7 @@ class SelaVPREvaluationCommand:
     images: EvaluationImages
     evaluation: EvaluationOptions
     local: LocalOptions
+    shown: ShownOptions
     run: RunOptions
     device: torch.device
 
@@ -132,8 +136,8 @@ def selavpr_evaluation(description: str, argv: list[str] | None) -> SelaVPREvalu
         evaluation=EvaluationOptions(
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device, precision=args.precision, index=args.index, resumable=True),
-        local=dataclasses.replace(_local(args), recompute=args.recompute), run=run_options("test", args),
-        device=args.device)
+        local=dataclasses.replace(_local(args), recompute=args.recompute), shown=shown_of(parser, args),
+        run=run_options("test", args), device=args.device)
     start_log()
     start(args.device)
     return command
@@ -198,6 +202,7 @@ def evaluation_parser(description: str) -> argparse.ArgumentParser:
                         help="keep descriptors and local features there: a later run with them only searches")
     parser.add_argument("--recompute", action="store_true",
                         help="extract local features when they are asked for: no disk, more time")
+    shown_options(parser)
     return parser
 
 

@@ -20,6 +20,7 @@ from ..distributed import broadcast
 from ..ranks import is_first
 from ..run import DESCRIPTORS
 from ..search import Searchable
+from .codes import summarised_codes
 from .extraction import Extractor, extract
 from .metrics import recall_at_k
 
@@ -55,6 +56,7 @@ class Evaluation:
     latency_ms               per query, of a search for all queries at once
     parts                    of listings of some of these images, from the same descriptors
     extraction               what extracting cost, and what it rounded (extraction.py); None: not done here
+    codes                    what the binary codes are like (codes.py); None: there are none
     """
 
     listing: Listing
@@ -68,6 +70,7 @@ class Evaluation:
     bytes_per_image: dict[str, int | None]
     parts: tuple["Evaluation", ...] = ()
     extraction: dict | None = None
+    codes: dict[str, np.ndarray] | None = None
     first_protocol: str = HAMMING
     reranked_by: str = "L2"
 
@@ -152,7 +155,9 @@ class Evaluator:
             if is_first():
                 found = ExtractedSet(database, *queries.rows(range(len(queries))), self.options.device)
                 parts = tuple(self._part(found, dataset.listing, part) for part in dataset.parts)
-                evaluation = dataclasses.replace(self._search(found, dataset.listing), parts=parts, extraction=cost)
+                codes = None if found.codes is None else summarised_codes(database, found.codes, dataset.listing)
+                evaluation = dataclasses.replace(self._search(found, dataset.listing), parts=parts, extraction=cost,
+                                                 codes=codes)
             evaluation = broadcast(evaluation)
         _log(evaluation)
         return evaluation

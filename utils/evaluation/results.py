@@ -1,5 +1,7 @@
-"""What an evaluation leaves in the run folder: results.json, predictions.npz, answers, official prediction files."""
+"""What an evaluation leaves in the run folder: results.json, predictions.npz, answers, official prediction files, and
+what one looks at: a report, panels."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -12,18 +14,35 @@ from ..errors import named
 from ..files import temporary_path
 from ..hub import HubModel, HubOrigin
 from ..ranks import is_first
+from ..report import write_report
 from ..run import Run, hardware, versions
 from .answers import write_answers
 from .evaluator import KEPT_PREDICTIONS, Evaluation
 from .extraction import as_extractor
 from .metrics import correctness
+from .panels import write_panels
 
 log = logging.getLogger("selavprpp")
 OFFICIAL_DEPTH = 20  # predictions of a query that MSLS's evaluation needs
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShownOptions:
+    """What an evaluation draws of its results.
+
+    report      whether it writes report.html
+    panels      how many predictions a query's panel shows; 0: no panels
+    only_wrong  panels only of queries whose first prediction is wrong
+    """
+
+    report: bool = False
+    panels: int = 0
+    only_wrong: bool = False
+
+
 def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp | HubModel, checkpoint: Checkpoint | HubOrigin,
-                     *, training: dict | None = None, answers: int | None = None) -> None:
+                     *, training: dict | None = None, answers: int | None = None,
+                     shown: ShownOptions = ShownOptions()) -> None:
     """Writes results.json (schema 2) and predictions.npz into the run folder; of several processes, the first.
 
     checkpoint  where the model comes from; its weights are not read
@@ -67,6 +86,10 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp | HubMod
         "versions": versions(),
         "hardware": hardware(extractor.device),
     })
+    if shown.report:
+        log.info("report: %s", write_report([run.folder]))
+    if shown.panels:
+        write_panels(run.folder, evaluation, count=shown.panels, only_wrong=shown.only_wrong)
 
 
 def _write_official(evaluation: Evaluation, path: Path) -> None:
@@ -98,5 +121,6 @@ def _write_predictions(evaluation: Evaluation, path: Path) -> None:
             arrays |= {f"{stage}_ids": ids, f"{stage}_distances": distances[:, :KEPT_PREDICTIONS]}
             if listing.positives is not None:
                 arrays[f"{stage}_correct"] = correctness(ids, listing.positives)
+    arrays |= evaluation.codes or {}
     with named(path), temporary_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)

@@ -26,6 +26,7 @@ from model import BACKBONES, load_model, published_state_dict
 from utils import cli
 from utils.data import EvaluatedSet, EvaluationImages, TrainingData, training_loader
 from utils.evaluation.evaluator import EvaluationOptions
+from utils.evaluation.results import ShownOptions
 from utils.models import ModelOptions
 from utils.run import RunOptions
 from utils.training.loop import TrainingOptions
@@ -125,12 +126,13 @@ def test_every_option_reaches_its_record():
     assert options.run.options["set"] == ["code_bits=64"] and options.run.options["resume"] == "a.pth"
     options = parsed("eval_hashing.py --datasets_folder sets --split val --file_lists g --precision bf16 --compile "
                      "--store int8 --index h --device cpu --num_workers 2 --test_method central_crop "
-                     "--recall_values 3 1")
+                     "--recall_values 3 1 --report --num_preds_to_save 4 --save_only_wrong_preds")
     assert options == cli.EvaluationCommand(
         model=ModelOptions(), chosen=EvaluatedSet(split="val", file_lists=Path("g")),
         images=EvaluationImages(datasets_folder=Path("sets"), test_method="central_crop"),
         evaluation=EvaluationOptions(recall_values=[1, 3], num_workers=2, precision="bf16", compiled=True,
                                      store="int8", index=Path("h"), device=device, resumable=True),
+        shown=ShownOptions(report=True, panels=4, only_wrong=True),
         run=RunOptions(root=Path("test"), options=options.run.options), device=device, answers=None, rerank_num=0)
     options = parsed("eval.py --database_folder a --queries_folder b --coordinates c --no_labels --answers 3")
     assert options.answers == 3
@@ -182,6 +184,7 @@ def test_help(script, capsys):
     ("eval.py", "--recall_values 1 0", "--recall_values: '0'"),
     ("eval.py", "--num_workers -2", "--num_workers: '-2' is not a whole number of at least 0"),
     ("eval.py", "--val_positive_dist_threshold 0", "'0' is not a positive number"),
+    ("eval.py", "--num_preds_to_save -1", "--num_preds_to_save: '-1' is not a whole number of at least 0"),
     ("eval.py", "--split training", "--split: invalid choice: 'training'"),
     ("eval.py", "--device tpu", "--device: invalid choice: 'tpu'"),
     ("eval_rerank.py", "--rerank_num 0", "--rerank_num: '0'"),
@@ -191,6 +194,9 @@ def test_help(script, capsys):
     ("train_hashing.py", "--hashing --rerank", "--rerank does not belong to this script; use train_rerank.py"),
     ("eval.py", "--hashing", "--hashing does not belong to this script"),
     ("eval_hashing.py", "--rerank", "--rerank does not belong to this script"),
+    ("eval.py", "--save_only_wrong_preds", "--save_only_wrong_preds is of --num_preds_to_save; give both"),
+    ("eval.py", "--database_folder a --queries_folder b --no_labels --num_preds_to_save 3 --save_only_wrong_preds",
+     "--save_only_wrong_preds beside --no_labels: nothing is known to be wrong"),
     ("train.py", "--foundation_model_path random --resume x.pth", "--foundation_model_path beside --resume"),
     ("eval.py", f"--recall_values 1 {2**70}", f"--recall_values: '{2**70}' is not a whole number of at least 1, below"),
     ("eval.py", f"--resize {2**70} 14", f"--resize: '{2**70}' is not a whole number"),
@@ -212,6 +218,13 @@ def test_wrong_options(script, options, expected, fails):
 @pytest.mark.parametrize("script", MAINS)
 def test_no_datasets_folder(script, fails):
     assert fails(script).startswith("--datasets_folder is missing (or set DATASETS_FOLDER)")
+
+
+def test_a_report_needs_its_libraries(fails, monkeypatch):
+    """Which is said before anything is evaluated."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert fails("eval.py", "--datasets_folder", "sets", "--report") == (
+        "a report needs matplotlib, which is not installed: pip install -r requirements.txt (--help lists the options)")
 
 
 def test_cuda_asked_for_in_vain(fails, monkeypatch):

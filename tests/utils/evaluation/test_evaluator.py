@@ -239,6 +239,7 @@ def test_predictions(data, rerank_run, model, tmp_path):
         found = dict(file)
     assert sorted(found) == sorted(
         ["database_names", "query_names", "database_utm", "query_utm", "query_positives",
+         "codes_positives", "codes_negatives", "codes_ones", "codes_correlations",
          *(f"{stage}_{what}" for stage in ("first_stage", "final") for what in ("ids", "distances", "correct"))])
     for side, paths in (("database", dataset.listing.database_paths), ("query", dataset.listing.query_paths)):
         assert [str(dataset.listing.folder / name) for name in found[f"{side}_names"]] == [str(path) for path in paths]
@@ -260,6 +261,10 @@ def test_predictions(data, rerank_run, model, tmp_path):
                 for i in found[f"{stage}_ids"][q]]
         near = np.linalg.norm(found["database_utm"] - found["query_utm"][q], axis=1) <= 25
         assert found["query_positives"][q] == near.sum()
+    away = np.abs(bits[:8, None] - bits[None, 8:]).sum(axis=2)
+    right = np.linalg.norm(found["database_utm"][:, None] - found["query_utm"], axis=2) <= 25
+    assert found["codes_positives"].tolist() == np.bincount(away[right], minlength=513).tolist()
+    assert found["codes_negatives"].tolist() == np.bincount(away[~right], minlength=513).tolist()
     assert results(folder)["folder"] == str(dataset.listing.folder)
     assert found["final_correct"].any()
     assert not found["final_correct"][4].any()  # the query without a positive
