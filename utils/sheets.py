@@ -64,7 +64,7 @@ def into(size: tuple[int, int], image: Image.Image) -> Image.Image:
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """`text`, what cannot be drawn replaced by "?", as much of it as `width` pixels hold."""
-    text = _drawable(text)
+    text = drawable(text)
     if font.getlength(text) <= width:
         return text
     return next((text[:end].rstrip() + "..." for end in range(len(text) - 1, 0, -1)
@@ -76,7 +76,7 @@ def wrapped(lines: Sequence[str], font: ImageFont.FreeTypeFont, width: float) ->
     broken: list[str] = []
     for line in lines:
         broken.append("")
-        for word in _drawable(line).split(" "):
+        for word in drawable(line).split(" "):
             longer = f"{broken[-1]} {word}" if broken[-1] else word
             if broken[-1] and font.getlength(longer) > width:
                 broken.append(word)
@@ -85,7 +85,7 @@ def wrapped(lines: Sequence[str], font: ImageFont.FreeTypeFont, width: float) ->
     return [shortened(line, font, width) for line in broken]
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Names of files may hold anything: line breaks, bytes that are no text."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
