@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 from .files import write_json
 from .plots import GRID, add_legend, checked_plot, look, write_plot
 from .run import exit_with
+from .sheets import drawable
 from .training.curves import METRICS, draw_trainings, read_metrics
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def main(argv: list[str] | None = None) -> None:
     comparisons = [compare_predictions(args.runs[0], run, stage=args.stage, seed=args.seed) for run in args.runs[1:]]
     if args.plot is not None:
         found = zip(labels(args.runs), (read_predictions(run, args.stage) for run in args.runs), strict=True)
-        write_plot(draw_recalls(dict(found), stage=args.stage), args.plot)
+        title = f"{comparisons[0].dataset or 'data set not named'}, {args.stage}: {comparisons[0].n_queries} queries"
+        write_plot(draw_recalls(dict(found), title=title), args.plot)
     if args.json is not None:
         written = [dataclasses.asdict(comparison) for comparison in comparisons]
         write_json(written if len(written) > 1 else written[0], args.json)
@@ -131,13 +133,14 @@ def labels(runs: Sequence[Path]) -> list[str]:
     return [str(folder.relative_to(above)) for folder in folders]
 
 
-def draw_recalls(runs: Mapping[str, Predictions], *, stage: str = "final") -> "Figure":
+def draw_recalls(runs: Mapping[str, Predictions], *, title: str) -> "Figure":
     """Recall@k of each run by name, in percent, to the rank that its predictions are kept to, and a band of 95 %."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(7, 5), dpi=100, layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="k", ylabel=f"recall@k in percent, {stage.replace('_', ' ')}")
+    axes = figure.add_subplot(xscale="log", xlabel="k", ylabel="recall@k in percent, and 95 % intervals")
+    axes.set_title(drawable(title), fontsize=10, parse_math=False)
     lines = []
     for number, run in enumerate(runs.values()):
         n, depth = run.correct.shape

@@ -332,7 +332,8 @@ def wilson(found: int, n: int) -> tuple[float, float]:
 def test_the_plot_has_every_recall_and_its_interval(tmp_path):
     runs = {"_a $x": write_run(tmp_path / "a", first_right(1, 1, 2, 5, 6, None, 11, None)),
             "b": write_run(tmp_path / "b", first_right(3, None, depth=5))}
-    axes, = compare.draw_recalls({name: compare.read_predictions(run, "final") for name, run in runs.items()}).axes
+    axes, = compare.draw_recalls({name: compare.read_predictions(run, "final") for name, run in runs.items()},
+                                 title="x").axes
     counts = [2, 3, 3, 3, 4, 5, 5, 5, 5, 5, 6, 6], [0, 0, 1, 1, 1]
     for found, n, line, band in zip(counts, (8, 2), axes.lines, axes.collections, strict=True):
         np.testing.assert_allclose(line.get_xydata(), [[k, 100 * count / n] for k, count in enumerate(found, 1)])

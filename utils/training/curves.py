@@ -117,8 +117,6 @@ def draw_training(records: Sequence[Mapping]) -> "Figure":
     best = max(records, key=lambda record: (record["score"], record["first_stage_score"]))["epoch"]
     for panel, lines in zip(figure.axes, shown.values(), strict=True):
         panel.axvline(best, color="#bbbbbb", linewidth=1, zorder=0)
-        for number, line in enumerate(panel.lines[:len(lines)]):
-            line.set_linewidth(max(1.2, 3 - 0.6 * number))  # so that one that lies behind another is seen
         if len(lines) > 1:
             add_legend(panel, panel.lines[:len(lines)], list(lines))
     figure.suptitle(f"after epoch {records[-1]['epoch']}; grey line: the best so far ({best})", fontsize=10)
@@ -166,7 +164,8 @@ def _drawn(shown: Panels) -> "Figure":
     for number, (title, lines) in enumerate(shown.items(), start=1):
         panel = figure.add_subplot(rows, columns, number, xlim=(min(ends) - 0.5, max(ends) + 0.5))
         for place, (epochs, values) in enumerate(lines.values()):
-            panel.plot(epochs, values, marker=".", **look(place))
+            width = min(3.6, 1.5 + 0.7 * (len(lines) - 1 - place))  # so that one that lies behind another is seen
+            panel.plot(epochs, values, marker=".", linewidth=width, **look(place))
         panel.set_title(drawable(title), fontsize=10, parse_math=False)
         panel.set_xlabel("epoch", fontsize=8)
         panel.tick_params(labelsize=8)

@@ -120,6 +120,7 @@ def tensorboard(monkeypatch):
     return written
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_same_figures_once_each_those_before_a_break_too(small, drawn, tensorboard, tmp_path):
     first = Clockwork(tmp_path, epochs=3)
     first.run([10, 30])
