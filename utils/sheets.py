@@ -1,11 +1,16 @@
 """Sheets of images for people to look at: rows of framed cells under headings, and text that fits."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .errors import named
+from .files import temporary_path
+
+FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 RIGHT, WRONG, PLAIN = (35, 150, 70), (205, 45, 45), (90, 90, 90)
 GAP, FRAME, GROUP = 10, 4, 12  # pixels between cells, of a frame around an image, and more between groups of columns
 SIZE, SMALL = 14, 12  # of text, in pixels
@@ -55,6 +60,19 @@ def sheet(rows: Sequence[Sequence[Cell]], headings: Mapping[int, str], *, title:
             draw.text((left, top + cell.image.height + 5), shortened(cell.text, small, room), PLAIN, small)
         top += height + text + GAP
     return drawn
+
+
+def checked_format(path: Path, option: str) -> Path:
+    """ValueError for a name that tells no format."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{option} {path}: expected a name that ends in {', '.join(FORMATS)}")
+    return path
+
+
+def write_sheet(image: Image.Image, path: Path) -> None:
+    """Under a temporary name, then renamed; the format is the name's."""
+    with named(path), temporary_path(path) as temporary:
+        image.save(temporary, FORMATS[path.suffix.lower()], quality=88)
 
 
 def into(size: tuple[int, int], image: Image.Image) -> Image.Image:
