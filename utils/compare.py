@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
+from .evaluation.metrics import recall_interval
 from .files import write_json
-from .plots import GRID, add_legend, checked_plot, look, write_plot
+from .plots import GRID, add_legend, checked_plot, load_figure, look, write_plot
 from .run import exit_with
 from .sheets import drawable
 from .training.curves import METRICS, draw_trainings, read_metrics
@@ -135,32 +136,23 @@ def labels(runs: Sequence[Path]) -> list[str]:
 
 def draw_recalls(runs: Mapping[str, Predictions], *, title: str) -> "Figure":
     """Recall@k of each run by name, in percent, to the rank that its predictions are kept to, and a band of 95 %."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
-
-    figure = Figure(figsize=(7, 5), dpi=100, layout="constrained")
+    figure = load_figure()(figsize=(7, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="k", ylabel="recall@k in percent, and 95 % intervals")
     axes.set_title(drawable(title), fontsize=10, parse_math=False)
     lines = []
     for number, run in enumerate(runs.values()):
         n, depth = run.correct.shape
         found = np.logical_or.accumulate(run.correct, axis=1).sum(axis=0)
-        intervals = 100 * np.array([recall_interval(int(count), n) for count in found])
+        intervals = np.array([recall_interval(count, n) for count in found.tolist()])
         lines += axes.plot(range(1, depth + 1), 100 * found / n, marker="" if depth > 1 else "o", **look(number))
         axes.fill_between(range(1, depth + 1), *intervals.T, alpha=0.15, linewidth=0, color=lines[-1].get_color())
     deepest = max(run.correct.shape[1] for run in runs.values())
     ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= deepest]
     axes.set_xticks(ticks, [str(k) for k in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.minorticks_off()
     axes.grid(**GRID)
     add_legend(axes, lines, list(runs), loc="lower right")
     return figure
-
-
-def recall_interval(found: int, n_queries: int) -> tuple[float, float]:
-    """95 % interval of a share of queries, by Wilson's score, which also holds near 0 and 1."""
-    low, high = binomtest(found, n_queries).proportion_ci(0.95, method="wilson")
-    return float(low), float(high)
 
 
 def compare_predictions(run_a: Path | str, run_b: Path | str, *, stage: str = "final",

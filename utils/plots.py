@@ -20,6 +20,15 @@ STYLES = ("-", "--", ":", "-.")  # behind the last colour the next style
 GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.6}
 
 
+def load_figure() -> "type[Figure]":
+    """matplotlib's class. ValueError where that is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ValueError("matplotlib, which draws this, is not installed: pip install -r requirements.txt") from None
+    return Figure
+
+
 def checked_plot(path: Path, option: str) -> Path:
     """ValueError for a name that tells no format, or in no folder."""
     if path.suffix.lower() not in FORMATS or path.is_dir() or not path.parent.is_dir():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import named, what_to_do
-from ..plots import GRID, add_legend, look, write_plot
+from ..plots import GRID, add_legend, load_figure, look, write_plot
 from ..sheets import drawable
 
 if TYPE_CHECKING:
@@ -154,13 +154,13 @@ def _line(records: Sequence[Mapping], panel: str, line: str) -> tuple[list[int],
 
 def _drawn(shown: Panels) -> "Figure":
     """Panels side by side, at most three in a row; the lines of a panel are told apart by their order."""
-    from matplotlib.figure import Figure
+    new_figure = load_figure()
     from matplotlib.ticker import MaxNLocator
 
     columns = 2 if len(shown) == 4 else min(3, len(shown))
     rows = math.ceil(len(shown) / columns)
     ends = [epoch for lines in shown.values() for epochs, _ in lines.values() for epoch in epochs]
-    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.5), dpi=100, layout="constrained")
+    figure = new_figure(figsize=(4.2 * columns, 3.1 * rows + 0.5), dpi=100, layout="constrained")
     for number, (title, lines) in enumerate(shown.items(), start=1):
         panel = figure.add_subplot(rows, columns, number, xlim=(min(ends) - 0.5, max(ends) + 0.5))
         for place, (epochs, values) in enumerate(lines.values()):
