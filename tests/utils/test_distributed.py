@@ -243,7 +243,7 @@ def assert_alike(ours: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-def test_train_in_two_processes_and_on_in_one(data, tmp_path):
+def test_train_in_two_processes_and_on_in_one(data, drawn, tmp_path):
     options = [*training_options(data), "--train_batch_size", 4]  # 7 places: shares of 2 + 2 and 2 + 1
     straight = run_folder(train.main, *options, *RANDOM, "--epochs_num", 2, cwd=tmp_path)
     cwd = tmp_path / "two"
