@@ -8,6 +8,9 @@ from scripts import RANDOM, close_log, run_folder, training_options
 import train
 import train_rerank
 from utils.training import memory
+from utils.training.curves import Curves
+
+REFRESH = Curves.refresh
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +44,19 @@ def memory_measured_once():
     memory.step_memory = step_memory
     yield
     memory.step_memory = measure
+
+
+@pytest.fixture(scope="session", autouse=True)
+def curves_not_drawn():
+    """A picture takes a third of a second, and a hundred epochs run here; `drawn` has them drawn."""
+    Curves.refresh = lambda self: None
+    yield
+    Curves.refresh = REFRESH
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    monkeypatch.setattr(Curves, "refresh", REFRESH)
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,30 @@
 """Do two runs differ, or is it noise? Recalls of the same queries, compared: `python -m utils.compare RUN RUN`.
 
 A RUN is the folder of a training or evaluation script, or a predictions.npz. Intervals and p speak of the choice of
-queries; how much another training seed would change is for runs with several seeds to tell.
+queries; how much another training seed would change is for runs with several seeds to tell. Of more than two runs each
+is compared with the first. --plot draws them: evaluations by recall@k, training folders by their curves.
 """
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
 
+from .evaluation.metrics import recall_interval
 from .files import write_json
+from .plots import GRID, add_legend, checked_plot, load_figure, look, write_plot
 from .run import exit_with
+from .sheets import drawable
+from .training.curves import METRICS, draw_trainings, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RECALLS = (1, 5, 10, 100)
 STAGES = ("first_stage", "final")
@@ -71,18 +80,79 @@ class Predictions(NamedTuple):
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m utils.compare", description=__doc__.splitlines()[0])
-    for name in ("a", "b"):
-        parser.add_argument(name, metavar="RUN", type=Path, help="run folder or predictions.npz")
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+",
+                        help="run folder or predictions.npz; at least two, of which the first is what others are "
+                             "compared with")
     parser.add_argument("--stage", choices=STAGES, default="final", help="of two-stage retrieval; default: final")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: 0")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same numbers there as well")
-    args = parser.parse_args(argv)
+    parser.add_argument("--plot", type=Path, metavar="FILE",
+                        help="draw the runs there (.png, .svg): recall@k; of training folders the curves, and no table")
+    args = parser.parse_intermixed_args(argv)
+    if len(args.runs) < 2:
+        parser.error("the following arguments are required: RUN (at least two)")
     if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
         raise ValueError(f"--json {args.json}: expected the name of a file in a folder that exists")
-    comparison = compare_predictions(args.a, args.b, stage=args.stage, seed=args.seed)
+    if args.plot is not None:
+        checked_plot(args.plot, "--plot")
+        if are_trainings(args.runs):
+            if args.json is not None:
+                raise ValueError("--json beside --plot of trainings: their curves have no table; leave one of them out")
+            runs = zip(labels(args.runs), map(read_metrics, args.runs), strict=True)
+            write_plot(draw_trainings(dict(runs)), args.plot)
+            print(args.plot)
+            return
+    comparisons = [compare_predictions(args.runs[0], run, stage=args.stage, seed=args.seed) for run in args.runs[1:]]
+    if args.plot is not None:
+        found = zip(labels(args.runs), (read_predictions(run, args.stage) for run in args.runs), strict=True)
+        title = f"{comparisons[0].dataset or 'data set not named'}, {args.stage}: {comparisons[0].n_queries} queries"
+        write_plot(draw_recalls(dict(found), title=title), args.plot)
     if args.json is not None:
-        write_json(dataclasses.asdict(comparison), args.json)
-    print(format_comparison(comparison))
+        written = [dataclasses.asdict(comparison) for comparison in comparisons]
+        write_json(written if len(written) > 1 else written[0], args.json)
+    print("\n\n".join(map(format_comparison, comparisons)))
+    if args.plot is not None:
+        print(args.plot)
+
+
+def are_trainings(runs: Sequence[Path]) -> bool:
+    """Whether these are folders of training scripts. ValueError where only some of them are."""
+    found = [(run / METRICS).is_file() for run in runs]
+    if any(found) and not all(found):
+        training, other = (runs[found.index(kind)] for kind in (True, False))
+        raise ValueError(f"--plot: {training} is a training's folder, {other} is not; expected runs of one kind (a "
+                         "training's test set is its predictions.npz: name that file)")
+    return all(found)
+
+
+def labels(runs: Sequence[Path]) -> list[str]:
+    """What legends call them: their folders, without what is above all of them. ValueError where one is given twice."""
+    folders = [(run.parent if run.name == "predictions.npz" else run).resolve() for run in runs]
+    if (twice := next((run for run in runs if folders.count(folders[runs.index(run)]) > 1), None)) is not None:
+        raise ValueError(f"--plot: {twice} is given twice; expected different runs")
+    above = Path(os.path.commonpath([folder.parent for folder in folders]))
+    return [str(folder.relative_to(above)) for folder in folders]
+
+
+def draw_recalls(runs: Mapping[str, Predictions], *, title: str) -> "Figure":
+    """Recall@k of each run by name, in percent, to the rank that its predictions are kept to, and a band of 95 %."""
+    figure = load_figure()(figsize=(7, 5), dpi=100, layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="k", ylabel="recall@k in percent, and 95 % intervals")
+    axes.set_title(drawable(title), fontsize=10, parse_math=False)
+    lines = []
+    for number, run in enumerate(runs.values()):
+        n, depth = run.correct.shape
+        found = np.logical_or.accumulate(run.correct, axis=1).sum(axis=0)
+        intervals = np.array([recall_interval(count, n) for count in found.tolist()])
+        lines += axes.plot(range(1, depth + 1), 100 * found / n, marker="" if depth > 1 else "o", **look(number))
+        axes.fill_between(range(1, depth + 1), *intervals.T, alpha=0.15, linewidth=0, color=lines[-1].get_color())
+    deepest = max(run.correct.shape[1] for run in runs.values())
+    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= deepest]
+    axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.minorticks_off()
+    axes.grid(**GRID)
+    add_legend(axes, lines, list(runs), loc="lower right")
+    return figure
 
 
 def compare_predictions(run_a: Path | str, run_b: Path | str, *, stage: str = "final",

@@ -190,6 +190,13 @@ def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...]) -> 
     return load_model(checkpoint), checkpoint
 
 
+def said_of_weights(pretrained: bool | None, file: str) -> list[str]:
+    """What a reader must hear of a backbone that was not pre-trained, or of which that is not known."""
+    if pretrained is None:
+        return [f"{file} does not say whether its DINOv2 was pre-trained"]
+    return [] if pretrained else ["pretrained: false, the backbone started from random weights, not from DINOv2's"]
+
+
 def _check_chosen(checkpoint: Checkpoint, **chosen: object) -> None:
     for name, value in chosen.items():
         found = getattr(checkpoint.config, name)

@@ -1,11 +1,16 @@
 """Sheets of images for people to look at: rows of framed cells under headings, and text that fits."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .errors import named
+from .files import temporary_path
+
+FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 RIGHT, WRONG, PLAIN = (35, 150, 70), (205, 45, 45), (90, 90, 90)
 GAP, FRAME, GROUP = 10, 4, 12  # pixels between cells, of a frame around an image, and more between groups of columns
 SIZE, SMALL = 14, 12  # of text, in pixels
@@ -57,6 +62,19 @@ def sheet(rows: Sequence[Sequence[Cell]], headings: Mapping[int, str], *, title:
     return drawn
 
 
+def checked_format(path: Path, option: str) -> Path:
+    """ValueError for a name that tells no format."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{option} {path}: expected a name that ends in {', '.join(FORMATS)}")
+    return path
+
+
+def write_sheet(image: Image.Image, path: Path) -> None:
+    """Under a temporary name, then renamed; the format is the name's."""
+    with named(path), temporary_path(path) as temporary:
+        image.save(temporary, FORMATS[path.suffix.lower()], quality=88)
+
+
 def into(size: tuple[int, int], image: Image.Image) -> Image.Image:
     """The image in its ratio in the middle of `size` (width, height) in pixels, white around it."""
     return ImageOps.pad(image, size, Image.Resampling.BICUBIC, color="white")
@@ -64,7 +82,7 @@ def into(size: tuple[int, int], image: Image.Image) -> Image.Image:
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """`text`, what cannot be drawn replaced by "?", as much of it as `width` pixels hold."""
-    text = _drawable(text)
+    text = drawable(text)
     if font.getlength(text) <= width:
         return text
     return next((text[:end].rstrip() + "..." for end in range(len(text) - 1, 0, -1)
@@ -76,7 +94,7 @@ def wrapped(lines: Sequence[str], font: ImageFont.FreeTypeFont, width: float) ->
     broken: list[str] = []
     for line in lines:
         broken.append("")
-        for word in _drawable(line).split(" "):
+        for word in drawable(line).split(" "):
             longer = f"{broken[-1]} {word}" if broken[-1] else word
             if broken[-1] and font.getlength(longer) > width:
                 broken.append(word)
@@ -85,7 +103,7 @@ def wrapped(lines: Sequence[str], font: ImageFont.FreeTypeFont, width: float) ->
     return [shortened(line, font, width) for line in broken]
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Names of files may hold anything: line breaks, bytes that are no text."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 

@@ -294,7 +294,7 @@ def test_figure_7_says_that_it_needs_matplotlib(tmp_path, capsys, monkeypatch):
     for module in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it raises ModuleNotFoundError
     importlib.reload(costs)  # only drawing needs it
-    assert "pip install -r requirements-dev.txt" in error_of(main, "7", "--out", tmp_path / "7.png", capsys=capsys)
+    assert "pip install -r requirements.txt" in error_of(main, "7", "--out", tmp_path / "7.png", capsys=capsys)
     assert not [*tmp_path.iterdir()]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from descriptors import Rows, search, searchable
+from epochs import epoch, write_metrics
 from images import write_benchmark
 from scripts import error_of, results
 
@@ -311,7 +312,84 @@ def test_as_a_module(searched):
     assert done.stderr.startswith("error: nowhere: no such file; expected a run folder with a predictions.npz")
 
 
+# --- more than two runs, and plots
+
+def test_more_than_two_are_each_compared_with_the_first(searched, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    compare.main([str(searched[2]), "--json", str(out), *map(str, searched[:2])])
+    expected = [compare_predictions(searched[2], run) for run in searched[:2]]
+    assert capsys.readouterr().out == "\n\n".join(map(compare.format_comparison, expected)) + "\n"
+    assert json.loads(out.read_text()) == json.loads(json.dumps([dataclasses.asdict(one) for one in expected]))
+
+
+def wilson(found: int, n: int) -> tuple[float, float]:
+    """In percent, by the formula."""
+    z, share = 1.959963984540054, found / n
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return 100 * (middle - half) / (1 + z * z / n), 100 * (middle + half) / (1 + z * z / n)
+
+
+def test_the_plot_has_every_recall_and_its_interval(tmp_path):
+    runs = {"_a $x": write_run(tmp_path / "a", first_right(1, 1, 2, 5, 6, None, 11, None)),
+            "b": write_run(tmp_path / "b", first_right(3, None, depth=5))}
+    axes, = compare.draw_recalls({name: compare.read_predictions(run, "final") for name, run in runs.items()},
+                                 title="x").axes
+    counts = [2, 3, 3, 3, 4, 5, 5, 5, 5, 5, 6, 6], [0, 0, 1, 1, 1]
+    for found, n, line, band in zip(counts, (8, 2), axes.lines, axes.collections, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), [[k, 100 * count / n] for k, count in enumerate(found, 1)])
+        corners = band.get_paths()[0].vertices
+        for k, count in enumerate(found, 1):
+            at = corners[corners[:, 0] == k][:, 1]
+            assert (at.min(), at.max()) == pytest.approx(wilson(count, n), abs=1e-9)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["_a $x", "b"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_plot_is_written_beside_the_table(suffix, searched, tmp_path, capsys):
+    compare.main([str(searched[0]), str(searched[1])])
+    table, out = capsys.readouterr().out, tmp_path / f"curves.{suffix}"
+    compare.main([str(searched[0]), str(searched[1]), "--plot", str(out)])
+    assert capsys.readouterr().out == f"{table}{out}\n"
+    assert out.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[suffix])
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_trainings_are_drawn_by_their_curves(tmp_path, capsys, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(compare, "write_plot", lambda figure, path: drawn.update({path: figure}))
+    folders = [write_metrics(tmp_path / name, epoch(1), *map(epoch, range(2, epochs + 1)))
+               for name, epochs in (("x/1", 2), ("y/1", 3))]
+    compare.main([*map(str, folders), "--plot", str(tmp_path / "out.png")])
+    figure, = drawn.values()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["x/1", "y/1"]
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 3]
+    assert capsys.readouterr().out == f"{tmp_path}/out.png\n"
+
+
 # --- what is refused
+
+def test_plots_that_cannot_be_drawn(searched, tmp_path, capsys):
+    training = write_metrics(tmp_path / "training", epoch(1))
+    out = ("--plot", tmp_path / "out.png")
+    for wrong in (tmp_path / "out.gif", tmp_path, tmp_path / "nowhere" / "out.png"):
+        assert refused(*searched[:2], "--plot", wrong, capsys=capsys) == (
+            f"--plot {wrong}: expected the name of a file in a folder that exists, ending in .png or .svg")
+    message = refused(training, searched[0], *out, capsys=capsys)
+    assert message.startswith(f"--plot: {training} is a training's folder, {searched[0]} is not; expected runs of one")
+    assert "given twice" in refused(training, training, *out, capsys=capsys)
+    other = write_metrics(tmp_path / "other", epoch(1))
+    assert "--json beside --plot of trainings" in refused(training, other, *out, "--json", tmp_path / "x.json",
+                                                          capsys=capsys)
+    (other / "metrics.jsonl").write_text("{")
+    assert "other/metrics.jsonl: line 1 is damaged" in refused(training, other, *out, capsys=capsys)
+    assert not [path for path in tmp_path.iterdir() if path.suffix]
+
+
+def test_one_run_alone_is_refused(searched, capsys):
+    with pytest.raises(SystemExit) as stop:
+        compare.main([str(searched[0])])
+    assert stop.value.code == 2 and "required: RUN (at least two)" in capsys.readouterr().err
+
 
 @pytest.fixture
 def good(tmp_path, monkeypatch):

@@ -243,7 +243,7 @@ def assert_alike(ours: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rerank_in_one_process_and_on_in_two(data, float_run, tmp_path):
+def test_rerank_in_one_process_and_on_in_two(data, drawn, float_run, tmp_path):
     options = [*training_options(data), "--train_batch_size", 4, "--set", "pair_fraction=0.5"]  # 7 places: 2 + 1 last
     first = ["--resume", float_run / "last_model.pth"]
     straight = run_folder(train_rerank.main, *options, *first, "--epochs_num", 2, cwd=tmp_path)

@@ -18,6 +18,7 @@ from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import BACKBONES, SelaVPRConfig, build_selavpr, load_selavpr, read_selavpr
 from model.config import ViT
 from utils.selavpr.training import MinedTriplets, TripletData, losses_of
+from utils.training.curves import figures
 from utils.training.memory import LiveBytes, step_memory
 
 TINY = "dinov2-tiny"
@@ -68,6 +69,7 @@ def test_what_learns_moves_and_the_rest_stays(trained):
     for record in metrics(trained):
         assert record["loss"] == pytest.approx(record["triplet"] + record["local"], rel=1e-5)
         assert record["score"] == record["recalls"]["pitts30k"]["final"]["5"]  # R@5, re-ranked
+        assert [*figures(record)["loss"]] == ["loss", "triplet", "local"]
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any("adapter1.up" in name for name in learning) and "local_adapt.upconv2.weight" in learning
     frozen = {name: value for name, value in first.state_dict().items() if name not in learning}
@@ -217,7 +219,7 @@ def test_wrong_usage_is_one_line(trained, data, capsys, monkeypatch, tmp_path):
                                      "--backbone", "dinov2-small", capsys=capsys)
     assert "--resume and --foundation_model_path" in train_error("--resume", trained / "last_model.pth")
     assert "--mining beside --training_dataset" in train_error("--training_dataset", "gsv_cities", "--mining", "full")
-    assert "'2' is not a number from 0 to 1" in train_error("--global_weight", 2)
+    assert "unrecognized arguments: --global_weight" in train_error("--global_weight", 2)
     assert "images/train/database: no such folder" in train_error("--dataset_name", "sped")
     assert "images/train/database: no such folder" in error_of(  # before a backbone is fetched
         train_selavpr.main, *evaluation(data), "--dataset_name", "sped", capsys=capsys)

@@ -25,6 +25,7 @@ from ..search import STORES
 from ..training.loop import TrainingOptions
 from .parsing import (
     NO_DATA,
+    RERANK_NUM,
     Defaults,
     Parser,
     checked,
@@ -126,12 +127,12 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
         training=TrainingOptions(
             device=args.device, precision=args.precision, compiled=args.compile,
             lr=args.lr, lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience,
-            save_every=args.save_every),
+            save_every=args.save_every, tensorboard=args.tensorboard),
         evaluation=EvaluationOptions(
             recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
             device=args.device),
         images=images_of(args), validation=args.val_datasets, test=args.dataset_name, run=run_options("logs", args),
-        device=args.device, seed=args.seed, rerank_num=args.rerank_num if "rerank" in flags else 0)
+        device=args.device, seed=args.seed, rerank_num=RERANK_NUM if "rerank" in flags else 0)
     if args.deterministic:
         make_deterministic()
     start_log()
@@ -276,6 +277,6 @@ def _parser(description: str, flags: Flags, *, training: bool = False) -> argpar
     model.add_argument("--resume", type=Path, metavar="FILE", help=f"model file, ours or published{folder}")
     for flag in ("--hashing", "--rerank"):  # they say what the script says
         model.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
-    evaluation_options(parser, rerank="rerank" in flags, training=training)
+    evaluation_options(parser, rerank="rerank" in flags and not training, training=training)
     machine_options(parser, training=training)
     return parser

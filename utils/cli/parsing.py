@@ -17,6 +17,7 @@ from ..evaluation.forecast import check_memory
 from ..evaluation.results import ShownOptions
 from ..report import check_libraries
 from ..run import RunOptions
+from ..training.curves import load_tensorboard
 from ..training.loop import TrainingOptions
 
 
@@ -25,6 +26,8 @@ def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argpar
     args.recall_values = sorted(set(args.recall_values))
     try:
         args.device = pick_device(args.device)
+        if getattr(args, "tensorboard", False):
+            load_tensorboard()
         check_memory("--resize", args.resize or EvaluationImages.size, args.device,
                      batch=("--infer_batch_size", args.infer_batch_size))
     except ValueError as error:
@@ -33,6 +36,7 @@ def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argpar
     return args
 
 
+RERANK_NUM = 100  # candidates; the paper's
 NO_DATA = ("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
            "<dataset_name>/images/<split>/{database,queries}")
 
@@ -111,7 +115,7 @@ def evaluation_options(parser: argparse.ArgumentParser, *, size: Sequence[int] =
     evaluation.add_argument("--val_positive_dist_threshold", type=positive_float, metavar="METRES",
                             help="of right answers; default: the protocol's, 25 for a folder")
     if rerank:
-        evaluation.add_argument("--rerank_num", type=positive, default=100, help="candidates that are re-ranked")
+        evaluation.add_argument("--rerank_num", type=positive, default=RERANK_NUM, help="candidates that are re-ranked")
 
 
 def shown_options(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +138,8 @@ def machine_options(parser: argparse.ArgumentParser, *, training: bool = False) 
     if training:
         machine.add_argument("--save_every", type=positive_float, default=TrainingOptions.save_every, metavar="MINUTES",
                              help="between states written within an epoch")
+        machine.add_argument("--tensorboard", action="store_true",
+                             help="write the figures of curves.png for TensorBoard, too; needs that installed")
         machine.add_argument("--deterministic", action="store_true",
                              help="equal results in every run on a GPU too, at some cost; on a CPU they always are")
 

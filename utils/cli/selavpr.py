@@ -114,7 +114,8 @@ def selavpr_training(description: str, argv: list[str] | None) -> SelaVPRTrainin
         negatives=args.negs_num_per_query,
         images=images, validation=[args.val_dataset or args.dataset_name], test=args.dataset_name,
         training=TrainingOptions(device=args.device, precision=args.precision, lr=args.lr, lr_halving=None,
-                                 epochs=args.epochs_num, patience=args.patience, save_every=args.save_every),
+                                 epochs=args.epochs_num, patience=args.patience, save_every=args.save_every,
+                                 tensorboard=args.tensorboard),
         evaluation=EvaluationOptions(recall_values=args.recall_values, batch_size=args.infer_batch_size,
                                      num_workers=args.num_workers, device=args.device),
         local=_local(args), run=run_options("logs", args), seed=args.seed)
@@ -214,8 +215,11 @@ def _parser(description: str, *, training: bool = False) -> argparse.ArgumentPar
     model.add_argument("--resume", type=Path, metavar="FILE", help=f"SelaVPR file, ours or published{folder}")
     evaluation_options(parser, size=SIZE, rerank=True, training=training)
     local = parser.add_argument_group("re-ranking")
-    local.add_argument("--global_weight", type=share, default=LocalOptions.weight, metavar="0..1",
-                       help="of the global descriptors' cosine beside the share of matched features")
+    if training:  # chooses the best epoch by the published order
+        parser.set_defaults(global_weight=LocalOptions.weight)
+    else:
+        local.add_argument("--global_weight", type=share, default=LocalOptions.weight, metavar="0..1",
+                           help="of the global descriptors' cosine beside the share of matched features")
     local.add_argument("--matching", choices=("fp32", "bf16"), default=LocalOptions.precision,
                        help="what local features are compared in")
     machine_options(parser, training=training)

@@ -49,3 +49,12 @@ def recall_at_k(predictions: np.ndarray, positives: Sequence[np.ndarray], recall
     ranks = np.minimum(recall_values, correct.shape[1]) - 1
     percent = 100 * found[:, ranks].mean(axis=0)
     return {int(n): float(value) for n, value in zip(recall_values, percent, strict=True)}
+
+
+def recall_interval(found: int, n_queries: int) -> tuple[float, float]:
+    """95 % interval in percent of a recall, `found` of so many queries, by Wilson's score, which also holds near 0 and
+    100."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(found, n_queries).proportion_ci(0.95, method="wilson")
+    return 100 * interval.low, 100 * interval.high

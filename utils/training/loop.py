@@ -29,6 +29,7 @@ from ..files import temporary_path
 from ..models import Origin
 from ..ranks import is_first, progress
 from ..run import Run, deferred, interrupted_afterwards
+from .curves import METRICS, Curves
 from .epoch import EpochMeter
 from .memory import report_step_memory
 from .state import (
@@ -49,7 +50,7 @@ log = logging.getLogger("selavprpp")
 NEVER = 2**62  # epochs
 LONG_S = 60.0  # of steps that a break in the validation behind them should not cost
 OPTIONS_OF_A_START = {"aggregation", "backbone", "foundation_model_path", "hashing", "rerank", "resume", "save_dir",
-                      "set", "variant"}
+                      "set", "tensorboard", "variant"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class TrainingOptions:
 
     precision   a key of PRECISIONS; compiled: the frozen backbone, by torch.compile
     save_every  minutes between states that are written within an epoch
+    tensorboard writes the figures of curves.png for TensorBoard, too
     """
 
     device: torch.device
@@ -69,6 +71,7 @@ class TrainingOptions:
     epochs: int = 25
     patience: int = 12
     save_every: float = 30.0
+    tensorboard: bool = False
 
 
 class ModelFiles(NamedTuple):
@@ -121,6 +124,7 @@ class Training:
         self.within_epoch: dict = {}  # where a resumed run stood inside its epoch
         self.meter = EpochMeter(device, epoch=1, last_good=None)
         self._check_disk(trainable)
+        self.curves = Curves(run.folder, tensorboard=options.tensorboard) if is_first() else None
         log.info("device %s, precision %s, processes %d; %.2f million parameters, %.2f trained", device, self.precision,
                  distributed.processes(), sum(parameter.numel() for parameter in model.parameters()) / 1e6,
                  sum(parameter.numel() for parameter in trainable) / 1e6)
@@ -174,14 +178,15 @@ class Training:
         if is_first():
             if found:
                 _copy(found[0], self.run.folder / BEST)
-            if (folder / "metrics.jsonl").is_file():
-                (self.run.folder / "metrics.jsonl").write_text(earlier_metrics(folder / "metrics.jsonl", self.epoch))
+            if (folder / METRICS).is_file():
+                (self.run.folder / METRICS).write_text(earlier_metrics(folder / METRICS, self.epoch))
             # For whoever goes on with the newest folder, should this run end before its first epoch does.
             self.files.save(self.model, self.run.folder / LAST, pretrained=self.origin.pretrained, training={
                 **state, "run": self.identity, "best": self.best, "best_score": self.best_score,
                 "options": self.run.options})
             remove_left_behind(folder)
             Run.resumable = self.run.folder
+            self._refresh_curves()
         steps = f" and {self.within_epoch['steps']} steps" if self.within_epoch else ""
         best_score = f" (best score {self.best_score[0]:.1f})" if self.epoch else ""
         log.info("going on with %s after %d epochs%s%s", checkpoint.source, self.epoch, steps, best_score)
@@ -315,6 +320,12 @@ class Training:
                  record["images_per_second"], memory_mib, listings[-1].label, self.score_name, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
 
+        self._refresh_curves()
+
+    def _refresh_curves(self) -> None:
+        if self.curves and self.epoch:
+            self.curves.refresh()
+
     def _save(self, better: bool) -> None:
         last, best = self.run.folder / LAST, self.run.folder / BEST
         if better:
@@ -334,7 +345,7 @@ class Training:
     def costs(self) -> dict[str, float | None]:
         """What the paper's Tables IV to VI and Figure 7 compare: parameters that learn, the highest memory of an epoch,
         and an epoch's time without validation; of all epochs of this training, those before a break included."""
-        metrics = self.run.folder / "metrics.jsonl"
+        metrics = self.run.folder / METRICS
         epochs = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
         costs = {"trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
                  "peak_memory_mib": max((epoch["peak_memory_mib"] for epoch in epochs), default=None),

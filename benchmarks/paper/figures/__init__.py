@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.compare import STAGES
+from utils.sheets import checked_format
 
-from .caption import checked_format
 from .costs import DATA_SETS, draw_costs
 from .looks import draw_looks
 from .retrieved import draw_failures, draw_retrieved
@@ -68,7 +68,7 @@ def draw(*, number: str, out: Path | None = None, models: Sequence[str] = (), im
          top: int = TOP, k: int = 1, data_set: str | None = None) -> Path:
     """Draws the figure `number`, a key of TITLES, and returns the image's path; what the options mean, and what is
     raised, say the functions that are called here, each with those that it reads."""
-    out = checked_format(_default_out(number) if out is None else out)
+    out = checked_format(_default_out(number) if out is None else out, "--out")
     if min(rows, top, k) < 1:
         raise ValueError(f"--rows {rows}, --top {top}, --k {k}: expected at least 1")
     if number == "5":

@@ -6,15 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from utils.files import temporary_path
-
-FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
-
-
-def checked_format(path: Path) -> Path:
-    """ValueError for a name that tells no format."""
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"--out {path}: expected a name that ends in {', '.join(FORMATS)}")
-    return path
+from utils.sheets import write_sheet
 
 
 def write_figure(image: Image.Image, path: Path, *, title: str, drawn: Sequence[str], warnings: Sequence[str]) -> Path:
@@ -27,6 +19,5 @@ def write_figure(image: Image.Image, path: Path, *, title: str, drawn: Sequence[
     text = ("\n".join(lines) + "\n").encode(errors="surrogateescape")
     with temporary_path(path.with_suffix(".md")) as temporary:
         temporary.write_bytes(text)
-    with temporary_path(path) as temporary:
-        image.save(temporary, FORMATS[path.suffix.lower()], quality=88)
+    write_sheet(image, path)
     return path

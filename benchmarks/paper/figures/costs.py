@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageFont
 
+from utils.plots import load_figure
 from utils.sheets import SMALL, Cell, sheet, shortened
 
 from ..plan import SETS
@@ -90,16 +91,12 @@ def draw_costs(*, runs: Sequence[str], out: Path, k: int, data_set: str | None) 
 def chart(points: Sequence[Point], k: int) -> "Figure":
     """Recall@k against memory and against minutes, where a point has them; a point's mark bears its number in the list
     below, which begins with the highest recall. ValueError where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ValueError("figure 7 is drawn with matplotlib, which is not installed: "
-                         "pip install -r requirements-dev.txt") from None
+    new_figure = load_figure()
     font = ImageFont.load_default(SMALL)
     ranked = dict(enumerate(sorted(points, key=lambda point: -point.recall), start=1))
     known = [name for name in AXES if any(getattr(point, name) is not None for point in points)]
     columns = 2 * len(known)
-    figure = Figure(figsize=(5.6 * len(known), 4.2 + 0.2 * math.ceil(len(points) / columns)), dpi=100,
+    figure = new_figure(figsize=(5.6 * len(known), 4.2 + 0.2 * math.ceil(len(points) / columns)), dpi=100,
                     layout="constrained")
     panels = [(axes, {number: (cost, point.recall) for number, point in ranked.items()
                       if (cost := getattr(point, name)) is not None})

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Listing
 from utils.compare import Predictions, read_predictions
 from utils.data import EvaluatedSet, EvaluationImages, evaluated_set, validation_and_test_sets
+from utils.models import said_of_weights
 
 from ..report import said_once
 
@@ -41,13 +42,6 @@ class Run:
         if self.results["dataset"].startswith("toy_city/"):
             found.append("toy city: drawn images, no photographs")
         return found + said_of_weights(model["pretrained"], model["checkpoint"])
-
-
-def said_of_weights(pretrained: bool | None, file: str) -> list[str]:
-    """What a reader must hear of a backbone that was not pre-trained, or of which that is not known."""
-    if pretrained is None:
-        return [f"{file} does not say whether its DINOv2 was pre-trained"]
-    return [] if pretrained else ["pretrained: false, the backbone started from random weights, not from DINOv2's"]
 
 
 def named(word: str, default: Callable[[Path], str]) -> tuple[str, Path]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -104,12 +105,13 @@ def test_defaults_are_the_protocol():
     assert options.evaluation.precision == "fp32"  # of validation sets too
 
 
-def test_every_option_reaches_its_record():
+def test_every_option_reaches_its_record(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=None))
     options = parsed("train_rerank.py --datasets_folder sets --resume a.pth --backbone dinov2-base --aggregation boq "
                      "--training_dataset b --cities Oslo Rome --images_per_place 2 --train_resize 14 28 "
                      "--train_batch_size 3 --val_datasets c d --dataset_name e --epochs_num 4 --patience 5 --lr 0.5 "
                      "--lr_halving 6 --precision fp16 --compile --seed 7 --variant ste --set code_bits=64 "
-                     "--resize 42 56 --infer_batch_size 8 --num_workers 0 --rerank_num 11 "
+                     "--resize 42 56 --infer_batch_size 8 --num_workers 0 --tensorboard "
                      "--val_positive_dist_threshold 9 --device cpu --save_dir f --save_every 0.5")
     device = torch.device("cpu")
     assert options == cli.TrainingCommand(
@@ -120,9 +122,9 @@ def test_every_option_reaches_its_record():
         images=EvaluationImages(datasets_folder=Path("sets"), size=[42, 56], threshold_m=9.0),
         validation=["c", "d"], test="e",
         training=TrainingOptions(device=device, precision="fp16", compiled=True, lr=0.5, lr_halving=6, epochs=4,
-                                 patience=5, save_every=0.5),
+                                 patience=5, save_every=0.5, tensorboard=True),
         evaluation=EvaluationOptions(recall_values=[1, 5, 10, 20, 100], batch_size=8, num_workers=0, device=device),
-        run=RunOptions(root=Path("logs"), name="f", options=options.run.options), device=device, seed=7, rerank_num=11)
+        run=RunOptions(root=Path("logs"), name="f", options=options.run.options), device=device, seed=7, rerank_num=100)
     assert options.run.options["set"] == ["code_bits=64"] and options.run.options["resume"] == "a.pth"
     options = parsed("eval_hashing.py --datasets_folder sets --split val --file_lists g --precision bf16 --compile "
                      "--store int8 --index h --device cpu --num_workers 2 --test_method central_crop "
@@ -189,6 +191,7 @@ def test_help(script, capsys):
     ("eval.py", "--device tpu", "--device: invalid choice: 'tpu'"),
     ("eval_rerank.py", "--rerank_num 0", "--rerank_num: '0'"),
     ("eval.py", "--rerank_num 5", "unrecognized arguments: --rerank_num"),
+    ("train_rerank.py", "--rerank_num 5", "unrecognized arguments: --rerank_num"),
     ("train.py", "--hashing", "--hashing does not belong to this script; use train_hashing.py or eval_hashing.py"),
     ("train.py", "--hashing --rerank", "use train_rerank.py or eval_rerank.py"),
     ("train_hashing.py", "--hashing --rerank", "--rerank does not belong to this script; use train_rerank.py"),
