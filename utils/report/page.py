@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import named
+from ..evaluation.metrics import recall_interval
 from ..files import temporary_path
 from . import charts
 from .charts import Chart
@@ -169,7 +170,7 @@ def _recalls(runs: Sequence[EvaluatedRun]) -> Section:
                 found = np.logical_or.accumulate(correct, axis=1).sum(axis=0)
                 short = run.stage_name(stage) if len(runs) == 1 else f"{_letter(number)} {run.stage_name(stage)}"
                 curves.append((short, number, stage, 100 * found / run.n_queries))
-                intervals.append(np.array([wilson(count, run.n_queries) for count in found.tolist()]))
+                intervals.append(np.array([recall_interval(count, run.n_queries) for count in found.tolist()]))
         for name, part in run.results.get("parts", {}).items():
             label = f"{name} ({part['rule']})" if len(runs) == 1 else f"{run.name}: {name} ({part['rule']})"
             rows += _recall_rows(label, part["recalls"]["final"], part["n_queries"], ks)
@@ -186,17 +187,9 @@ def _recall_rows(label: str, recalls: dict | None, n: int, ks: Sequence[str]) ->
     def cell(k: str) -> str:
         if k not in recalls:
             return ""
-        return "{:.1f}\n{:.1f} to {:.1f}".format(recalls[k], *wilson(round(recalls[k] * n / 100), n))
+        return "{:.1f}\n{:.1f} to {:.1f}".format(recalls[k], *recall_interval(round(recalls[k] * n / 100), n))
 
     return [] if recalls is None else [[label, *map(cell, ks)]]
-
-
-def wilson(count: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, in percent."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(count, n).proportion_ci(0.95, method="wilson")
-    return 100 * interval.low, 100 * interval.high
 
 
 def _letter(number: int) -> str:

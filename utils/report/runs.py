@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..models import said_of_weights
+
 STAGES = ("first_stage", "final")
 WRONG, RESCUED, HURT, UNANSWERABLE = KINDS = ("wrong", "rescued", "hurt", "unanswerable")
 _REQUIRED = {"dataset", "split", "protocol", "benchmark", "n_database", "n_queries", "threshold_m", "recalls",
@@ -95,11 +97,8 @@ class EvaluatedRun:
                       for warning in validated.get("warnings", ())]
         if results["dataset"].startswith("toy_city/"):
             found.append("toy city: drawn images, no photographs")
-        if model.get("pretrained") is None:
-            found.append("it is not known whether the backbone was pre-trained")
-        elif not model["pretrained"]:
-            found.append("pretrained: false, the backbone started from random weights")
-        elif model.get("licence") is None:
+        found += said_of_weights(model.get("pretrained"), "the model's file")
+        if model.get("pretrained") and model.get("licence") is None:
             found.append("the licence of the model's weights is not known")
         if not self.labelled:
             found.append("no labels: which answers are right is not known, and there are no recalls")

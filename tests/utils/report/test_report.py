@@ -18,9 +18,9 @@ from scripts import error_of, evaluation_options, run_folder
 
 import eval_rerank
 from model import ModelConfig, build_model, save_checkpoint
+from utils.evaluation.metrics import recall_interval
 from utils.report import charts, page, pictures, write_report
 from utils.report.__main__ import main
-from utils.report.page import wilson
 from utils.report.runs import KINDS, read_runs, said_of
 
 
@@ -110,7 +110,7 @@ def test_intervals_are_wilsons():
         z, p = 1.959963984540054, count / n
         middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         low, high = (100 * (middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-        assert wilson(count, n) == pytest.approx((low, high), abs=1e-9)
+        assert recall_interval(count, n) == pytest.approx((low, high), abs=1e-9)
 
 
 def test_the_recall_table(made):
@@ -120,9 +120,9 @@ def test_the_recall_table(made):
         cells = [label]
         for k in (1, 5, 10):
             count = int(arrays[f"{stage}_correct"][:, :k].any(axis=1).sum())
-            cells += [f"{4 * count:.1f}", "{:.1f} to {:.1f}".format(*wilson(count, 25))]
+            cells += [f"{4 * count:.1f}", "{:.1f} to {:.1f}".format(*recall_interval(count, 25))]
         assert " ".join(cells) in words(text)
-    assert f"within 40 degrees (closer) 35.0 {'{:.1f} to {:.1f}'.format(*wilson(7, 20))}" in words(text)
+    assert f"within 40 degrees (closer) 35.0 {'{:.1f} to {:.1f}'.format(*recall_interval(7, 20))}" in words(text)
     assert "0.250" in words(text) and "0.500" in words(text) and "2,048" in words(text)
 
 
@@ -135,7 +135,7 @@ def test_the_curve_is_of_the_predictions(images, tmp_path, monkeypatch):
     for (_, _, stage, recall), between in zip(curves, intervals, strict=True):
         naive = [100 * np.mean([row[:k].any() for row in arrays[f"{stage}_correct"]]) for k in range(1, 13)]
         assert recall == pytest.approx(naive)
-        assert between == pytest.approx(np.array([wilson(round(value / 4), 25) for value in naive]))
+        assert between == pytest.approx(np.array([recall_interval(round(value / 4), 25) for value in naive]))
 
 
 def test_warnings_stand_first(images, tmp_path):
@@ -154,7 +154,7 @@ def test_warnings_stand_first(images, tmp_path):
                  "precision bf16, store int8): on 8 images least cosine to the exact descriptor 0.99"):
         assert said in top, said
     for pretrained, said in ((True, "the licence of the model's weights is not known"),
-                             (None, "it is not known whether the backbone was pre-trained")):
+                             (None, "the model's file does not say whether its DINOv2 was pre-trained")):
         write_run(tmp_path / str(pretrained), images=images, model={"pretrained": pretrained, "licence": None})
         assert said_of(read_runs([tmp_path / str(pretrained)])) == [said]
 
