@@ -173,4 +173,6 @@ def _drawn(shown: Panels) -> "Figure":
         panel.grid(**GRID)
         if title in FROM_ZERO:
             panel.set_ylim(bottom=0)
+        elif title.startswith("recall "):
+            panel.set_ylim(top=min(panel.get_ylim()[1], 100.5))  # one that stays at 100 has no range of its own
     return figure
