@@ -44,7 +44,6 @@ def cell(sheet: Image.Image, row_top: int, column: int, size: tuple[int, int]) -
     return np.asarray(sheet, dtype=int)[row_top:, left:][:size[1], :size[0]]
 
 
-@pytest.mark.slow
 def test_the_sheet_holds_each_image_and_the_map_of_every_branch(folder, capsys):
     out = folder / "sheet.png"
     run(folder / "images", "--resume", folder / "model.pth", "--resize", 56, 84, "--output", out, "--device", "cpu")

@@ -56,13 +56,12 @@ class Curves:
     def _write(self) -> None:
         if self.writer is None:
             return
-        records = read_metrics(self.folder)
-        for record in records[self.written:]:
+        for record in read_metrics(self.folder)[self.written:]:
+            self.written += 1
             for panel, lines in figures(record).items():
                 for line, value in lines.items():
                     self.writer.add_scalar(f"{panel}/{line}", value, record["epoch"])
         self.writer.flush()
-        self.written = len(records)
 
 
 def load_tensorboard() -> Any:

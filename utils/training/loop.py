@@ -178,15 +178,17 @@ class Training:
         if is_first():
             if found:
                 _copy(found[0], self.run.folder / BEST)
-            if (folder / METRICS).is_file():
-                (self.run.folder / METRICS).write_text(earlier_metrics(folder / METRICS, self.epoch))
+            earlier = earlier_metrics(folder / METRICS, self.epoch) if (folder / METRICS).is_file() else ""
+            if earlier:
+                (self.run.folder / METRICS).write_text(earlier)
             # For whoever goes on with the newest folder, should this run end before its first epoch does.
             self.files.save(self.model, self.run.folder / LAST, pretrained=self.origin.pretrained, training={
                 **state, "run": self.identity, "best": self.best, "best_score": self.best_score,
                 "options": self.run.options})
             remove_left_behind(folder)
             Run.resumable = self.run.folder
-            self._refresh_curves()
+            if self.curves and earlier:
+                self.curves.refresh()
         steps = f" and {self.within_epoch['steps']} steps" if self.within_epoch else ""
         best_score = f" (best score {self.best_score[0]:.1f})" if self.epoch else ""
         log.info("going on with %s after %d epochs%s%s", checkpoint.source, self.epoch, steps, best_score)
@@ -319,11 +321,7 @@ class Training:
                  self.epochs, ", ".join(f"{name} {value:.4f}" for name, value in losses.items()), lr,
                  record["images_per_second"], memory_mib, listings[-1].label, self.score_name, score[0],
                  "best so far" if better else f"best {self.best_score[0]:.1f}, {self.epochs_without_gain} without gain")
-
-        self._refresh_curves()
-
-    def _refresh_curves(self) -> None:
-        if self.curves and self.epoch:
+        if self.curves:
             self.curves.refresh()
 
     def _save(self, better: bool) -> None:

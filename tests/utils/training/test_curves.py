@@ -64,6 +64,9 @@ def test_a_training_leaves_the_curves_of_all_its_epochs_after_a_break_too(small,
     loss, *_ = lines_of(draw_training(read_metrics(again.folder)))["loss"]
     assert [x for x, _ in loss] == [1, 2, 3, 4]
     assert not list(again.folder.glob(".curves*"))
+    (first.folder / "metrics.jsonl").unlink()
+    alone = Clockwork(tmp_path, epochs=4, resume=first.folder / "last_model.pth")  # as a moved file: no figures yet
+    assert not (alone.folder / "curves.png").exists() and "curves.png" not in (alone.folder / "info.log").read_text()
 
 
 @pytest.mark.parametrize("fault", ["matplotlib absent", "disk full", "a library's own"])
