@@ -63,7 +63,7 @@ def fitted_for(index: TwoStageIndex) -> Confidence | None:
         log.warning("no confidence: that of %s was fitted on another model; fit it again", index.folder)
         return None
     if told.get("generation") != index.generation:
-        log.warning("the confidence of %s was fitted when it held %s images, and images were added or removed since, so "
+        log.warning("the confidence of %s was fitted when it held %s images; some were added or removed, so "
                     "that it holds %d: fit it again", index.folder, told.get("images"), len(index))
     return found
 
