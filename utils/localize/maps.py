@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from datasets import evaluation_transform, own_pictures
 from datasets.readers.coordinates import in_plane_of, plane_and_zone
 from datasets.transforms import read_image
-from model import BACKBONES, BRANCHES
+from model import BACKBONES, BRANCHES, read_checkpoint
 
 from ..data import EvaluationImages, fitting, preparation, prepared_as
 from ..device import PRECISIONS, pick_device
@@ -104,9 +104,14 @@ def opened(folder: Path, chosen: ModelOptions, *, device: str | None = None) -> 
         if backbone not in BACKBONES:
             raise ValueError(f"{folder} is an index of {index.model}; give its model file by --resume")
         chosen = ModelOptions(backbone=backbone, aggregation=aggregation)
-    model, _ = model_for_evaluation(chosen, branches=branches)
+    model, _ = model_for_evaluation(chosen, branches=branches, mapped=True)
     extractor = OwnModel(model.to(pick_device(device)))
-    index.of(extractor.identity)
+    try:
+        index.of(extractor.identity)  # which reads every weight: so equal, none is damaged
+    except ValueError:
+        if chosen.resume is not None:
+            read_checkpoint(chosen.resume)  # is it another model, or a damaged file?
+        raise
     told = prepared_as(index.source.get("prepared"))
     if told is None:
         told = tuple(EvaluationImages.size), EvaluationImages.normalisation

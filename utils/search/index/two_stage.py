@@ -58,7 +58,7 @@ class TwoStageIndex(Searchable):
 
     def of(self, model: ModelIdentity) -> None:
         """Raises ValueError, which names both, where the index is of another model."""
-        if model.fingerprint != self.model.fingerprint:
+        if self.model is not None and model.fingerprint != self.model.fingerprint:
             raise ValueError(f"{self.folder} is an index of {self.model}; the queries are from {model}; "
                              "expected one model: extract again with it, or load the other")
 
