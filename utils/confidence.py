@@ -246,12 +246,9 @@ def learn_then_test(score: np.ndarray, right: np.ndarray, *, candidates: np.ndar
     """
     from scipy.stats import binom
 
-    kept = []
-    for candidate in candidates:
-        answered = score >= candidate
-        if binom.cdf((answered & ~right).sum(), answered.sum(), risk) <= delta / len(candidates):
-            kept.append(float(candidate))
-    return min(kept, default=None)
+    reached = score[:, None] >= candidates
+    p = binom.cdf((reached & ~right[:, None]).sum(axis=0), reached.sum(axis=0), risk)
+    return min(candidates[p <= delta / len(candidates)].tolist(), default=None)
 
 
 def auc_pr(score: np.ndarray, right: np.ndarray) -> float:
