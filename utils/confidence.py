@@ -6,10 +6,11 @@
     unlike = fitted.unlike(signals)                           # which queries lie outside of what it was fitted on
     table = held_out(known)                                   # beside plain distance, d1/d2 and SUE
 
-A logistic regression on a few signals, whose loss is least where probabilities are true. It is held to small weights
-(PENALTY), for labelled queries are few: on 55, that and no further calibration gave the truest of what was tried. The
-threshold is chosen by Learn Then Test (Angelopoulos et al., 2021) with Bonferroni's correction, on labelled queries
-that the regression did not see. scikit-learn fits and judges; to predict takes NumPy alone.
+A logistic regression on a few signals, whose loss is least where probabilities are true; how far its weights are held
+small is chosen by that loss on folds that it did not see (PENALTIES), for labelled queries are few. Calibrating its
+scores once more (Platt) made it worse on 55 queries. The threshold is chosen by Learn Then Test (Angelopoulos et al.,
+2021) with Bonferroni's correction, on labelled queries that the regression did not see. scikit-learn fits and judges;
+to predict takes NumPy alone.
 """
 
 import dataclasses
@@ -21,12 +22,13 @@ import numpy as np
 
 DEPTH = 10  # of the ranked answers: as many as SUE looks at
 LEAST = 10  # right and wrong queries, of each, to fit on
-PENALTY = 0.1  # scikit-learn's C: the less, the smaller the weights
+PENALTIES, FOLDS = (0.03, 0.1, 0.3, 1, 3, 10), 5  # scikit-learn's C: the less, the smaller the weights
 SLACK = 0.1  # of a signal's range on either side, before a query counts as unlike the fitted ones
-UNLIKE_SHARE = 0.05  # of answered queries
+UNLIKE_SHARE = 0.05  # of answered queries; more where so few were fitted that chance alone may leave more outside
 RISK, DELTA, CANDIDATES = 0.1, 0.1, 10  # of the threshold: false discoveries, chance to exceed them, thresholds tried
 SLOPES = np.geomspace(0.1, 1000, 25)  # of SUE, by the set's median distance
 BINS = 10  # of the reliability
+HALVES = 20  # random ones, of a held-out measurement
 
 
 class Signals(NamedTuple):
@@ -117,11 +119,12 @@ class Confidence:
         return ((values < self.least - slack) | (values > self.greatest + slack)).any(axis=1)
 
     def warning(self, signals: Signals) -> str | None:
-        """What a reader must know of these queries' probabilities: more than UNLIKE_SHARE of them are `unlike`."""
-        unlike = self.unlike(signals)
-        if unlike.mean() <= UNLIKE_SHARE:
+        """What a reader must know of these queries' probabilities: more than UNLIKE_SHARE of them are `unlike`, and
+        more than the 2 in n + 1 that lie beyond n fitted values of a feature by chance, for each feature."""
+        unlike, n = self.unlike(signals), self.fitted_on.get("queries", 0)
+        if unlike.mean() <= max(UNLIKE_SHARE, 2 * len(self.names) / (n + 1)):
             return None
-        return (f"{unlike.sum()} of {len(unlike)} queries look unlike the {self.fitted_on.get('queries')} that the "
+        return (f"{unlike.sum()} of {len(unlike)} queries look unlike the {n} that the "
                 "confidence was fitted on: do not rely on it here; fit it on queries like these")
 
 
@@ -215,8 +218,13 @@ def _halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _regression(signals: Signals, right: np.ndarray) -> Confidence:
     from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
     from sklearn.preprocessing import StandardScaler
 
+    folds = min(FOLDS, int(right.sum()), int((~right).sum()))
+    if folds < 2:
+        raise ValueError(f"of {len(right)} labelled queries, one half of all, {right.sum()} are answered right; "
+                         "expected at least 2 right and 2 wrong ones: give more")
     slope = best_slope(signals, right)
     by_name = features(signals, slope=slope)
     by_name = {name: values for name, values in by_name.items() if not np.isnan(values).all()}
@@ -226,7 +234,8 @@ def _regression(signals: Signals, right: np.ndarray) -> Confidence:
         raise ValueError(f"{np.isnan(values).any(axis=1).sum()} labelled queries lack the signal {name!r}: some of the "
                          "images they found have no coordinates; expected all or none")
     scaler = StandardScaler().fit(values)
-    regression = LogisticRegression(C=PENALTY).fit(scaler.transform(values), right)
+    search = GridSearchCV(LogisticRegression(), {"C": PENALTIES}, cv=folds, scoring="neg_log_loss")
+    regression = search.fit(scaler.transform(values), right).best_estimator_
     return Confidence(
         names=[*by_name], mean=scaler.mean_.tolist(), scale=scaler.scale_.tolist(),
         weight=regression.coef_[0].tolist(), least=values.min(axis=0).tolist(),
@@ -304,7 +313,7 @@ def baselines(signals: Signals, *, slope: float) -> dict[str, np.ndarray]:
     return found
 
 
-def held_out(signals: Signals, *, halves: int = 20, risk: float = RISK) -> dict:
+def held_out(signals: Signals, *, halves: int = HALVES, risk: float = RISK) -> dict:
     """Fits on one half of the queries and judges on the other, over some random halves.
 
     Returns {"queries", "right", "halves", "risk", "methods": {"fitted", "distance", "PA"[, "SUE"]: {measure: [mean,
@@ -372,13 +381,13 @@ def signals_from(ids: np.ndarray, distances: np.ndarray, *, positions: np.ndarra
     return Signals(distances, positions, None if ranks is None else bits, ranks, right)
 
 
-def report(predictions: Path, fitted: Confidence | None = None, *, risk: float = RISK) -> dict:
+def report(predictions: Path, fitted: Confidence | None = None, *, risk: float = RISK, halves: int = HALVES) -> dict:
     """Of a run with labels, for its report. With a fitted confidence: {"queries", "right", "risk", "methods": as of
     `judged`, without bins, "bins", "warning", "threshold": {"value", "answered", "wrong"} or None}; without one what
     `held_out` returns."""
     signals = signals_of(predictions)
     if fitted is None:
-        return held_out(signals, risk=risk)
+        return held_out(signals, halves=halves, risk=risk)
     right, probability = signals.right, fitted.predict(signals)
     scores: Mapping[str, np.ndarray] = {"fitted": probability, **baselines(signals, slope=fitted.slope)}
     methods = {name: judged(score, right, probability=name == "fitted", risk=risk) for name, score in scores.items()}
