@@ -200,9 +200,9 @@ def in_plane_of(zone: int, points: Sequence[Point], names: Sequence[str], whose:
 
 
 def to_degrees(east: float, north: float, zone: int) -> Degrees:
-    """Of metres in a zone, as `plane_and_zone` gives them.  Raises ValueError for metres that are in none."""
+    """Of metres in a zone, as `plane_and_zone` gives them."""
     lat, lon = utm.to_latlon(east, north, abs(zone), northern=zone > 0, strict=False)
-    return checked(float(lat), float(lon))
+    return Degrees(float(lat), float(lon))
 
 
 def _refuse_several_zones(named: Sequence[tuple[Metres, str]]) -> None:

@@ -72,7 +72,7 @@ def _query(given: argparse.Namespace) -> None:
         for error in unreadable.values():
             log.error("%s", error)
         raise ValueError(f"{len(unreadable)} of {len(paths)} images could not be read, first {next(iter(unreadable))}; "
-                         "the others are answered")
+                         f"{len(answered)} are answered")
 
 
 def _build(given: argparse.Namespace) -> None:

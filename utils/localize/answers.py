@@ -106,12 +106,8 @@ def _place(metres: np.ndarray, name: str, zone: int) -> dict:
     place = {"east": round(float(metres[0]), 2), "north": round(float(metres[1]), 2), "zone": None, "lat": None,
              "lon": None}
     if zone:
-        try:
-            degrees = to_degrees(*metres.tolist(), zone)
-        except ValueError:  # a made-up place
-            return place
-        place |= {"zone": f"{abs(zone)}{'N' if zone > 0 else 'S'}", "lat": round(degrees.lat, 7),
-                  "lon": round(degrees.lon, 7)}
+        lat, lon = to_degrees(*metres.tolist(), zone)
+        place |= {"zone": f"{abs(zone)}{'N' if zone > 0 else 'S'}", "lat": round(lat, 7), "lon": round(lon, 7)}
     return place
 
 

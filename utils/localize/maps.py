@@ -104,7 +104,8 @@ def opened(folder: Path, chosen: ModelOptions, *, device: str | None = None) -> 
         if backbone not in BACKBONES:
             raise ValueError(f"{folder} is an index of {index.model}; give its model file by --resume")
         chosen = ModelOptions(backbone=backbone, aggregation=aggregation)
-    model, _ = model_for_evaluation(chosen, branches=branches, mapped=True)
+    # Of a file whatever it holds: one with other branches is another model, which is refused as such.
+    model, _ = model_for_evaluation(chosen, branches=() if chosen.resume else branches, mapped=True)
     extractor = OwnModel(model.to(pick_device(device)))
     try:
         index.of(extractor.identity)  # which reads every weight: so equal, none is damaged
