@@ -308,11 +308,11 @@ def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp
 class _Undrawn(TorchFunctionMode):
     """Nothing is drawn: on "meta" tensors torch would import a compiler for it, which takes longer than all else."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        given = kwargs or {}
+    def __torch_function__(self, func, types, given=(), by_name=None):
+        by_name = by_name or {}
         if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == torch.nn.init.__name__:
-            return given["tensor"] if "tensor" in given else args[0]
-        return func(*args, **given)
+            return by_name["tensor"] if "tensor" in by_name else given[0]
+        return func(*given, **by_name)
 
 
 def load_as(checkpoint: Checkpoint, interface: type[Model], *, shared: bool = False) -> Model:

@@ -165,14 +165,19 @@ def test_confidence_is_fitted_kept_and_told(home, model, capsys):
     for place in range(8):
         images.image(place, 2, noise=0.1).save(f"photos/@{400002 + 100 * place}@5000000@31@T@{place}@.png")
     built(model)
-    said("index", "--fit_confidence", "photos", "--resume", model, "--false_discoveries", "0.4")
+    said("index", "--fit_confidence", "photos", "--resume", model, "--false_discoveries", "0.6")
     assert "confidence fitted on 48 queries, 16 of them answered right" in capsys.readouterr().err
     found = {answer["query"]: answer for answer in asked("index", "photos", "--resume", model)}
     shown = [answer["confidence"] for query, answer in found.items() if float(query.split("@")[1]) < 400799]
     others = [answer["confidence"] for query, answer in found.items() if float(query.split("@")[1]) > 400799]
     assert min(map(len, (shown, others))) == 16 and np.mean(shown) > np.mean(others) + 0.3
     kept = TwoStageIndex.open("index/database")
-    assert kept.notes["confidence"]["fitted_on"]["model"] == kept.model.fingerprint and kept.generation == 1
+    fitted = kept.notes["confidence"]
+    assert fitted["fitted_on"]["model"] == kept.model.fingerprint and kept.generation == 1
+    sure = [answer["sure"] for answer in found.values()]
+    assert sure == [answer["confidence"] >= fitted["threshold"] for answer in found.values()] and 0 < sum(sure) < 48
+    lines = said("index", "photos", "--resume", model)[1::2]
+    assert ["I do not know" in line for line in lines] == [not known for known in sure]
     said("remove", "index", "map/@400000@5000000@31@T@0@.png")
     capsys.readouterr()
     asked("index", "photos", "--resume", model)
