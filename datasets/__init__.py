@@ -14,7 +14,7 @@ _EXPORTS = {
     "protocols": ("PROTOCOLS", "as_protocol", "resolve"),
     "readers.file_lists": ("read_file_lists",),
     "readers.folders": ("read_folder",),
-    "readers.own_images": ("own_images",),
+    "readers.own_images": ("own_images", "own_pictures"),
     "training.places": ("CityBatchSampler", "PlaceDataset", "collate_places"),
     "training.tables": ("GSV_CITIES", "TRAINING_SETS", "UNIFIED_CITIES"),
     "training.triplets.batches": ("TripletDataset", "collate_triplets"),

@@ -23,6 +23,7 @@ class Listing:
     split: str | None = None  # "train", "val" or "test"; None: there is none
     database_utm: np.ndarray | None = None  # (n, 2) float64, east and north in metres; None: not known
     query_utm: np.ndarray | None = None
+    utm_zone: int = 0  # of these metres, negative in the southern hemisphere; 0: not known, or told by the names alone
     threshold_m: float | None = None  # the distance in the rule; None: it has none
     protocol: str | None = None  # its name in PROTOCOLS; None: another folder, lists, or images of one's own
     warnings: tuple[str, ...] = ()  # what a reader of the figures must hear: counts that differ, what was left out

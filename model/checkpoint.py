@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from .config import BACKBONES, DINOV2, ModelConfig
 from .files import temporary_path
@@ -90,9 +91,11 @@ _NUMPY_STUBS: list = [
 ]
 
 
-def read_file(path: str | Path) -> dict:
+def read_file(path: str | Path, *, mapped: bool = False) -> dict:
     """The dictionary in a torch file, on the CPU, with weights_only=True. Files in torch's zip format are verified by
     the checksums in them, which torch writes but does not read; files in the format before it have none.
+
+    mapped  tensors are read when they are used, and not verified: for whoever knows the model's fingerprint
 
     Raises FileNotFoundError, DamagedCheckpointError, or CheckpointError for a file that asks to run code or holds no
     dictionary.
@@ -103,9 +106,9 @@ def read_file(path: str | Path) -> dict:
     damaged = DamagedCheckpointError(f"{path}: not a readable torch checkpoint (damaged, or another kind of file); "
                                      "copy or fetch it again, or give another")
     try:
-        _verify(path)
+        archive = _verify(path, checksums=not mapped)
         with torch.serialization.safe_globals(_NUMPY_STUBS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and archive)
     except DamagedCheckpointError:
         raise
     except OSError as error:
@@ -123,40 +126,43 @@ def read_file(path: str | Path) -> dict:
     return content
 
 
-def _verify(path: Path) -> None:
-    """Compares a zip file's members with their checksums, and their sizes with the file's before they are read."""
+def _verify(path: Path, *, checksums: bool) -> bool:
+    """Compares a zip file's members with their checksums, and their sizes with the file's before they are read; False
+    for a file of the format before."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\3\4":  # what torch goes by: the format before has no checksums
-            return
+            return False
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             size = sum(member.file_size for member in members)
             if size > path.stat().st_size or any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise DamagedCheckpointError(f"{path}: refused, its members would unpack to {size:,} bytes; torch "
                                              "writes them as they are, so that none is larger than its file")
-            broken = archive.testzip()
+            broken = archive.testzip() if checksums else None
             if not broken and any(member.filename.endswith(".pkl") and b"\nbytearray\n" in archive.read(member)
                                   for member in members):  # the one thing torch lets through that takes any size
                 raise DamagedCheckpointError(f"{path}: refused, it asks for a bytearray, which no checkpoint holds")
     if broken is not None:
         raise DamagedCheckpointError(f"{path}: damaged, the bytes of {broken} do not fit their checksum; copy or fetch "
                                      "it again, or give another")
+    return True
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint[ModelConfig]:
-    """Reads a model file: ours, a published one (training file or bare state dict), with or without "module."."""
-    return read_as(path, ModelConfig, format=FORMAT, own_names=to_own_names, infer=infer_config)
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> Checkpoint[ModelConfig]:
+    """Reads a model file: ours, a published one (training file or bare state dict), with or without "module.";
+    mapped: as `read_file`."""
+    return read_as(path, ModelConfig, format=FORMAT, own_names=to_own_names, infer=infer_config, mapped=mapped)
 
 
 def read_as(path: str | Path, config_class: type[Config], *, format: str, own_names: Callable[[str], str],
-            infer: Callable[[dict[str, Tensor], str], Config]) -> Checkpoint[Config]:
+            infer: Callable[[dict[str, Tensor], str], Config], mapped: bool = False) -> Checkpoint[Config]:
     """Reads a model file of one kind.
 
     format     our own files of this kind say so; those of another kind are refused
     own_names  turns a published key into ours
     infer      the configuration of a file that holds none, from (state dict in our names, what to call the file)
     """
-    content = read_file(path)
+    content = read_file(path, mapped=mapped)
     weights = content.get("model_state_dict", content)
     if not _is_state_dict(weights):
         raise CheckpointError(f"{path}: holds no state dict; expected tensors by name, or 'model_state_dict'")
@@ -289,18 +295,34 @@ def _kind(value: Tensor) -> str:
     return " ".join([*words, str(value.dtype)]).replace("torch.", "")
 
 
-def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp] = SelaVPRpp) -> SelaVPRpp:
-    """The model of a file (or of a read Checkpoint), on the CPU, in eval mode; its call is that of `interface`."""
-    return load_as(checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint), interface)
+def load_model(checkpoint: Checkpoint | str | Path, *, interface: type[SelaVPRpp] = SelaVPRpp, shared: bool = False
+               ) -> SelaVPRpp:
+    """The model of a file (or of a read Checkpoint), on the CPU, in eval mode; its call is that of `interface`.
+
+    shared  its weights take the memory of the Checkpoint's, as far as they have the same type, not memory of their own
+    """
+    return load_as(checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint), interface,
+                   shared=shared)
 
 
-def load_as(checkpoint: Checkpoint, interface: type[Model]) -> Model:
-    """The model of a read Checkpoint, on the CPU, in eval mode; its call is that of `interface`."""
-    with torch.device("meta"):
+class _Undrawn(TorchFunctionMode):
+    """Nothing is drawn: on "meta" tensors torch would import a compiler for it, which takes longer than all else."""
+
+    def __torch_function__(self, func, types, given=(), by_name=None):
+        by_name = by_name or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == torch.nn.init.__name__:
+            return by_name["tensor"] if "tensor" in by_name else given[0]
+        return func(*given, **by_name)
+
+
+def load_as(checkpoint: Checkpoint, interface: type[Model], *, shared: bool = False) -> Model:
+    """As `load_model`, of a kind of model."""
+    with torch.device("meta"), _Undrawn():
         model = interface(checkpoint.config)  # every weight comes from the file: none is drawn first
     _check_fit(model, checkpoint.state_dict, checkpoint.source)  # before a configuration's sizes take memory
-    model = model.to_empty(device="cpu")
-    model.load_state_dict(checkpoint.state_dict)
+    # In place of to_empty, which imports that compiler too.
+    model.load_state_dict({key: checkpoint.state_dict[key].to(own.dtype, copy=not shared).contiguous()
+                           for key, own in model.state_dict().items()}, assign=True)
     return model.eval()
 
 

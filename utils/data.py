@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from datasets import (
     DEFAULT_NORMALISATION,
+    NORMALISATIONS,
     PATCH,
     PROTOCOLS,
     TRAINING_SETS,
@@ -252,9 +254,22 @@ def as_dataset(listing: Listing, *, size: Sequence[int], multiple: int = Evaluat
              listing.n_queries, found, listing.fingerprint()[:16])
     for warning in listing.warnings:
         log.warning("%s: %s", listing.label, warning)
-    # Kept descriptors are known by these words, which say nothing of what is the rule.
-    prepared = f"{size[0]}x{size[1]}" + (f", {normalisation}" if normalisation != DEFAULT_NORMALISATION else "")
+    prepared = preparation(size, normalisation)
     return BenchmarkDataset(listing, transform=evaluation_transform(size, normalisation),
                             query_transform=query_transform(test_method, size, normalisation, multiple),
                             queries_vary=test_method in VARYING_SIZES,
                             prepared=(prepared, f"{prepared}, {test_method}"), parts=parts)
+
+
+def preparation(size: Sequence[int], normalisation: str = EvaluationImages.normalisation) -> str:
+    """The words by which kept descriptors are known, which say nothing of what is the rule."""
+    return f"{size[0]}x{size[1]}" + (f", {normalisation}" if normalisation != DEFAULT_NORMALISATION else "")
+
+
+def prepared_as(words: object) -> tuple[tuple[int, int], str] | None:
+    """Size and normalisation that `preparation` made words of; None for others."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})(?:, (\w+))?", words) if isinstance(words, str) else None
+    normalisation = found and (found[3] or DEFAULT_NORMALISATION)
+    if normalisation not in NORMALISATIONS or 0 in (size := (int(found[1]), int(found[2]))):
+        return None
+    return size, normalisation

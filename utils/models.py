@@ -170,8 +170,12 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
     return model, path != "random"
 
 
-def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[SelaVPRpp, Checkpoint]:
-    """The model of --resume, or the published one of that backbone, with at least `branches`; in eval mode."""
+def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...], mapped: bool = False
+                         ) -> tuple[SelaVPRpp, Checkpoint]:
+    """The model of --resume, or the published one of that backbone, with at least `branches`; in eval mode.
+
+    mapped  --resume is read where its weights are used, and not verified: for whoever knows the model's fingerprint
+    """
     if chosen.resume is None:
         # No file with a binary branch alone is published: the two-branch file holds it.
         published = ModelConfig(backbone=chosen.backbone or DEFAULT_BACKBONE,
@@ -180,14 +184,14 @@ def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...]) -> 
         checkpoint = first_on_each_node(lambda: fetch_released(published))
         log.info("no --resume: published weights of %s, %s", published.backbone, checkpoint.source)
     else:
-        checkpoint = read_checkpoint(chosen.resume)
+        checkpoint = read_checkpoint(chosen.resume, mapped=mapped)
         _check_chosen(checkpoint, backbone=chosen.backbone, aggregation=chosen.aggregation)
     held = checkpoint.config.branches
     missing = [name for name in branches if name not in held]
     if missing:
         raise ValueError(f"--resume {chosen.resume} holds a {' + '.join(held)} model; this script needs its "
                          f"{' and '.join(missing)} branch (train_rerank.py trains both)")
-    return load_model(checkpoint), checkpoint
+    return load_model(checkpoint, shared=mapped), checkpoint
 
 
 def said_of_weights(pretrained: bool | None, file: str) -> list[str]:

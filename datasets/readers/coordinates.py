@@ -11,7 +11,7 @@ import utm
 from PIL import Image
 
 from ..files import IMAGE_FORMATS, is_regular
-from .image_names import number, parse_name
+from .image_names import BANDS, number, parse_name
 from .tables import read_rows
 
 DEGREES, METRES = ("lat", "lon"), ("utm_east", "utm_north")
@@ -46,6 +46,10 @@ class Metres(NamedTuple):
 Point = Degrees | Metres
 
 
+class UnreadableImageError(ValueError):
+    """A file that is no image, or a damaged one."""
+
+
 def from_name(name: str) -> Metres | None:
     """A file name's coordinates (NAME; the fields behind the first two are optional), None where it has none."""
     fields = parse_name(name)
@@ -66,7 +70,7 @@ def from_exif(path: Path) -> Degrees | None:
             tags = image.getexif().get_ifd(_GPS)
     except (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError, TypeError,
             ValueError, struct.error, Image.DecompressionBombError) as error:  # damaged EXIF data raise any of them
-        raise ValueError(f"{path}: not a readable image ({error}); replace the file") from error
+        raise UnreadableImageError(f"{path}: not a readable image ({error}); replace the file") from error
     lat, lon = _signed(tags.get(2), tags.get(1), "NS"), _signed(tags.get(4), tags.get(3), "EW")
     if math.isnan(lat) or math.isnan(lon) or lat == lon == 0:
         return None
@@ -132,7 +136,13 @@ def read_table(path: Path) -> tuple[list[tuple[int, tuple[str, Point]]], list[st
 
 
 def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
-    """(n, 2) float64, east and north in metres of one UTM zone.  `names` are the images', for errors.
+    """As `plane_and_zone`, without the zone."""
+    return plane_and_zone(points, names)[0]
+
+
+def plane_and_zone(points: Sequence[Point], names: Sequence[str]) -> tuple[np.ndarray, int]:
+    """(n, 2) float64, east and north in metres of one UTM zone, and the zone, negative where norths are counted as in
+    the southern hemisphere, 0 where it is not known.  `names` are the images', for errors.
 
     Metres are taken as they are.  Degrees are drawn in the zone of the metres where there are both, else in the
     commonest of their own zones that has all of them in it or at most 3 degrees beyond.  North is counted as UTM does
@@ -146,7 +156,8 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
     degrees = [i for i, point in enumerate(points) if isinstance(point, Degrees)]
     _refuse_several_zones([(points[i], names[i]) for i in metres])
     if not degrees:
-        return plane
+        known = [point for point in points if point.zone is not None and point.letter is not None]
+        return plane, 0 if not known else -known[0].zone if known[0].letter < "N" else known[0].zone
     lat, lon = plane[degrees].T
     lon = (lon + 180) % 360 - 180  # 180 is -180
     zones = zone_numbers(lat, lon)
@@ -172,7 +183,26 @@ def in_one_plane(points: Sequence[Point], names: Sequence[str]) -> np.ndarray:
                          "too far apart; expected one zone and at most 3 degrees beyond it: make it two sets")
     east, north, _ = to_utm(lat, lon, np.full(len(degrees), zone))
     plane[degrees] = np.stack([east, north + SOUTH * southern], axis=1)
-    return plane
+    return plane, -int(zone) if southern else int(zone)
+
+
+def in_plane_of(zone: int, points: Sequence[Point], names: Sequence[str], whose: str) -> np.ndarray:
+    """As `in_one_plane`, in a zone as `plane_and_zone` gives it, which `whose` has.  Raises ValueError as that does,
+    and for degrees where the zone is 0."""
+    if zone:
+        reference = Metres(0.0, 0.0, abs(zone), "N" if zone > 0 else BANDS[BANDS.index("N") - 1])
+        return in_one_plane([reference, *points], [whose, *names])[1:]
+    degrees = next((name for point, name in zip(points, names, strict=True) if isinstance(point, Degrees)), None)
+    if degrees is not None:
+        raise ValueError(f"{degrees} has degrees, and the UTM zone of {whose} is not known; expected metres in the "
+                         f"same plane, in the name ({NAME}) or a table")
+    return in_one_plane(points, names)
+
+
+def to_degrees(east: float, north: float, zone: int) -> Degrees:
+    """Of metres in a zone, as `plane_and_zone` gives them."""
+    lat, lon = utm.to_latlon(east, north, abs(zone), northern=zone > 0, strict=False)
+    return Degrees(float(lat), float(lon))
 
 
 def _refuse_several_zones(named: Sequence[tuple[Metres, str]]) -> None:

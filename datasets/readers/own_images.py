@@ -1,18 +1,30 @@
 """Images of one's own: any two folders, any names, with coordinates from wherever there are some, or with none."""
 
+import contextlib
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from ..commands import progress
 from ..listing import Listing, display_name
 from ..positives import within_metres
-from .coordinates import HEADER, NAME, Metres, Point, from_exif, from_name, in_one_plane, read_table
+from .coordinates import (
+    HEADER,
+    NAME,
+    Metres,
+    Point,
+    UnreadableImageError,
+    from_exif,
+    from_name,
+    plane_and_zone,
+    read_table,
+)
 from .folders import common_folder
 from .image_files import list_images
 
@@ -22,18 +34,32 @@ _COMMON = ("images", "train", "val", "test")  # folders of every set
 _NOT_READ = (".heic", ".heif", ".avif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".dng")
 
 
-class _Side:
-    """Database or queries: a folder, its images' sorted paths in it, with "/", and where each was taken."""
+class Pictures(NamedTuple):
+    """Images of one's own: paths, where each was taken as far as it is known, and what their reader should know."""
 
-    def __init__(self, name: str, folder: Path | str):
+    paths: list[Path]
+    points: list[Point | None]
+    warnings: list[str]
+
+
+class _Side:
+    """Database or queries: a folder, its images' sorted paths in it, with "/", and where each was taken.
+
+    images  of the folder; None: all in it and below
+    """
+
+    def __init__(self, name: str, folder: Path | str, images: Sequence[str] | None = None):
         self.name = name
         self.folder = Path(folder).absolute()
         if ".." in self.folder.parts:
             self.folder = self.folder.resolve()
         self.real_folder = self.folder.resolve()
-        self.images = [os.fsdecode(path) for path in list_images(self.folder)]
+        self.images = [os.fsdecode(path) for path in list_images(self.folder)] if images is None else [*images]
         self.paths = [self.folder / image for image in self.images]
         self.points: list[Point | None] = [None] * len(self.images)
+        self.warnings: list[str] = []
+        if images is not None:
+            return
         # Images of other formats are counted, so that nobody misses them without a word.
         counts = Counter(extension for _, _, files in os.walk(self.folder, followlinks=True) for file in files
                          if not file.startswith(".") and (extension := file[file.rfind("."):].lower()) in _NOT_READ)
@@ -72,7 +98,7 @@ def own_images(database_folder: Path | str, queries_folder: Path | str, *, coord
     positives = None
     if labels:
         _refuse_missing(sides, coordinates)
-        utm = _project(sides)
+        utm, zone = _project(sides)
         positives = within_metres(*utm, threshold_m)
         if isinstance(database.points[0], Metres) and (np.abs(np.concatenate(utm)) <= (180, 90)).all():
             warnings.append("all coordinates lie within 180 east and 90 north: degrees, where metres are expected?")
@@ -89,16 +115,40 @@ def own_images(database_folder: Path | str, queries_folder: Path | str, *, coord
                 warnings.append(f"no coordinates of {side.name} images in the answers: {missing} of "
                                 f"{len(side.points)} have none, first {side.paths[side.points.index(None)]}")
         try:
-            utm = _project(sides)
+            utm, zone = _project(sides)
         except ValueError as error:  # nothing depends on them
-            utm = [None, None]
+            utm, zone = [None, None], 0
             warnings.append(f"no coordinates in the answers: {error}")
     return Listing(
         name=display_name(_name(database.folder, queries.folder), database.folder, queries.folder),
         folder=common_folder(database.folder, queries.folder), database_paths=database.paths, query_paths=queries.paths,
-        database_utm=utm[0], query_utm=utm[1], positives=positives,
+        database_utm=utm[0], query_utm=utm[1], utm_zone=zone, positives=positives,
         rule=f"within {threshold_m:g} m" if labels else "no labels", threshold_m=threshold_m if labels else None,
         warnings=tuple(warnings))
+
+
+def own_pictures(given: Sequence[Path | str], *, coordinates: Path | None = None, located: bool = True) -> Pictures:
+    """Images, and all images in folders and below, in this order, each once.
+
+    coordinates   as `own_images` has them, but an image may have none
+    located       False: nothing is asked for coordinates
+    Raises FileNotFoundError for what is not there and for a folder without images, ValueError for coordinates.
+    """
+    sides: list[_Side] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            sides.append(_Side("given", path))
+        elif path.exists() or path.is_symlink():
+            sides.append(_Side("given", path.parent, [path.name]))
+        else:
+            raise FileNotFoundError(f"{path}: no such image or folder; expected {FORMATS}, or a folder of them")
+    warnings = [warning for side in sides for warning in side.warnings]
+    if located and coordinates is not None:
+        warnings += _from_table(Path(coordinates), sides)
+    elif located:
+        warnings += _from_images(sides, opened=True, broken=True)
+    points = {path: point for side in sides for path, point in zip(side.paths, side.points, strict=True)}
+    return Pictures([*points], [*points.values()], warnings)
 
 
 def _from_table(table: Path, sides: Sequence[_Side]) -> list[str]:
@@ -126,9 +176,10 @@ def _from_table(table: Path, sides: Sequence[_Side]) -> list[str]:
         lines[path] = line
         for side, i in places[path]:
             side.points[i] = point
+    where = "the two folders" if len(sides) == 2 else "what was given"
     said = [f"{table}: columns not read: {', '.join(unread)}"] if unread else []
     if extra:
-        said.append(f"{table}: {len(extra)} of {len(rows)} rows are of no image in the two folders, {extra[0]}")
+        said.append(f"{table}: {len(extra)} of {len(rows)} rows are of no image in {where}, {extra[0]}")
     return said
 
 
@@ -139,14 +190,16 @@ def _spelt(path: str) -> str:
     return str(PurePosixPath(unicodedata.normalize("NFC", path).replace("\\", "/")))
 
 
-def _from_images(sides: Sequence[_Side], *, opened: bool) -> list[str]:
-    """Fills the points that names tell and, where images may be `opened`, EXIF data; what must be said of it."""
+def _from_images(sides: Sequence[_Side], *, opened: bool, broken: bool = False) -> list[str]:
+    """Fills the points that names tell and, where images may be `opened`, EXIF data; what must be said of it. Whoever
+    takes images to be `broken` will meet them again."""
     for side in sides:
         side.points = [from_name(path.name) for path in side.paths]
     unnamed = [(side, i) for side in sides for i, point in enumerate(side.points) if point is None]
     n_named = sum(len(side.points) for side in sides) - len(unnamed)
     for side, i in progress(unnamed if opened else (), "reading EXIF GPS"):
-        side.points[i] = from_exif(side.paths[i])
+        with contextlib.suppress(*(UnreadableImageError,) if broken else ()):
+            side.points[i] = from_exif(side.paths[i])
     n_exif = sum(side.points[i] is not None for side, i in unnamed)
     said = f"coordinates of {n_named} images are from their names, of {n_exif} from EXIF GPS"
     return [said] if n_named and n_exif else []
@@ -166,13 +219,13 @@ def _refuse_missing(sides: Sequence[_Side], table: Path | None) -> None:
                      f"EXIF GPS in the image, or a name like {NAME}.jpg; without right answers: --no_labels")
 
 
-def _project(sides: Sequence[_Side]) -> list[np.ndarray | None]:
-    """East and north of each side in one plane, None for a side that does not have all its points."""
+def _project(sides: Sequence[_Side]) -> tuple[list[np.ndarray | None], int]:
+    """East and north of each side in one plane, None for a side that does not have all its points; and its zone."""
     whole = [side for side in sides if None not in side.points]
-    plane = in_one_plane([point for side in whole for point in side.points],
+    plane, zone = plane_and_zone([point for side in whole for point in side.points],
                          [str(path) for side in whole for path in side.paths])
     parts = iter(np.split(plane, np.cumsum([len(side.points) for side in whole])[:-1]))
-    return [next(parts) if side in whole else None for side in sides]
+    return [next(parts) if side in whole else None for side in sides], zone
 
 
 def _name(database: Path, queries: Path) -> str:

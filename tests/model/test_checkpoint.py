@@ -364,3 +364,23 @@ def test_a_malicious_pickle_is_refused_and_its_code_never_runs(tmp_path, weights
 def test_a_pickle_of_a_foreign_class_is_refused(tmp_path, weights):
     path = write({"model_state_dict": weights, "extra": Foreign()}, tmp_path / "foreign.pth")
     assert_refused(path, "refused, it asks to run .*Foreign")
+
+
+def test_a_mapped_file_gives_the_same_model_without_a_copy(tmp_path):
+    save_checkpoint(model := build_model(TINY, seed=3), tmp_path / "a.pth", pretrained=False)
+    checkpoint = read_checkpoint(tmp_path / "a.pth", mapped=True)
+    shared, own = load_model(checkpoint, shared=True), load_model(checkpoint)
+    assert fingerprint(shared) == fingerprint(own) == fingerprint(model)
+    held = checkpoint.state_dict["backbone.cls_token"].data_ptr()
+    assert shared.backbone.cls_token.data_ptr() == held != own.backbone.cls_token.data_ptr()
+    assert [p.requires_grad for p in shared.parameters()] == [p.requires_grad for p in build_model(TINY).parameters()]
+
+
+@pytest.mark.slow
+def test_loading_imports_no_compiler(tmp_path):
+    """torch's for "meta" tensors, with sympy and torch.distributed, takes longer than reading a base model."""
+    save_checkpoint(build_model(TINY, seed=3), tmp_path / "a.pth", pretrained=False)
+    script = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from model import load_model; "
+              f"load_model({str(tmp_path / 'a.pth')!r}); print(*sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"sympy", "torch._dynamo", "torch.fx.experimental.symbolic_shapes"} & {*done.stdout.split()}

@@ -26,6 +26,7 @@ from ..search.index.disk import regular
 from .forecast import Forecast, check_disk
 
 log = logging.getLogger("selavprpp")
+DATABASE = "database"  # the map's index, in the folder of --index
 COST = "extraction.json"  # in the queries' folder
 SAMPLE = 8  # images whose exact descriptors are extracted too, where something is rounded
 
@@ -160,6 +161,7 @@ class _Side:
     row: RowShape
     model: ModelIdentity
     identity: dict
+    notes: dict
 
     def bytes_to_come(self) -> int:
         there = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*")) if self.folder.is_dir() else 0
@@ -181,7 +183,8 @@ class _Side:
             # Others see no folder of the first process: this is another node, with a disk of its own.
             collect(len(self.names), writer.read_arrays, writer.write_arrays)
         if is_first():
-            writer.finish(names=self.names, coordinates=self.coordinates, model=self.model)
+            writer.finish(names=self.names, coordinates=self.coordinates, model=self.model,
+                          notes=self.notes)
 
 
 def _sides(model: Extractor, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], precision: str,
@@ -194,13 +197,20 @@ def _sides(model: Extractor, dataset: BenchmarkDataset, folder: Path, *, branche
         names = listing.names(name)
         row = RowShape(model.code_bits // 8 if "binary" in branches else None,
                        model.float_dim if "float" in branches else None, kept)
-        identity = {"model": str(who), "weights": who.fingerprint, "branches": list(branches), "prepared": prepared,
-                    "precision": precision, "store": kept, "files": _sha256("\n".join(names))}
+        identity = source(who, names, branches=branches, prepared=prepared, precision=precision, store=kept)
         # Other queries may come to the same database, each set to a folder of its own.
-        place = name if name == "database" else f"queries-{_sha256(json.dumps(identity))[:8]}"
-        sides.append(_Side(folder / place, first, names, coordinates, alone, row, who, identity))
+        place = DATABASE if name == "database" else f"queries-{_sha256(json.dumps(identity))[:8]}"
+        notes = {"folder": str(listing.folder.absolute()), "utm_zone": listing.utm_zone}
+        sides.append(_Side(folder / place, first, names, coordinates, alone, row, who, identity, notes))
         first += len(names)
     return sides
+
+
+def source(model: ModelIdentity, names: Sequence[str], *, branches: Sequence[str], prepared: str, precision: str,
+           store: str) -> dict:
+    """What an index's descriptors are of and how they were made: where it differs they are others."""
+    return {"model": str(model), "weights": model.fingerprint, "branches": list(branches), "prepared": prepared,
+            "precision": precision, "store": store, "files": _sha256("\n".join(names))}
 
 
 def _sha256(text: str) -> str:

@@ -13,7 +13,10 @@ from datasets.readers.coordinates import (
     from_exif,
     from_name,
     in_one_plane,
+    in_plane_of,
+    plane_and_zone,
     read_table,
+    to_degrees,
     to_utm,
     unit_vectors,
     zone_letters,
@@ -127,6 +130,21 @@ def test_metres_of_either_hemisphere_beside_degrees(lat, letter):
     east, north, zone, _ = utm.from_latlon(lat, 18.25)
     plane = in_one_plane([Metres(east, north, zone, letter), Degrees(lat, 18.25)], ["a", "b"])
     assert plane.tolist() == [[east, north], [pytest.approx(east), pytest.approx(north)]]
+
+
+@pytest.mark.parametrize("lat, lon, zone", [(48.2, 18.3, 34), (-33.5, 18.3, -34), (83.5, -179.9, 1), (-80, 179.9, -60)])
+def test_degrees_go_into_a_plane_and_back(lat, lon, zone):
+    plane, found = plane_and_zone([Degrees(lat, lon)], ["a"])
+    assert found == zone
+    assert to_degrees(*plane[0], found) == pytest.approx((lat, lon), abs=1e-8)
+    letter = utm.latitude_to_zone_letter(lat)
+    assert plane_and_zone([Metres(*plane[0], abs(zone), letter)], ["a"])[1] == zone
+    assert in_plane_of(zone, [Degrees(lat, lon)], ["a"], "the map").tolist() == plane.tolist()
+    assert in_plane_of(0, [Metres(1.0, 2.0)], ["a"], "the map").tolist() == [[1, 2]]
+    with pytest.raises(ValueError, match=r"\(the map\) and"):
+        in_plane_of(zone, [Metres(1.0, 2.0, abs(zone) % 60 + 1, letter)], ["b"], "the map")
+    with pytest.raises(ValueError, match="a has degrees, and the UTM zone of the map is not known"):
+        in_plane_of(0, [Degrees(lat, lon)], ["a"], "the map")
 
 
 def planar(*points):

@@ -238,6 +238,7 @@ def extracted_by_nobody(count: int) -> float:
     utils.evaluation.extraction.fast_inference = (
         lambda *_, **__: lambda images, **_: Descriptors(floating=rows[:len(images)]))
     listing = SimpleNamespace(n_database=count, n_queries=1, database_utm=None, query_utm=None, label="made up",
+                              folder=Path("made up"), utm_zone=0,
                               names=lambda side: [f"{n}.jpg" for n in range(count if side == "database" else 1)])
     dataset = [(torch.zeros(3, 1, 1), n) for n in range(count + 1)]
     dataset = type("Set", (list,), {"listing": listing, "queries_vary": False, "prepared": ("", "")})(dataset)

@@ -1,6 +1,8 @@
 """An index on disk against sorting all distances; what becomes of damaged, foreign and hostile ones."""
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -505,3 +507,33 @@ def test_an_open_index_takes_pages_that_processes_share(tmp_path):
     assert opened["RssAnon"] - written["RssAnon"] < 2**20 and opened["RssFile"] - written["RssFile"] < 2**20
     assert searched["RssAnon"] - opened["RssAnon"] < 8 * 2**20  # against 25.6 MB of codes
     assert searched["RssFile"] - opened["RssFile"] >= 64 * n
+
+
+def test_notes_are_kept_beside_changes_of_others(tmp_path):
+    index = TwoStageIndex.build(tmp_path / "a", model=MODEL, notes={"zone": 31}, **images(20))
+    other = TwoStageIndex.open(tmp_path / "a")
+    other.note(confidence={"threshold": None}, zone=32)
+    assert other.notes == {"zone": 32, "confidence": {"threshold": None}} and other.generation == 1
+    index.remove([3])  # by one that has not seen the notes
+    with pytest.raises(ValueError, match="has changes that are not saved; save them before a note"):
+        index.note(zone=33)
+    index.save()
+    index.save(tmp_path / "copy")
+    for folder in ("a", "copy"):
+        again = TwoStageIndex.open(tmp_path / folder)
+        assert (again.notes, len(again), again.generation) == (other.notes, 19, 2)
+
+
+def test_an_index_written_before_there_were_notes_is_read(tmp_path):
+    TwoStageIndex.build(tmp_path, model=MODEL, notes={"zone": 31}, **images(20)).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
+        content, removed = db.execute("SELECT content, removed FROM about").fetchone()
+        about = json.loads(content)
+        del about["notes"]
+        content = json.dumps(about).encode()
+        db.execute("UPDATE about SET content = ?, sha256 = ?", (content, hashlib.sha256(content + removed).digest()))
+        db.commit()
+    index = TwoStageIndex.open(tmp_path)
+    assert index.notes == {}
+    index.note(zone=31)
+    assert TwoStageIndex.open(tmp_path).notes == {"zone": 31}

@@ -185,3 +185,18 @@ def test_an_earlier_version_s_folder_is_refused(tmp_path):
     for call in (lambda: IndexWriter.finished(tmp_path, IDENTITY), lambda: writer_for(tmp_path, 40)):
         with pytest.raises(ValueError, match="earlier version.* extract again"):
             call()
+
+
+def test_rows_that_are_left_out_need_not_be_written(tmp_path):
+    data = images(60)
+    writer = writer_for(tmp_path, 60)
+    write_rows(writer, data, range(0, 21))
+    write_rows(writer, data, range(23, 60))
+    given = {"names": data["names"], "coordinates": data["coordinates"], "model": MODEL}
+    with pytest.raises(ValueError, match="1 of 60 images are not written"):
+        writer.finish(**given, left_out=[22])
+    index = writer.finish(**given, left_out=[21, 22])
+    index.verify()
+    assert (len(index), index.generation) == (58, 1)
+    assert not {21, 22} & {*index.search_codes(data["codes"][:4], 58)[1].ravel().tolist()}
+    assert IndexWriter.finished(tmp_path, IDENTITY)

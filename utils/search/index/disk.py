@@ -99,13 +99,17 @@ class RowShape(NamedTuple):
 
 
 class About(NamedTuple):
-    """What an index is; model None, and generation 0, while its `rows` are being extracted."""
+    """What an index is; model None, and generation 0, while its `rows` are being extracted.
+
+    notes  what else was said of it since, of what JSON can hold; indexes written before have none
+    """
 
     model: ModelIdentity | None
     shape: RowShape
     source: dict
     rows: int
     generation: int
+    notes: dict = {}
 
 
 def regular(path: Path) -> Path:
@@ -239,7 +243,8 @@ def read_about(db: sqlite3.Connection, folder: Path) -> tuple[About, np.ndarray]
         about = about._replace(model=about.model and ModelIdentity(*about.model), shape=RowShape(*about.shape).check())
         whole = [about.rows, about.generation, *(width for width in about.shape[:2] if width is not None)]
         words = [] if about.model is None else [*about.model]
-        if not (isinstance(about.source, dict) and {*map(type, whole)} == {int} and {*map(type, words)} <= {str}
+        if not ({type(about.source), type(about.notes)} == {dict}
+                and {*map(type, whole)} == {int} and {*map(type, words)} <= {str}
                 and 0 < about.rows < 2**40 and (about.generation > 0) == bool(words)
                 and (np.diff(gone, prepend=-1, append=about.rows) > 0).all()):
             raise ValueError

@@ -29,7 +29,8 @@ class TwoStageIndex(Searchable):
     has committed them; from the first change to `save` or `close` no other process can change the index.
 
     model       the ModelIdentity whose descriptors these are.  source  a dictionary of the one who built it
-    generation  1 as built; one more with each change that was saved
+    generation  1 as built; one more with each change of its images that was saved
+    notes       what `note` has said of it
     """
 
     def __init__(self, folder: str | Path, *, model: ModelIdentity | None = None):
@@ -51,10 +52,15 @@ class TwoStageIndex(Searchable):
             written = np.count_nonzero(FlatFiles(self.folder, disk.MARKS, about.rows).arrays["marks"])
             raise ValueError(f"{folder} holds an unfinished extraction, {written} of {about.rows} images are written; "
                              "run the same command again to finish it")
-        if model is not None and model.fingerprint != about.model.fingerprint:
-            raise ValueError(f"{folder} is an index of {about.model}; the queries are from {model}; "
-                             "expected one model: extract again with it, or load the other")
         self._take(about, removed)
+        if model is not None:
+            self.of(model)
+
+    def of(self, model: ModelIdentity) -> None:
+        """Raises ValueError, which names both, where the index is of another model."""
+        if self.model is not None and model.fingerprint != self.model.fingerprint:
+            raise ValueError(f"{self.folder} is an index of {self.model}; the queries are from {model}; "
+                             "expected one model: extract again with it, or load the other")
 
     @classmethod
     def open(cls, folder: str | Path, *, model: ModelIdentity | None = None) -> "TwoStageIndex":
@@ -64,18 +70,19 @@ class TwoStageIndex(Searchable):
     @classmethod
     def build(cls, folder: str | Path, *, model: ModelIdentity, names: Iterable[str], codes: np.ndarray | None = None,
               floats: np.ndarray | StoredRows | None = None, coordinates: np.ndarray | None = None,
-              store: str = "fp32", source: dict | None = None) -> "TwoStageIndex":
+              store: str = "fp32", source: dict | None = None, notes: dict | None = None) -> "TwoStageIndex":
         """Writes an index of n images and opens it.
 
         Args:
             names: n of them, one by one; coordinates: (n, 2) float64, NaN where unknown.
             codes: (n, bytes) uint8 from `pack_codes`.
             floats: (n, D) float32, which are held as `store` says ("fp32", "fp16", "int8"), or rows held so already.
-            source: what the caller wants to find again, of what JSON can hold.
+            source: what the caller wants to find again, of what JSON can hold; notes: the same, see `note`.
         Raises ValueError where these do not fit, and where the folder holds an index already.
         """
         given = Searchable(codes, floats)
-        about = About(model, given.shape._replace(store=store).check(), source or {}, len(given), 1)
+        about = About(model, given.shape._replace(store=store).check(), source or {}, len(given), 1,
+                      notes or {})
         _write_new(Path(folder), about, given, names, coordinates)
         return cls(folder)
 
@@ -89,7 +96,7 @@ class TwoStageIndex(Searchable):
             name: np.zeros(about.rows, bool) for name in (*files.arrays, disk.IMAGES)}
         for name, rows in before.items():
             self._intact[name][:len(rows)] = rows[:about.rows]
-        self.model, _, self.source, _, self.generation = about
+        self.model, _, self.source, _, self.generation, self.notes = about
 
     @property
     def bytes_on_disk(self) -> int:
@@ -111,6 +118,7 @@ class TwoStageIndex(Searchable):
                     self._db.execute("DELETE FROM about")
                     if about.generation != self.generation:  # another process has saved since
                         self._take(about, removed)
+                    self._about, self.notes = self._about._replace(notes=about.notes), about.notes
                 yield
             except BaseException:
                 if self._db.in_transaction:
@@ -186,6 +194,18 @@ class TwoStageIndex(Searchable):
             raise ValueError(f"no image is named {min(nowhere).decode(errors='replace')!r}; "
                              "expected names of this index")
         return np.array([*found])
+
+    def note(self, **said: object) -> None:
+        """Keeps more notes, of what JSON can hold, in place of those of the same names, at once and for others.
+
+        The images stay as they are, and so does `generation`. Not among changes that are not saved yet: ValueError.
+        """
+        if self._db.in_transaction:
+            raise ValueError(f"{self.folder} has changes that are not saved; save them before a note")
+        with self._change():
+            notes = self.notes | said
+            disk.write_about(self._db, self._about._replace(notes=notes), self._removed)
+        self._about, self.notes = self._about._replace(notes=notes), notes
 
     def save(self, folder: str | Path | None = None) -> None:
         """Commits what was added and removed; or, with another folder, writes a copy without the removed rows there.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..stores import StoredRows
 from . import disk
-from .disk import About, FlatFiles, ModelIdentity, RowShape
+from .disk import About, FlatFiles, Ids, ModelIdentity, RowShape
 from .searchable import Searchable
 from .two_stage import TwoStageIndex
 
@@ -97,21 +97,24 @@ class IndexWriter(contextlib.AbstractContextManager):
     def __exit__(self, *_) -> None:
         self.close()
 
-    def finish(self, *, names: Iterable[str], model: ModelIdentity, coordinates: np.ndarray | None = None
-               ) -> TwoStageIndex:
+    def finish(self, *, names: Iterable[str], model: ModelIdentity, coordinates: np.ndarray | None = None,
+               notes: dict | None = None, left_out: Ids = ()) -> TwoStageIndex:
         """Makes an index of the rows, in one process once all others have closed their writers, and opens it.
 
-        Args: names: n of them, one by one; coordinates: (n, 2), NaN where unknown.
+        Args: names: n of them, one by one; coordinates: (n, 2), NaN where unknown; notes: as TwoStageIndex.build's;
+        left_out: ascending rows that are removed from the start, and need not be written.
         Raises ValueError where rows are missing, whose number it names; then the extraction can still be continued.
         """
         self.flush()
-        if missing := len(self.missing(range(self.n))):
+        if len(left_out) == self.n:
+            raise ValueError(f"{self.folder}: all {self.n} images are left out; expected at least one")
+        if missing := len(np.setdiff1d(self.missing(range(self.n)), left_out)):
             raise ValueError(f"{missing} of {self.n} images are not written to {self.folder} yet; "
                              "expected all before the index is finished")
         with disk.database(self.folder) as db, FlatFiles(self.folder, self._shape.types, self.n) as files:
             db.execute("BEGIN IMMEDIATE")
             disk.append(db, files, self._shape, 0, self.n, names=names, coordinates=coordinates)
-            disk.write_about(db, self._about._replace(model=model, generation=1))
+            disk.write_about(db, self._about._replace(model=model, generation=1, notes=notes or {}), left_out)
         self.close()
         (self.folder / "marks").unlink()
         return TwoStageIndex(self.folder)
