@@ -1,6 +1,6 @@
 """How likely a search's best answer is right, told from what the search found; and a threshold with a guarantee.
 
-    known = signals_of(Path("run/predictions.npz"))          # or Signals(...) of arrays
+    known = signals_of(np.load("run/predictions.npz"))       # or Signals(...) of arrays
     fitted = fit(known, known.right)                          # plain numbers; to_dict and from_dict keep them as JSON
     probability = fitted.predict(signals)                     # of each query, NaN where a signal is missing
     unlike = fitted.unlike(signals)                           # which queries lie outside of what it was fitted on
@@ -15,7 +15,6 @@ to predict takes NumPy alone.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -346,29 +345,18 @@ def _interval(values: Sequence[float | None]) -> list[float] | None:
     return [float(np.mean(values)), *np.percentile(values, (5, 95)).tolist()]
 
 
-def signals_of(predictions: Path) -> Signals:
-    """What a run's predictions.npz (or the run's folder) tells; float distances of a single stage are squared L2, and
-    become L2. Raises FileNotFoundError, and ValueError where it is another file or has no labels."""
-    path = predictions / "predictions.npz" if predictions.is_dir() else predictions
-    try:
-        with np.load(path) as found:
-            arrays = {name: found[name] for name in found.files if not name.endswith("_names")}
-        ids, distances = arrays["final_ids"], arrays["final_distances"]
-        right = arrays["final_correct"][:, 0]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; expected the predictions.npz of an evaluation") from None
-    except KeyError as error:
-        raise ValueError(f"{path}: holds no {error}; expected the predictions.npz of an evaluation with labels"
-                         ) from None
-    except Exception as error:  # NumPy and zipfile raise anything for damaged files
-        raise ValueError(f"{path}: not a readable predictions.npz ({error}); evaluate again") from error
-    first = arrays.get("first_stage_ids")
+def signals_of(arrays: Mapping[str, np.ndarray]) -> Signals:
+    """What the arrays of a run's predictions.npz tell; float distances of a single stage are squared L2, and become L2.
+    Raises ValueError where they have no labels."""
+    if "final_correct" not in arrays:
+        raise ValueError("which answers are right is not known: confidence is of queries with labels")
+    ids, distances, first = arrays["final_ids"], arrays["final_distances"], arrays.get("first_stage_ids")
     if first is None and distances.dtype.kind == "f":
         distances = np.sqrt(np.maximum(distances, 0))
     places = arrays.get("database_utm")
     depth = min(DEPTH, distances.shape[1])
     return signals_from(ids, distances, positions=None if places is None else places[ids[:, :depth]], first_ids=first,
-                        bits=arrays.get("first_stage_distances"), right=right)
+                        bits=arrays.get("first_stage_distances"), right=arrays["final_correct"][:, 0])
 
 
 def signals_from(ids: np.ndarray, distances: np.ndarray, *, positions: np.ndarray | None,
@@ -379,25 +367,3 @@ def signals_from(ids: np.ndarray, distances: np.ndarray, *, positions: np.ndarra
         same = first_ids == ids[:, :1]
         ranks = np.where(same.any(axis=1), same.argmax(axis=1), bits.shape[1] - 1)
     return Signals(distances, positions, None if ranks is None else bits, ranks, right)
-
-
-def report(predictions: Path, fitted: Confidence | None = None, *, risk: float = RISK, halves: int = HALVES) -> dict:
-    """Of a run with labels, for its report. With a fitted confidence: {"queries", "right", "risk", "methods": as of
-    `judged`, without bins, "bins", "warning", "threshold": {"value", "answered", "wrong"} or None}; without one what
-    `held_out` returns."""
-    signals = signals_of(predictions)
-    if fitted is None:
-        return held_out(signals, halves=halves, risk=risk)
-    right, probability = signals.right, fitted.predict(signals)
-    scores: Mapping[str, np.ndarray] = {"fitted": probability, **baselines(signals, slope=fitted.slope)}
-    methods = {name: judged(score, right, probability=name == "fitted", risk=risk) for name, score in scores.items()}
-    bins = methods["fitted"]["bins"]
-    for one in methods.values():
-        one.pop("bins")
-    threshold = None
-    if fitted.threshold is not None:
-        answered = probability >= fitted.threshold
-        threshold = {"value": fitted.threshold, "answered": int(answered.sum()),
-                     "wrong": int((answered & ~right).sum())}
-    return {"queries": len(right), "right": int(right.sum()), "risk": risk, "methods": methods, "bins": bins,
-            "warning": fitted.warning(signals), "threshold": threshold}

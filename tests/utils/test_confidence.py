@@ -125,24 +125,20 @@ def test_what_is_no_confidence_is_refused(change):
 
 
 @pytest.mark.parametrize("stages", [1, 2])
-def test_a_run_is_reported(tmp_path, stages):
+def test_signals_of_a_run(stages):
     random, signals = np.random.default_rng(0), made_up(120)
     ids = np.argsort(random.random((120, 50)), axis=1)[:, :12]
     arrays = {"final_ids": ids, "final_distances": signals.distances if stages == 2 else signals.distances**2,
               "final_correct": np.repeat(signals.right[:, None], 12, axis=1), "database_utm": random.random((50, 2))}
     if stages == 2:
         arrays |= {"first_stage_ids": ids[:, ::-1], "first_stage_distances": np.sort(random.integers(9, 99, (120, 12)))}
-    np.savez(tmp_path / "predictions.npz", **arrays)
-    found = confidence.signals_of(tmp_path)
+    found = confidence.signals_of(arrays)
     assert found.distances == pytest.approx(signals.distances)
     assert (found.positions == arrays["database_utm"][ids[:, :10]]).all()
     assert found.ranks is None if stages == 1 else (found.ranks == 11).all()
-    fitted = confidence.fit(found, found.right)
-    told = confidence.report(tmp_path, fitted)
+    told = confidence.held_out(found, halves=2)
     json.dumps(told)
-    for methods in (told["methods"], confidence.report(tmp_path, halves=2)["methods"]):
-        assert methods.keys() == {"fitted", "distance", "PA", "SUE"}
+    assert told["methods"].keys() == {"fitted", "distance", "PA", "SUE"}
     assert told["right"] == signals.right.sum() and sum(one["queries"] for one in told["bins"]) == 120
-    with pytest.raises(ValueError, match="holds no 'final_correct'"):
-        np.savez(tmp_path / "predictions.npz", final_ids=ids, final_distances=signals.distances)
-        confidence.report(tmp_path)
+    with pytest.raises(ValueError, match="which answers are right is not known"):
+        confidence.signals_of({name: array for name, array in arrays.items() if name != "final_correct"})

@@ -106,6 +106,20 @@ def bit_correlation(run: EvaluatedRun) -> Chart:
     return Chart(_svg(figure), f"Histogram of the correlation of pairs of bits. {caption}", caption)
 
 
+def reliability(bins: Sequence[dict]) -> Chart:
+    """How often an answer is right that is said to be so with some probability; bins of confidence.reliability."""
+    figure, axes = _figure()
+    said, true, count = (np.array([one[name] for one in bins]) for name in ("said", "true", "queries"))
+    axes.plot([0, 100], [0, 100], color=OTHER, linestyle="--", linewidth=1)
+    axes.plot(100 * said, 100 * true, color=RUNS[0])
+    axes.scatter(100 * said, 100 * true, s=np.clip(400 * count / count.sum(), 12, 200), color=RUNS[0])
+    axes.set(xlabel="percent, as said", ylabel="percent that are right", xlim=(0, 100), ylim=(0, 103))
+    told = "; ".join(f"said {100 * a:.0f} %, true {100 * b:.0f} %, {n} queries" for a, b, n in zip(
+        said, true, count, strict=True))
+    return Chart(_svg(figure), f"Reliability of the probability. {told}",
+                 "A true probability lies on the dashed line; larger points are more queries.")
+
+
 def query_map(run: EvaluatedRun) -> tuple[Chart, list[str]]:
     """Queries by where they were taken, right and wrong, wrong ones with a line to what was found; and what is left
     out. Areas that lie far apart are drawn beside each other."""

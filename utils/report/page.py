@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..confidence import held_out, signals_of
 from ..errors import named
 from ..evaluation.metrics import recall_interval
 from ..files import temporary_path
@@ -27,6 +28,10 @@ NAMED = 10  # missing files that are named
 _HERE = Path(__file__).parent
 _LABELS = {WRONG: "Wrong at rank 1", RESCUED: "Rescued by re-ranking", HURT: "Hurt by re-ranking",
            UNANSWERABLE: "No right answer in the database"}
+
+
+_METHODS = {"fitted": "fitted probability", "distance": "distance d1", "PA": "d1 / d2",
+            "SUE": "SUE, the spread of the first ten"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +82,7 @@ def _page(runs: Sequence[EvaluatedRun]) -> str:
     from markupsafe import Markup
 
     before = [_evaluated(runs), _recalls(runs), _costs(runs)]
-    behind = [_maps(runs), _distances(runs), _bits(runs)]
+    behind = [_maps(runs), _distances(runs), _bits(runs), _confidence(runs)]
     lists = [{"queries": _listed(run)} for run in runs]
     drawn = sum(len(chart.svg) for section in (*before, *behind) for chart in section.charts)
     room = max(FEWEST_BYTES, PAGE_BYTES - drawn - len(json.dumps(lists)))
@@ -272,6 +277,28 @@ def _of_codes(runs: Sequence[EvaluatedRun], name: str, title: str, *kinds) -> Se
         else:
             notes.append(f"{_of(run, runs)}an earlier version evaluated, and kept nothing of the codes.")
     return Section(name=name, title=title, charts=drawn, notes=notes)
+
+
+def _confidence(runs: Sequence[EvaluatedRun]) -> Section:
+    """Whether one can tell that the first answer is right: a fitted probability beside distances."""
+    rows, drawn, notes = [], [], []
+    for run in runs:
+        try:
+            told = held_out(signals_of(run.arrays))
+        except ValueError as error:
+            notes.append(f"{_of(run, runs)}{error}.")
+            continue
+        for method, measures in told["methods"].items():
+            rows.append([_of(run, runs) + _METHODS[method], *(
+                "" if found is None else "{:.2f}\n{:.2f} to {:.2f}".format(*found) for found in measures.values())])
+        drawn.append(_titled(charts.reliability(told["bins"]), run, runs))
+        notes.append(f"{_of(run, runs)}{told['right']} of {told['queries']} queries are answered right. What is fitted "
+                     f"on one half is judged on the other: means and 5th to 95th percentiles of {told['halves']} "
+                     f"halves. Coverage: what can be answered with at most {100 * told['risk']:.0f} % wrong. No index "
+                     "keeps this fit; python -m utils.localize INDEX --fit_confidence makes one that it keeps.")
+    header = ["", "AUC-PR", "coverage", "recall at 100 % precision", "calibration error"]
+    return Section(name="confidence", title="Can it tell when it is right?", notes=notes, charts=drawn,
+                   table=Table(header, rows) if rows else None)
 
 
 def _of(run: EvaluatedRun, runs: Sequence[EvaluatedRun]) -> str:

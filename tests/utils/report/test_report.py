@@ -18,6 +18,7 @@ from scripts import error_of, evaluation_options, run_folder
 
 import eval_rerank
 from model import ModelConfig, build_model, save_checkpoint
+from utils.confidence import held_out, signals_of
 from utils.evaluation.metrics import recall_interval
 from utils.report import charts, page, pictures, write_report
 from utils.report.__main__ import main
@@ -331,3 +332,19 @@ def test_an_evaluation_leaves_a_report_and_panels(data, tmp_path):
     with np.load(folder / "predictions.npz") as file:
         wrong = np.flatnonzero(~file["final_correct"][:, 0])
     assert sorted(path.name for path in (folder / "preds").iterdir()) == [f"{query:03d}.jpg" for query in wrong]
+
+
+def test_whether_it_can_tell_when_it_is_right(images, tmp_path):
+    """The held-out table and the reliability, or why there are none."""
+    arrays = write_run(tmp_path / "run", images=images, n_queries=60)
+    told = held_out(signals_of(arrays))
+    text = words(report_of(tmp_path / "run")[0]).partition("Can it tell when it is right? ")[2]
+    for name, method in (("fitted probability", "fitted"), ("distance d1", "distance"), ("d1 / d2", "PA"),
+                         ("SUE, the spread of the first ten", "SUE")):
+        cells = ["{:.2f} {:.2f} to {:.2f}".format(*found) for found in told["methods"][method].values() if found]
+        assert f"{name} {' '.join(cells)}" in text
+    assert f"{told['right']} of 60 queries are answered right" in text
+    write_run(tmp_path / "few", images=images, n_queries=12)
+    write_run(tmp_path / "unlabelled", images=images, labelled=False)
+    assert "a confidence needs at least 10 of each" in words(report_of(tmp_path / "few")[0])
+    assert "which answers are right is not known" in words(report_of(tmp_path / "unlabelled")[0])

@@ -140,7 +140,7 @@ def test_the_keyboard_reaches_everything(opened):
     tags = [tag for tag, _, _ in reached]
     first_round = tags[:tags.index("BODY")] if "BODY" in tags else tags
     assert first_round.count("BUTTON") == buttons == 6 and first_round.count("INPUT") == 1
-    assert first_round.count("A") == page.locator("nav a").count() == 7
+    assert first_round.count("A") == page.locator("nav a").count() == 8
     assert {outline for tag, _, outline in reached if tag != "BODY"} == {"solid"}
     page.locator('.filters button[data-bit="2"]').focus()
     page.keyboard.press("Enter")
@@ -154,7 +154,7 @@ def test_the_keyboard_reaches_everything(opened):
 def test_no_width_scrolls_sideways(opened, width):
     page = opened(width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("svg").count() == 5
+    assert page.locator("svg").count() == 6
     for box in (chart.bounding_box() for chart in page.locator("svg").all()):
         assert box["width"] > 150 and box["x"] + box["width"] <= width
     assert page.locator(".picture").first.bounding_box()["width"] > 80  # still to be seen
