@@ -24,7 +24,8 @@ LEAST = 10  # right and wrong queries, of each, to fit on
 PENALTIES, FOLDS = (0.03, 0.1, 0.3, 1, 3, 10), 5  # scikit-learn's C: the less, the smaller the weights
 SLACK = 0.1  # of a signal's range on either side, before a query counts as unlike the fitted ones
 UNLIKE_SHARE = 0.05  # of answered queries; more where so few were fitted that chance alone may leave more outside
-RISK, DELTA, CANDIDATES = 0.1, 0.1, 10  # of the threshold: false discoveries, chance to exceed them, thresholds tried
+RISK, DELTA = 0.1, 0.1  # of the threshold: false discoveries, and the chance to exceed them
+CANDIDATES = np.arange(10) / 20 + 0.5  # thresholds that are tried: what is rather wrong is never sure
 SLOPES = np.geomspace(0.1, 1000, 25)  # of SUE, by the set's median distance
 BINS = 10  # of the reliability
 HALVES = 20  # random ones, of a held-out measurement
@@ -117,6 +118,12 @@ class Confidence:
         values, slack = self.features(signals), SLACK * np.subtract(self.greatest, self.least)
         return ((values < self.least - slack) | (values > self.greatest + slack)).any(axis=1)
 
+    def sure(self, signals: Signals) -> np.ndarray | None:
+        """(m,) bool: whose probability reaches the threshold, and which are not `unlike`; None without a threshold."""
+        if self.threshold is None:
+            return None
+        return (self.predict(signals) >= self.threshold) & ~self.unlike(signals)
+
     def warning(self, signals: Signals) -> str | None:
         """What a reader must know of these queries' probabilities: more than UNLIKE_SHARE of them are `unlike`, and
         more than the 2 in n + 1 that lie beyond n fitted values of a feature by chance, for each feature."""
@@ -192,9 +199,8 @@ def fit(signals: Signals, right: np.ndarray, *, risk: float = RISK, delta: float
     right = _told_apart(right)
     one, other = _halves(len(right), seed)
     fitted = _regression(signals.of(one), right[one])
-    threshold = learn_then_test(fitted.predict(signals.of(other)), right[other], risk=risk, delta=delta,
-                                candidates=np.quantile(fitted.predict(signals.of(one)), np.arange(CANDIDATES) /
-                                                       CANDIDATES))
+    threshold = learn_then_test(fitted.predict(signals.of(other)), right[other], candidates=CANDIDATES, risk=risk,
+                                delta=delta)
     values = fitted.features(signals)
     return dataclasses.replace(
         fitted, least=values.min(axis=0).tolist(), greatest=values.max(axis=0).tolist(), threshold=threshold,

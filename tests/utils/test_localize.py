@@ -175,7 +175,8 @@ def test_confidence_is_fitted_kept_and_told(home, model, capsys):
     fitted = kept.notes["confidence"]
     assert fitted["fitted_on"]["model"] == kept.model.fingerprint and kept.generation == 1
     sure = [answer["sure"] for answer in found.values()]
-    assert sure == [answer["confidence"] >= fitted["threshold"] for answer in found.values()] and 0 < sum(sure) < 48
+    assert sure == [answer["confidence"] >= fitted["threshold"] and not answer["unlike"] for answer in found.values()]
+    assert 0 < sum(sure) < 48
     lines = said("index", "photos", "--resume", model)[1::2]
     assert ["I do not know" in line for line in lines] == [not known for known in sure]
     said("remove", "index", "map/@400000@5000000@31@T@0@.png")

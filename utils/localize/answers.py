@@ -72,21 +72,20 @@ def answers(index: TwoStageIndex, names: Sequence[str], found: Search, confidenc
             ) -> Iterator[dict]:
     """For each query, of what JSON can hold, {"query", "answers": the SHOWN nearest, each {"database", "distance",
     "east", "north", "zone", "lat", "lon"}, and those of the nearest again; "hamming": its distance in bits;
-    "confidence": the probability that it is right; "sure": whether that reaches the threshold; "unlike": whether the
-    query is unlike those that the confidence was fitted on}. What is not known is null."""
-    probability = unlike = None
+    "confidence": the probability that it is right; "unlike": whether the query is unlike those that it was fitted on;
+    "sure": whether it reaches the threshold and the query is not unlike}. What is not known is null."""
+    probability = unlike = certain = None
     if confidence is not None:
-        probability, unlike = confidence.predict(found.signals), confidence.unlike(found.signals)
+        probability, unlike, certain = (told(found.signals) for told in (
+            confidence.predict, confidence.unlike, confidence.sure))
     places, distances, ranks, bits = (found.signals.positions, found.signals.distances, found.signals.ranks,
                                       found.signals.bits)
     for query, name in enumerate(names):
         shown = found.ids[query, :SHOWN]
         near = [{"database": image, "distance": _plain(distance), **_place(place, image, zone_of(index))}
                 for image, distance, place in zip(index.names(shown), distances[query], places[query], strict=False)]
-        sure = None
         p = None if probability is None or math.isnan(probability[query]) else float(probability[query])
-        if p is not None and confidence.threshold is not None:
-            sure = p >= confidence.threshold
+        sure = None if p is None or certain is None else bool(certain[query])
         yield {"query": name, **near[0], "hamming": None if bits is None else int(bits[query, ranks[query]]),
                "confidence": p, "sure": sure, "unlike": None if unlike is None else bool(unlike[query]),
                "answers": near}
@@ -120,8 +119,9 @@ def in_words(answer: dict) -> str:
             where += f" in UTM zone {answer['zone']}, latitude {answer['lat']:.6f} longitude {answer['lon']:.6f}"
     sure = ""
     if answer["confidence"] is not None:
-        unsure = ", which is too little: I do not know" if answer["sure"] is False else ""
-        sure = f", confidence {answer['confidence']:.2f}{unsure}"
+        unlike = " but unlike what it was fitted on" if answer["unlike"] else ""
+        unsure = ": I do not know" if answer["sure"] is False else ""
+        sure = f", confidence {answer['confidence']:.2f}{unlike}{unsure}"
     return f"{answer['query']}: {where}\n    like {answer['database']}, distance {answer['distance']:.4g}{sure}"
 
 
