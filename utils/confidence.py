@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .ranks import progress
+
 DEPTH = 10  # of the ranked answers: as many as SUE looks at
 LEAST = 10  # right and wrong queries, of each, to fit on
 PENALTIES, FOLDS = (0.03, 0.1, 0.3, 1, 3, 10), 5  # scikit-learn's C: the less, the smaller the weights
@@ -328,7 +330,7 @@ def held_out(signals: Signals, *, halves: int = HALVES, risk: float = RISK) -> d
     right = _told_apart(signals.right)
     measured: dict[str, list[dict]] = {}
     said, true = [], []
-    for seed in range(halves):
+    for seed in progress(range(halves), "halves of the queries", delay=3):
         one, other = _halves(len(right), seed)
         fitted = _regression(signals.of(one), right[one])
         probability = fitted.predict(signals.of(other))
