@@ -25,7 +25,7 @@ from .maps import BACKBONE, attention_maps, coloured, overlay
 from .models import ModelOptions, model_for_evaluation, said_of_weights
 from .ranks import progress
 from .run import exit_with
-from .sheets import FORMATS, GAP, LINE, PLAIN, SIZE, Cell, checked_format, sheet, spread, write_sheet
+from .sheets import FORMATS, GAP, LINE, PLAIN, SIZE, Cell, checked_format, drawable, sheet, spread, write_sheet
 
 log = logging.getLogger("selavprpp")
 
@@ -103,7 +103,7 @@ def thumbnails(paths: Sequence[Path], *, in_ratio: bool) -> tuple[dict[Path, Ima
                                  "its ratio; give --resize")
             pictures[path] = ImageOps.contain(picture, (SIDE, SIDE))
         except (OSError, ValueError) as error:
-            log.warning("left out: %s", " ".join(str(error).split()))
+            log.warning("left out: %s", drawable(" ".join(str(error).split())))
             left_out.append(path.name)
     if not pictures:
         raise ValueError(f"{paths[0]}: none of {len(paths)} images can be drawn; expected one at least")
