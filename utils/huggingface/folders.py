@@ -16,7 +16,8 @@ from ..distributed import first_on_each_node
 from ..files import temporary_path, write_json
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-LARGEST_CONFIG = 2**20  # bytes; ours have two thousand and some for each training
+# Bytes: a configuration has two thousand and some for each training, a header 0.2 million for the largest backbone.
+LARGEST_CONFIG, LARGEST_HEADER = 2**20, 2**22
 _REPOSITORY = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 _FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # whose names are never those of repositories
 
@@ -105,11 +106,15 @@ def read_folder(folder: Path, *, source: str | None = None, mapped: bool = False
                                     "utils.huggingface save writes them")
     about = _about(folder / CONFIG, f"{source}/{CONFIG}")
     tensors, weights = load_library("safetensors.torch"), folder / WEIGHTS
-    if not mapped:
-        with weights.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != about.get("weights_sha256"):
-                raise DamagedCheckpointError(f"{source}: the bytes of {WEIGHTS} do not fit the weights_sha256 in "
-                                             f"{CONFIG}; copy or fetch both again")
+    with weights.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        if header > LARGEST_HEADER:  # the library would make a tensor of each of millions of names
+            raise DamagedCheckpointError(f"{source}: {WEIGHTS} cannot be read: its header would have {header:,} bytes, "
+                                         f"expected at most {LARGEST_HEADER:,}; copy or fetch it again")
+        file.seek(0)
+        if not mapped and hashlib.file_digest(file, "sha256").hexdigest() != about.get("weights_sha256"):
+            raise DamagedCheckpointError(f"{source}: the bytes of {WEIGHTS} do not fit the weights_sha256 in {CONFIG}; "
+                                         "copy or fetch both again")
     try:
         state_dict = tensors.load_file(weights)
     except Exception as error:  # damaged bytes raise nearly anything
