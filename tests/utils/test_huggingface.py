@@ -299,6 +299,27 @@ def test_results_must_be_of_this_model(file, run, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["other.pth"]  # nothing half written
 
 
+def test_what_gives_no_card_ends_in_one_line(file, run, folder, tmp_path, capsys):
+    unlabelled = Path(shutil.copytree(run, tmp_path / "unlabelled"))
+    told = results(run)
+    (unlabelled / "results.json").write_text(json.dumps({**told, "recalls": {"first_stage": None, "final": None}}))
+    line = error_of(main, "save", file, tmp_path / "new", "--results", unlabelled, capsys=capsys)
+    assert f"{unlabelled}: no labels, so that there are no figures" in line
+    odd = Path(shutil.copytree(run, tmp_path / "odd"))
+    (odd / "results.json").write_text(json.dumps({**told, "n_queries": "many"}))
+    line = error_of(main, "save", file, tmp_path / "new", "--results", odd, capsys=capsys)
+    assert line.startswith("no model card: what the model's file or results.json says cannot be used")
+    rewrite(folder, history=[{"data": 5}])
+    line = error_of(main, "save", folder, tmp_path / "new", capsys=capsys)
+    assert line.startswith("no model card: what the model's file or results.json says cannot be used")
+    assert not (tmp_path / "new").exists()
+
+
+def test_loading_takes_no_other_way(saved):
+    with pytest.raises(TypeError):
+        hub_model_class().from_pretrained(saved, strict=False)
+
+
 def test_nothing_is_overwritten(file, folder, capsys):
     assert "exists; expected an empty folder" in error_of(main, "save", file, folder, capsys=capsys)
 

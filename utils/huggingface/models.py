@@ -33,16 +33,18 @@ def hub_model_class() -> type[SelaVPRpp]:
 
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None,
-                            **download: object) -> "HubModel":
-            """The model of a folder, or of a repository OWNER/REPO, in eval mode.
+                            cache_dir: str | Path | None = None, token: str | bool | None = None,
+                            force_download: bool = False, local_files_only: bool = False) -> "HubModel":
+            """The model of a folder, or of a repository OWNER/REPO, in eval mode; the arguments, as the mixin has them,
+            are of repositories.
 
-            revision  of a repository; download: as `folders.fetched`
             Raises ValueError or OSError, in one line, for whatever is missing, unexpected or of another shape.
             """
             path, source = Path(pretrained_model_name_or_path), None
             if repository := repository_of(path):
                 name, at = repository
-                path = fetched(name, revision or at, **download)
+                path = fetched(name, revision or at, cache_dir=cache_dir, token=token, force_download=force_download,
+                               local_files_only=local_files_only)
                 source = f"{name}@{path.name}"
             checkpoint = read_folder(path, source=source)
             model = load_model(checkpoint, interface=cls)
