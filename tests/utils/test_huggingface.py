@@ -19,6 +19,8 @@ from PIL import Image
 from scripts import error_of, evaluation_options, one_thread, results, run_folder
 
 import eval_rerank
+import eval_selavpr
+import train_selavpr
 from model import (
     BACKBONES,
     Checkpoint,
@@ -407,6 +409,13 @@ def test_a_repository_is_published_and_fetched_again(saved, file, folder, tmp_pa
     offline = said("offline", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert offline[0] == f"owner/model@{COMMIT} {number} 2"  # as it was fetched before
     assert offline[1].startswith("owner/none: no path here, the hub cannot be reached, and nothing of it was fetched")
+
+
+def test_the_predecessor_has_no_such_form(saved, data, capsys):
+    for script in (train_selavpr, eval_selavpr):
+        line = error_of(script.main, "--datasets_folder", data, "--dataset_name", "msls", "--device", "cpu", "--resume",
+                        saved, capsys=capsys)
+        assert f"--resume {saved}: a SelaVPR++ model, in the hub's form; expected a SelaVPR file" in line
 
 
 def test_a_checkpoint_without_trainings_has_none():

@@ -3,7 +3,7 @@
     python -m utils.huggingface save FILE FOLDER [--results RUN ...]   a model file as a folder with a model card
     python -m utils.huggingface push FOLDER OWNER/REPO                 that folder into a repository
 
---resume of every script takes the folder, or OWNER/REPO, then.
+--resume of SelaVPR++'s scripts takes the folder, or OWNER/REPO, then.
 """
 
 import argparse

@@ -88,8 +88,8 @@ def _use(config: ModelConfig, runs: Sequence[EvaluatedRun]) -> list[str]:
             "An image is RGB from 0 to 1, normalised with the ImageNet mean (0.485, 0.456, 0.406) and standard "
             f"deviation (0.229, 0.224, 0.225), then resized to {height} x {width} pixels{seen}. Both sides must be "
             f"multiples of {config.vit.patch}.", "",
-            "`--resume OWNER/REPO` of every evaluation and training script, and of `python -m utils.localize`, takes "
-            "it too.", ""]
+            "`--resume OWNER/REPO` of the evaluation and training scripts, and of `python -m utils.localize`, takes it "
+            "too.", ""]
 
 
 def _trained_on(origin: Origin) -> list[str]:
