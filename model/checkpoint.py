@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -45,6 +45,7 @@ class Checkpoint(Generic[Config]):
     config      of the model; inferred from names and shapes where the file holds none
     pretrained  whether the backbone holds released weights; None: the file does not say
     training    what the training script needs to resume, None in files of other origin
+    history     the trainings that its weights come from, as in `trainings`, where the file keeps no state to resume
     """
 
     config: Config
@@ -52,11 +53,12 @@ class Checkpoint(Generic[Config]):
     pretrained: bool | None = None
     training: dict | None = None
     source: str = "state dict"
+    history: Sequence[dict] = ()
 
     @property
     def earlier(self) -> list[dict]:
         """The trainings that this one began with, oldest first: that of a first branch, where it trained a second."""
-        return (self.training or {}).get("earlier", [])
+        return [*self.history, *(self.training or {}).get("earlier", [])]
 
     @property
     def licence(self) -> str | None:
@@ -162,7 +164,24 @@ def read_as(path: str | Path, config_class: type[Config], *, format: str, own_na
     own_names  turns a published key into ours
     infer      the configuration of a file that holds none, from (state dict in our names, what to call the file)
     """
-    content = read_file(path, mapped=mapped)
+    return _checked(read_file(path, mapped=mapped), path, config_class, format=format, own_names=own_names, infer=infer)
+
+
+def checkpoint_of(content: dict, source: str) -> Checkpoint[ModelConfig]:
+    """What other files than torch's hold of a model, as `read_checkpoint` has it of a file of ours, and checked alike.
+
+    content  "format", "version", "config", "pretrained" and "model_state_dict" as `save_checkpoint` writes them, and
+             "history" (see Checkpoint)
+    source   what to call it
+    """
+    if content.get("format") not in FORMATS:  # nothing is guessed from names here
+        raise CheckpointError(f"{source}: format {content.get('format')!r}, expected {FORMAT!r}: not a model of this "
+                              "project")
+    return _checked(content, source, ModelConfig, format=FORMAT, own_names=str, infer=infer_config)
+
+
+def _checked(content: dict, path: str | Path, config_class: type[Config], *, format: str,
+             own_names: Callable[[str], str], infer: Callable[[dict[str, Tensor], str], Config]) -> Checkpoint[Config]:
     weights = content.get("model_state_dict", content)
     if not _is_state_dict(weights):
         raise CheckpointError(f"{path}: holds no state dict; expected tensors by name, or 'model_state_dict'")
@@ -186,7 +205,7 @@ def read_as(path: str | Path, config_class: type[Config], *, format: str, own_na
     except (KeyError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())  # a tensor in it has lines
         raise CheckpointError(f"{path}: its model configuration cannot be used: {told}") from None
-    checkpoint = Checkpoint(config, state_dict, pretrained, training, str(path))
+    checkpoint = Checkpoint(config, state_dict, pretrained, training, str(path), content.get("history", ()))
     try:  # as every evaluation will write it
         json.dumps(checkpoint.trainings)
         sound = pretrained in (None, True, False) and all(isinstance(earlier, dict) for earlier in checkpoint.earlier)

@@ -18,7 +18,7 @@ from datasets.readers.folders import find_images
 from datasets.transforms import read_image
 from model import AGGREGATORS, BACKBONES, BRANCHES, ModelConfig, SelaVPRpp
 
-from .cli.parsing import Parser, positive, size_help
+from .cli.parsing import MODEL_FILE, Parser, positive, size_help
 from .data import EvaluationImages
 from .device import pick_device
 from .maps import BACKBONE, attention_maps, coloured, overlay
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m utils.attention", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER",
                         help="folders are searched for images")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="model file, ours or published; default: the "
-                                                                    "published one of --backbone, with both branches")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help=f"{MODEL_FILE}; default: the published one of "
+                                                                    "--backbone, with both branches")
     parser.add_argument("--backbone", choices=BACKBONES, help="default: the file's, dinov2-large without one")
     parser.add_argument("--aggregation", choices=AGGREGATORS, help="default: the file's, gem without one")
     parser.add_argument("--output", type=Path, default=Path("attention.jpg"), metavar="FILE",

@@ -21,6 +21,7 @@ from model import (
 from model.side_network import PUBLISHED_START
 
 from .distributed import first_on_each_node
+from .huggingface.folders import is_folder, read_hub
 
 log = logging.getLogger("selavprpp")
 
@@ -44,7 +45,7 @@ class Origin(NamedTuple):
 class ModelOptions:
     """What was chosen of a model; what was not is the file's, or the paper's.
 
-    resume      a model file, ours or published; for a training its run folder, too
+    resume      a model file, ours or published, or what else `read_model` takes; for a training its run folder, too
     backbone, aggregation, fields   of ModelConfig; the last by --variant and --set
     foundation  where a training starts without `resume`: its backbone's official file; "random": seeded random
                 weights; None: the official file is fetched
@@ -72,7 +73,7 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
             raise ValueError("--resume is missing: this script starts from a trained branch (best_model.pth of "
                              "train.py or train_hashing.py, or a published file); --variant joint trains both at once")
         return None, config
-    checkpoint = read_to_train(state_in(path), read_checkpoint,
+    checkpoint = read_to_train(state_in(path), read_model,
                                goes_on=lambda found: found.config.branches == branches)
     found, held = checkpoint.config, checkpoint.config.branches
     _check_chosen(checkpoint, backbone=backbone)
@@ -101,13 +102,19 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
     return checkpoint, dataclasses.replace(found, **start)
 
 
+def read_model(path: Path, *, mapped: bool = False) -> Checkpoint:
+    """What --resume names: a model file (`model.read_checkpoint`), a folder that utils.huggingface wrote, or a
+    repository of the Hugging Face hub, OWNER/REPO or OWNER/REPO@REVISION. What exists here is not looked for there."""
+    return read_hub(path, mapped=mapped) or read_checkpoint(path, mapped=mapped)
+
+
 def state_in(path: Path) -> Path:
-    """The file of --resume: itself, or in a training's run folder the newest state.
+    """The file of --resume: itself, or in a training's run folder the newest state. A folder of the hub is one model.
 
     Raises FileNotFoundError for a folder without one.
     """
     state = path / "last_model.pth"
-    if not path.is_dir():
+    if not path.is_dir() or is_folder(path):
         return path
     if not state.is_file():
         raise FileNotFoundError(f"{path}: a folder without last_model.pth; expected a training's run folder, or a file")
@@ -184,7 +191,7 @@ def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...], map
         checkpoint = first_on_each_node(lambda: fetch_released(published))
         log.info("no --resume: published weights of %s, %s", published.backbone, checkpoint.source)
     else:
-        checkpoint = read_checkpoint(chosen.resume, mapped=mapped)
+        checkpoint = read_model(chosen.resume, mapped=mapped)
         _check_chosen(checkpoint, backbone=chosen.backbone, aggregation=chosen.aggregation)
     held = checkpoint.config.branches
     missing = [name for name in branches if name not in held]

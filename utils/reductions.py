@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model import Checkpoint, read_checkpoint
+from model import Checkpoint
 
 from .files import write_json
+from .models import read_model
 from .run import exit_with
 
 KERNELS = ("3x3", "5x5")  # behind the two reductions of an adapter
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--json {args.json}: expected the name of a file in a folder that exists")
     found = {}
     for path in args.files:
-        found[str(path)] = measured = list(reductions(read_checkpoint(path)))
+        found[str(path)] = measured = list(reductions(read_model(path)))
         print(f"{path}\n{format_reductions(measured)}\n", flush=True)
     if args.json is not None:
         write_json({path: [dataclasses.asdict(reduction) for reduction in measured]

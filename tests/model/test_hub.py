@@ -162,6 +162,26 @@ assert hubconf.dependencies == ["torch"] and "322" in hubconf.SelaVPRplusplus.__
 
 
 @pytest.mark.slow
+def test_list_and_help_tell_all_there_is(tmp_path):
+    """Of a repository on GitHub, as torch.hub has it in its cache: help shows the text alone, without the signature."""
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "owner_repo_main").symlink_to(ROOT)
+    run_hub(tmp_path, """
+import inspect
+name = "owner/repo:main"
+assert sorted(torch.hub.list(name, trust_repo=True)) == ["SelaVPR", "SelaVPRplusplus"]
+sys.path.insert(0, repository)
+import hubconf
+for entry in ("SelaVPR", "SelaVPRplusplus"):
+    text = torch.hub.help(name, entry, trust_repo=True)
+    assert f'torch.hub.load("OWNER/REPO", "{entry}"' in text and "<" not in text
+    for parameter in inspect.signature(getattr(hubconf, entry)).parameters.values():
+        assert parameter.name in text
+        assert isinstance(parameter.default, bool) or f'"{parameter.default}" (default)' in text
+""")
+
+
+@pytest.mark.slow
 def test_it_needs_torch_alone(tmp_path):
     run_hub(tmp_path, """
 for name in ("numpy", "torchvision", "faiss", "PIL", "tqdm", "sklearn", "utm"):

@@ -24,6 +24,7 @@ from ..run import RunOptions, start_log
 from ..search import STORES
 from ..training.loop import TrainingOptions
 from .parsing import (
+    MODEL_FILE,
     NO_DATA,
     RERANK_NUM,
     Defaults,
@@ -274,7 +275,7 @@ def _parser(description: str, flags: Flags, *, training: bool = False) -> argpar
     model.add_argument("--backbone", choices=BACKBONES, help="default: the file's, dinov2-large without one")
     model.add_argument("--aggregation", choices=AGGREGATORS, help="default: the file's, gem without one")
     folder = "; or a training's run folder, to go on" if training else ""
-    model.add_argument("--resume", type=Path, metavar="FILE", help=f"model file, ours or published{folder}")
+    model.add_argument("--resume", type=Path, metavar="FILE", help=f"{MODEL_FILE}{folder}")
     for flag in ("--hashing", "--rerank"):  # they say what the script says
         model.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     evaluation_options(parser, rerank="rerank" in flags and not training, training=training)

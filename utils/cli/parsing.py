@@ -36,6 +36,7 @@ def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argpar
     return args
 
 
+MODEL_FILE = "model file, ours or published, or a folder or OWNER/REPO[@REVISION] of the Hugging Face hub"
 RERANK_NUM = 100  # candidates; the paper's
 NO_DATA = ("--datasets_folder is missing (or set DATASETS_FOLDER): the folder that holds "
            "<dataset_name>/images/<split>/{database,queries}")

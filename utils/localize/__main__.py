@@ -108,7 +108,7 @@ def _model(given: argparse.Namespace):
 
 
 def _parsed(words: list[str]) -> argparse.Namespace:
-    from ..cli.parsing import Defaults, Parser, positive, positive_float, size_help
+    from ..cli.parsing import MODEL_FILE, Defaults, Parser, positive, positive_float, size_help
     from ..data import EvaluationImages
     from ..device import PRECISIONS
     from ..search import STORES
@@ -121,7 +121,7 @@ def _parsed(words: list[str]) -> argparse.Namespace:
         found = commands.add_parser(name, help=what, description=what, formatter_class=Defaults, allow_abbrev=False)
         found.add_argument("index", type=Path, metavar="INDEX", help="the map's folder")
         if model:
-            found.add_argument("--resume", type=Path, metavar="FILE", help="model file, ours or published")
+            found.add_argument("--resume", type=Path, metavar="FILE", help=MODEL_FILE)
             found.add_argument("--backbone", help="of the published weights to take instead; default: the map's")
             found.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
             of = "for --fit_confidence: " if name == "query" else ""

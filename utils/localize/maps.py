@@ -16,14 +16,14 @@ from torch.utils.data import Dataset
 from datasets import evaluation_transform, own_pictures
 from datasets.readers.coordinates import in_plane_of, plane_and_zone
 from datasets.transforms import read_image
-from model import BACKBONES, BRANCHES, read_checkpoint
+from model import BACKBONES, BRANCHES
 
 from ..data import EvaluationImages, fitting, preparation, prepared_as
 from ..device import PRECISIONS, pick_device
 from ..evaluation.extraction import DATABASE, OwnModel, source
 from ..evaluation.forecast import check_disk
 from ..loader import ImageLoader
-from ..models import ModelOptions, model_for_evaluation
+from ..models import ModelOptions, model_for_evaluation, read_model
 from ..ranks import progress
 from ..search import IndexWriter, RowShape, TwoStageIndex, pack_codes
 
@@ -111,7 +111,7 @@ def opened(folder: Path, chosen: ModelOptions, *, device: str | None = None) -> 
         index.of(extractor.identity)  # which reads every weight: so equal, none is damaged
     except ValueError:
         if chosen.resume is not None:
-            read_checkpoint(chosen.resume)  # is it another model, or a damaged file?
+            read_model(chosen.resume)  # is it another model, or a damaged file?
         raise
     told = prepared_as(index.source.get("prepared"))
     if told is None:

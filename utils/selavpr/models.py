@@ -17,6 +17,7 @@ from model import (
 )
 
 from ..distributed import first_on_each_node
+from ..huggingface.folders import is_folder
 from ..models import DEFAULT_BACKBONE, Origin, read_to_train, state_in
 
 log = logging.getLogger("selavprpp")
@@ -44,7 +45,7 @@ def read_selavpr_resume(chosen: SelaVPROptions) -> tuple[Checkpoint[SelaVPRConfi
     """The file of --resume, if any, and what is trained."""
     if chosen.resume is None:
         return None, SelaVPRConfig(backbone=chosen.backbone or DEFAULT_BACKBONE)
-    checkpoint = _fitting(read_to_train(state_in(chosen.resume), read_selavpr), chosen.backbone)
+    checkpoint = _fitting(read_to_train(state_in(chosen.resume), _read), chosen.backbone)
     return checkpoint, checkpoint.config
 
 
@@ -70,11 +71,17 @@ def selavpr_to_train(checkpoint: Checkpoint[SelaVPRConfig] | None, config: SelaV
 def selavpr_for_evaluation(chosen: SelaVPROptions) -> tuple[SelaVPR, Checkpoint[SelaVPRConfig]]:
     """The model of --resume, or the published one, in eval mode."""
     if chosen.resume is not None:
-        checkpoint = _fitting(read_selavpr(chosen.resume), chosen.backbone)
+        checkpoint = _fitting(_read(chosen.resume), chosen.backbone)
     else:
         checkpoint = find_released_selavpr(chosen.backbone or DEFAULT_BACKBONE, chosen.weights)
         log.info("no --resume: published weights, %s", checkpoint.source)
     return load_selavpr(checkpoint), checkpoint
+
+
+def _read(path: Path) -> Checkpoint[SelaVPRConfig]:
+    if is_folder(path):
+        raise ValueError(f"--resume {path}: a SelaVPR++ model, in the hub's form; expected a SelaVPR file")
+    return read_selavpr(path)
 
 
 def _fitting(checkpoint: Checkpoint[SelaVPRConfig], backbone: str | None) -> Checkpoint[SelaVPRConfig]:
