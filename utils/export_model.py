@@ -71,25 +71,31 @@ def export_model(path: Path, output: Path, *, format: str = "onnx", branches: Se
 
     branches    of the model; None: all it has
     batch       images at a time; None: any number
-    size        (H, W) in pixels, multiples of the patch; None: any of at least two patches a side (SALAD: nine)
-    preprocess  the graph takes uint8 (B, H, W, 3) RGB of any size, normalises, and resizes to `size`
+    size        (H, W) in pixels, moved to the patch's multiples; None: any of at least two patches a side (SALAD: nine)
+    preprocess  the graph takes uint8 (B, H, W, 3) RGB of any size, normalises, and resizes to `size`, by default
+                that of evaluations
 
     What was written is run by onnxruntime, or by torch, beside the model itself, on sizes that it was not traced at:
-    descriptors must agree to TOLERANCE, and codes where their values are farther from 0. Raises ValueError, and leaves
-    nothing at `output`, where they do not, where the model cannot be exported, and for packages that are missing.
+    descriptors must agree to TOLERANCE, and codes where their values are farther from 0. Raises ValueError, and writes
+    nothing, where they do not, where the model cannot be exported, and for packages that are missing.
     """
     _check_packages(format)
-    if preprocess and size is None:
-        raise ValueError("preprocess resizes to a size; give one")
+    if format == "torch_export" and output.suffix != ".pt2":
+        raise ValueError(f"--output {output}: torch reads .pt2 files; expected that ending")
+    if output.resolve() == path.resolve():
+        raise ValueError(f"--output {output} is the model file itself; give another")
     checkpoint = read_checkpoint(path)
     config, patch = checkpoint.config, checkpoint.config.vit.patch
-    names = tuple(branches or config.branches)
+    names = tuple(name for name in BRANCHES if name in (branches or config.branches))
     missing = [name for name in names if name not in config.branches]
     if missing:
         raise ValueError(f"--branches {' '.join(missing)}: {path} holds a {' + '.join(config.branches)} model")
-    if size is not None and (min(size) < patch or size[0] % patch or size[1] % patch):
-        raise ValueError(f"size {tuple(size)} must be multiples of {patch}, the patch of {config.backbone}")
-    fixed = None if size is None else (size[0], size[1])
+    if preprocess and size is None:
+        size = EvaluationImages.size
+    fixed = None
+    if size is not None:
+        height, width = fitting(size, patch, "--resize")
+        fixed = height, width
     model = load_model(checkpoint)
     graph = _Graph(exportable(model, size=fixed), names, fixed if preprocess else None).eval()
     about = _about(model, checkpoint, names, size=fixed, preprocess=preprocess)
@@ -101,21 +107,22 @@ def export_model(path: Path, output: Path, *, format: str = "onnx", branches: Se
     elif fixed is None:
         dynamic |= {2: patch * torch.export.Dim("rows", min=least, max=2**12),
                     3: patch * torch.export.Dim("columns", min=least, max=2**12)}
+    if preprocess:
+        compared: Sequence[tuple[int, int]] = PHOTOGRAPHS[1]
+    else:
+        compared = [fixed, fixed] if fixed else [(rows * patch, columns * patch) for rows, columns in COMPARED]
+    worst = 0.0
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
         written = Path(folder) / output.name
         try:
             _write(graph, _images(batch or 2, traced, preprocess), dynamic, about, written, format)
-        except RuntimeError as error:
-            raise ValueError(f"{path}: torch cannot export this {config.backbone} {config.aggregation} model "
-                             f"({' '.join(str(error).split())[:300]})") from error
-        run = _onnxruntime(written) if format == "onnx" else _torch(written)
-        if preprocess:
-            compared: Sequence[tuple[int, int]] = PHOTOGRAPHS[1]
-        else:
-            compared = [fixed, fixed] if fixed else [(rows * patch, columns * patch) for rows, columns in COMPARED]
-        worst = 0.0
-        for count, pixels in zip((batch or 1, batch or 3), compared, strict=True):
-            worst = max(worst, compare(model, names, run, _images(count, pixels, preprocess), size=fixed))
+            run = _onnxruntime(written) if format == "onnx" else _torch(written)
+            for count, pixels in zip((batch or 1, batch or 3), compared, strict=True):
+                worst = max(worst, compare(model, names, run, _images(count, pixels, preprocess), size=fixed))
+        except (AssertionError, RuntimeError) as error:  # the first: sizes that an exported program turns out to refuse
+            raise ValueError(f"{path}: this {config.backbone} {config.aggregation} model cannot be exported so "
+                             f"({' '.join(str(error).split())[:200]}); try a fixed --batch or --resize, or another "
+                             "--format") from error
         for file in sorted(Path(folder).iterdir(), key=lambda file: file == written):  # the one that names it last
             file.replace(output.with_name(file.name))
     log.info("%s: %s, equal to %.1e at %s", output, about["model"], worst,
@@ -229,14 +236,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_log()
     started = time.perf_counter()
     output = given.output or given.file.with_suffix(SUFFIXES[given.format])
-    if output.resolve() == given.file.resolve():
-        parser.error(f"--output {output} is the model file itself; give another")
-    size = given.resize or (EvaluationImages.size if given.preprocess else None)
-    if size is not None:
-        size = fitting(size, read_checkpoint(given.file, mapped=True).config.vit.patch, "--resize")
-    branches = None if given.branches is None else [name for name in BRANCHES if name in given.branches]
-    export_model(given.file, output, format=given.format, branches=branches, batch=given.batch, size=size,
-                 preprocess=given.preprocess)
+    export_model(given.file, output, format=given.format, branches=given.branches, batch=given.batch,
+                 size=given.resize, preprocess=given.preprocess)
     log.info("%.0f MB in %.0f s", output.stat().st_size / 1e6, time.perf_counter() - started)
 
 

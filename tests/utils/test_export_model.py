@@ -191,6 +191,8 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     saved(path, branches=("float",))
     assert "m.pth holds a float model" in error_of(export_model.main, path, "--branches", "binary", capsys=capsys)
     assert "is the model file itself" in error_of(export_model.main, path, "--output", path, capsys=capsys)
+    assert "torch reads .pt2 files" in error_of(export_model.main, path, "--format", "torch_export", "--output",
+                                                tmp_path / "m.t", capsys=capsys)
     find = export_model.importlib.util.find_spec
     monkeypatch.setattr(export_model.importlib.util, "find_spec",
                         lambda name: None if name.startswith("onnx") else find(name))
