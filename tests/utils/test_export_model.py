@@ -13,7 +13,6 @@ from backbones import SMALL
 from fill import batch
 from images import image
 from paths import ROOT
-from PIL import Image
 from scripts import error_of, one_thread
 from torch.nn import functional as F
 
@@ -93,6 +92,7 @@ def test_photographs_are_resized_as_by_interpolate(size):
     assert (found - F.interpolate(images, size, mode="bilinear", antialias=True)).abs().max() < 2e-6
 
 
+@pytest.mark.slow
 def test_shares_do_not_keep_the_number_of_patches_they_were_traced_with():
     class Shares(torch.nn.Module):
         def forward(self, scores):
@@ -105,16 +105,17 @@ def test_shares_do_not_keep_the_number_of_patches_they_were_traced_with():
     assert torch.equal(program.module()(scores), share_out(scores, torch.tensor(1.0)))
 
 
+@pytest.mark.slow
 def test_an_onnx_file_of_any_size(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = saved(tmp_path / "m.pth")
+    model = saved(tmp_path / "m.pth", aggregation="salad")
     export_model.main([str(tmp_path / "m.pth")])
     assert {path.name for path in tmp_path.iterdir()} == {"m.pth", "m.onnx"}
     for count, rows, columns in SIZES:
         images = batch(range(count), 14 * rows, 14 * columns)
         assert_equal(model, outputs(tmp_path / "m.onnx", images), images)
     told = onnxruntime.InferenceSession(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
-    assert told["model"] == "dinov2 gem"
+    assert told["model"] == "dinov2 salad"
     assert told["fingerprint"] == fingerprint(model)
     assert json.loads(told["branches"]) == ["float", "binary"]
     assert (told["size"], told["patch"], told["pretrained"]) == ("null", "14", "false")
@@ -122,50 +123,27 @@ def test_an_onnx_file_of_any_size(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "fields"), [
-    ("registers", {"aggregation": "boq", "branches": ("float",)}), ("dinov3-plus", {"branches": ("binary",)}),
-    ("deit", {"aggregation": "salad", "branches": ("float",)})])
-def test_every_kind_of_backbone_and_head(tmp_path, kind, fields):
-    pytest.importorskip("onnxruntime")
-    model = saved(tmp_path / "m.pth", kind, **fields)
-    export_model.export_model(tmp_path / "m.pth", tmp_path / "m.onnx")
-    for count, rows, columns in SIZES:
-        images = batch(range(count), model.config.vit.patch * rows, model.config.vit.patch * columns)
-        assert_equal(model, outputs(tmp_path / "m.onnx", images), images, model.config.branches)
-
-
-def test_one_size_one_branch_and_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(export_model, "LARGEST", 1)
-    model = saved(tmp_path / "m.pth")
-    about = export_model.export_model(tmp_path / "m.pth", tmp_path / "out.onnx", branches=["float"], batch=2,
-                                      size=(70, 140))
-    assert {path.name for path in tmp_path.iterdir()} == {"m.pth", "out.onnx", "out.onnx.data"}
-    images = batch(range(2), 70, 140)
-    assert_equal(model, outputs(tmp_path / "out.onnx", images), images, ["float"])
-    assert (about["size"], about["branches"]) == ((70, 140), ("float",))
-    with pytest.raises(Exception, match="(?i)invalid dimensions"):
-        outputs(tmp_path / "out.onnx", batch(range(2), 70, 126))
-
-
 def test_a_program_of_torch(tmp_path):
-    model = saved(tmp_path / "m.pth")
-    export_model.main([str(tmp_path / "m.pth"), "--format", "torch_export", "--preprocess", "--resize", "70", "90",
-                       "--branches", "binary", "float"])
+    """Of a backbone with rotary positions, and of BoQ, which torch exports for one number of images."""
+    model = saved(tmp_path / "m.pth", "dinov3-plus", aggregation="boq")
+    export_model.main([str(tmp_path / "m.pth"), "--format", "torch_export", "--branches", "float", "--batch", "2"])
     told = {"selavprpp.json": ""}
     network = torch.export.load(tmp_path / "m.pt2", extra_files=told).module()
-    assert json.loads(told["selavprpp.json"])["size"] == [70, 84]
-    photographs = [np.asarray(image(place, 0).resize((131, 77))) for place in range(3)]
-    prepared = torch.stack([evaluation_transform((70, 84))(Image.fromarray(photograph)) for photograph in photographs])
-    found = network(torch.from_numpy(np.stack(photographs)))
-    assert_equal(model, {name: values.detach().numpy() for name, values in found.items()}, prepared)
+    assert json.loads(told["selavprpp.json"])["branches"] == ["float"]
+    for _, rows, columns in SIZES:
+        images = batch(range(2), 16 * rows, 16 * columns)
+        assert_equal(model, {name: values.detach().numpy() for name, values in network(images).items()}, images,
+                     ["float"])
+    with pytest.raises(AssertionError):
+        network(batch([0], 16 * 23, 16 * 9))
 
 
+@pytest.mark.slow
 def test_what_is_not_the_model_is_not_written(tmp_path, monkeypatch, capsys):
     right = graphs.positions
     monkeypatch.setattr(graphs, "positions", lambda *grid: 1.01 * right(*grid))
     saved(tmp_path / "m.pth")
-    error = error_of(export_model.main, tmp_path / "m.pth", "--format", "torch_export", capsys=capsys)
+    error = error_of(export_model.main, tmp_path / "m.pth", "--format", "torch_export", "--batch", 2, capsys=capsys)
     assert re.match(r"what was exported is not the model: \w+ descriptors are .* apart .*; nothing was written$", error)
     assert [path.name for path in tmp_path.iterdir()] == ["m.pth"]
 
@@ -200,14 +178,18 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     assert [found.name for found in tmp_path.iterdir()] == ["m.pth"]
 
 
-def test_the_page_retrieves_without_torch(tmp_path):
-    """The program of docs/onnx.md, where nothing can import torch, against this project's own searches."""
+@pytest.mark.slow
+def test_the_page_retrieves_without_torch(tmp_path, monkeypatch):
+    """The program of docs/onnx.md, where nothing can import torch, against this project's own searches; with weights in
+    a file of their own, as those of large models are."""
+    monkeypatch.setattr(export_model, "LARGEST", 1)
     pytest.importorskip("onnxruntime")
     program, = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(), re.DOTALL)
     (tmp_path / "search.py").write_text(program)
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
     model = saved(tmp_path / "m.pth")
-    export_model.main([str(tmp_path / "m.pth"), "--preprocess", "--resize", "70", "84"])
+    export_model.main([str(tmp_path / "m.pth"), "--preprocess", "--resize", "70", "90"])
+    assert (tmp_path / "m.onnx.data").stat().st_size > 0
     described = {}
     for side, count in (("map", 12), ("photographs", 5)):
         (tmp_path / side).mkdir()
