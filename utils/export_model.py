@@ -181,7 +181,14 @@ def _onnxruntime(path: Path) -> Callable[[Tensor], dict[str, np.ndarray]]:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
+
+    def run(images: Tensor) -> dict[str, np.ndarray]:
+        try:
+            return dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
+        except Exception as error:  # onnxruntime's own have no other base
+            raise RuntimeError(str(error)) from error
+
+    return run
 
 
 def _torch(path: Path) -> Callable[[Tensor], dict[str, np.ndarray]]:
