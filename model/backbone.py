@@ -159,12 +159,12 @@ class VisionTransformer(nn.Module):
 
     def _embed(self, images: Tensor, positions: Tensor | None) -> Tensor:
         patches = self.patch_embed(images.to(self.patch_embed.proj.weight.dtype))
-        x = torch.cat([self.cls_token.expand(len(images), -1, -1).to(patches.dtype), patches], dim=1)
+        x = torch.cat([self.cls_token.expand(images.shape[0], -1, -1).to(patches.dtype), patches], dim=1)
         if positions is not None:
             x = x + positions
         if self.registers is None:
             return x
-        registers = self.registers.expand(len(images), -1, -1).to(x.dtype)
+        registers = self.registers.expand(images.shape[0], -1, -1).to(x.dtype)
         return torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)
 
     def _run(self, block: Block, x: Tensor, rotation: Rotation | None) -> Tensor:

@@ -38,7 +38,7 @@ def fast_inference(model: SelaVPRpp, *, dtype: torch.dtype = torch.float32, comp
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"fast_inference computes in torch.float32, bfloat16 or float16, not in {dtype}")
-    fast = _folded(model, dtype)
+    fast = folded(model, dtype)
     if compiled:
         fast.backbone.compile_blocks()
     elif fast.backbone.cls_token.is_cpu:
@@ -54,7 +54,7 @@ def fast_inference(model: SelaVPRpp, *, dtype: torch.dtype = torch.float32, comp
     return extract
 
 
-def _folded(model: SelaVPRpp, dtype: torch.dtype) -> SelaVPRpp:
+def folded(model: SelaVPRpp, dtype: torch.dtype) -> SelaVPRpp:
     """A copy in eval mode without BatchNorm and masks and with the weights in `dtype`: the same memory where that is
     theirs."""
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}

@@ -40,7 +40,7 @@ class RotaryPositions(nn.Module):
 def rotated(x: Tensor, rotation: Rotation) -> Tensor:
     """Queries or keys (..., T, C / heads), of which those of the patches, the last N, are turned by their positions."""
     cosines, sines = rotation
-    prefix, patches = x.tensor_split([x.shape[-2] - len(cosines)], dim=-2)
+    prefix, patches = x.tensor_split([x.shape[-2] - cosines.shape[0]], dim=-2)
     exact = patches.to(cosines.dtype)
     first, second = exact.chunk(2, dim=-1)
     turned = exact * cosines + torch.cat([-second, first], dim=-1) * sines

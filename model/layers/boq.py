@@ -25,7 +25,7 @@ class QueryLayer(nn.Module):
         # What the queries say to one another depends on no image: it is computed once for the whole batch.
         queries = self.queries
         queries = self.norm_q(queries + self.self_attn(queries, queries, queries, need_weights=False)[0])
-        queries = queries.expand(len(patches), -1, -1)
+        queries = queries.expand(patches.shape[0], -1, -1)
         return patches, self.norm_out(self.cross_attn(queries, patches, patches, need_weights=False)[0])
 
 

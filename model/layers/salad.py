@@ -1,7 +1,5 @@
 """SALAD head (Izquierdo and Civera, CVPR 2024): patches are shared out to clusters by optimal transport."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +21,8 @@ def share_out(scores: Tensor, dustbin: Tensor) -> Tensor:
     # change nothing, and their gradient is 0. Published weights hold both; nor do they act there.
     plan = torch.cat([scores.float(), dustbin.float().expand(batch, 1, patches)], dim=1)
     taken = plan.new_zeros(clusters + 1, 1)
-    taken[-1] = math.log(patches - clusters)
+    # math.log would fix the count of patches in a graph that is exported for any.
+    taken[-1] = torch.full((), patches - clusters, dtype=torch.float64, device=plan.device).log()
     for _ in range(ROUNDS):
         plan = plan - plan.logsumexp(dim=2, keepdim=True) + taken
         plan = plan - plan.logsumexp(dim=1, keepdim=True)
