@@ -103,10 +103,19 @@ def searching(folder: Path, codes: np.ndarray, floats: np.ndarray) -> None:
             print(f"| {count} | {right} of {2 * QUERIES + BATCH} | {np.median(ms):.1f} / {np.quantile(ms, .95):.1f} | "
                   f"{1000 / ms.mean():.0f} | {together:.0f} | {batch:.0f} |", flush=True)
             if count == NODES[-1]:
-                kill(cluster, ask)
+                kill(cluster, ask, served.parts)
 
 
-def kill(cluster, ask) -> None:
+def on_a_node(cluster, parts: list[Path]) -> list:
+    """The nodes beside the head on which these parts are."""
+    import ray
+
+    actors = [ray.get_actor(f"{part}#0") for part in parts]
+    there = ray.get([actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for actor in actors])
+    return [node for node in cluster.worker_nodes if node.node_id in there]
+
+
+def kill(cluster, ask, parts: list[Path]) -> None:
     """KILLS times, while queries run: a node dies, with the actors on it, and another takes its place."""
     asked, took, wrong, ended = [], [], [], threading.Event()
 
@@ -125,8 +134,8 @@ def kill(cluster, ask) -> None:
         thread.start()
     waits = []
     for _ in range(KILLS):
-        at = time.perf_counter()
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        victim, at = on_a_node(cluster, parts)[0], time.perf_counter()
+        cluster.remove_node(victim, allow_graceful=False)
         cluster.add_node(num_cpus=2, wait=False)
         while not [end for end, seconds in took if end - seconds > at + 0.5]:  # a query that began behind it ended
             time.sleep(0.05)
@@ -188,9 +197,8 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory(dir=given.work) as scratch:
+        searching(Path(scratch), *made_up(given.images, Path(scratch)))
         describing(Path(scratch), given.described)
-        queries = made_up(given.images, Path(scratch))
-        searching(Path(scratch), *queries)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,31 @@
 
 import argparse
 import contextlib
+import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
+from datasets import own_pictures
+
+from ..cli.parsing import RERANK_NUM, Defaults, Parser, positive, size_help
+from ..data import EvaluationImages
+from ..device import PRECISIONS
+from ..errors import named
+from ..localize.maps import opened
+from ..models import ModelOptions
+from ..run import exit_with, start_log
+from ..search import STORES
+from .describing import describe
+from .searching import Parts, parts_of, stop
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = _parsed(argv)
-    from ..run import start_log
-
     start_log()
     command, out = {"describe": _describe, "serve": _serve, "search": _search}[given.command], sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # where Ray's own messages then go
@@ -27,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _describe(given: argparse.Namespace, out: TextIO) -> None:
-    from .describing import describe
-
     options = {"size": given.resize} if given.resize else {}
     held = describe(given.index, given.folder, resume=given.resume, backbone=given.backbone, parts=given.parts,
                     cpus=given.cpus, coordinates=given.coordinates, precision=given.precision, store=given.store,
@@ -37,10 +50,6 @@ def _describe(given: argparse.Namespace, out: TextIO) -> None:
 
 
 def _serve(given: argparse.Namespace, out: TextIO) -> None:
-    import signal
-
-    from .searching import Parts, stop
-
     if given.stop:
         print(f"{stop(given.index, address=given.address)} actors ended", file=out)
         return
@@ -51,17 +60,6 @@ def _serve(given: argparse.Namespace, out: TextIO) -> None:
 
 
 def _search(given: argparse.Namespace, out: TextIO) -> None:
-    import json
-
-    import numpy as np
-
-    from datasets import own_pictures
-
-    from ..errors import named
-    from ..localize.maps import opened
-    from ..models import ModelOptions
-    from .searching import Parts, parts_of
-
     paths = own_pictures(given.images, located=False).paths
     _, eye = opened(parts_of([given.index])[0], ModelOptions(resume=given.resume, backbone=given.backbone))
     parts = Parts([given.index], cpus=given.cpus, address=given.address)
@@ -72,8 +70,8 @@ def _search(given: argparse.Namespace, out: TextIO) -> None:
             for number, names, distances, places in zip(some.numbers, found.names, found.distances, found.coordinates,
                                                         strict=True):
                 answers = [{"database": name, "distance": float(str(distance)),
-                            **dict(zip(("east", "north"), (None if np.isnan(m) else m for m in place), strict=True))}
-                           for name, distance, place in zip(names, distances, places.tolist(), strict=True)]
+                            "east": None if np.isnan(east) else east, "north": None if np.isnan(north) else north}
+                           for name, distance, (east, north) in zip(names, distances, places.tolist(), strict=True)]
                 print(json.dumps({"query": str(paths[number]), "answers": answers}), file=out, flush=True)
     if unreadable:
         raise ValueError(f"{len(unreadable)} of {len(paths)} images could not be read: "
@@ -81,11 +79,6 @@ def _search(given: argparse.Namespace, out: TextIO) -> None:
 
 
 def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    from ..cli.parsing import RERANK_NUM, Defaults, Parser, positive, size_help
-    from ..data import EvaluationImages
-    from ..device import PRECISIONS
-    from ..search import STORES
-
     parser = Parser(prog="python -m utils.cluster", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
@@ -100,24 +93,23 @@ def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
             found.add_argument("--backbone", help="of the published weights to take instead")
         return found
 
-    describe = command("describe", "extracts images into an index in parts; one that was broken off is resumed")
-    describe.add_argument("folder", type=Path, metavar="FOLDER")
-    describe.add_argument("--parts", type=positive, metavar="N", help="default: one for each 10,000 images")
-    describe.add_argument("--coordinates", type=Path, metavar="CSV", help="as of utils.localize")
-    describe.add_argument("--resize", type=positive, nargs=2, metavar=("H", "W"), help=size_help(EvaluationImages.size))
-    describe.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of extracting; bf16, fp16 round")
-    describe.add_argument("--store", choices=STORES, default="fp32", help="how float descriptors are kept")
-    serve = command("serve", "starts an actor for each part, which stays", model=False, nargs="+")
-    serve.add_argument("--replicas", type=positive, default=1, metavar="N", help="actors of a part, which take turns")
-    serve.add_argument("--stop", action="store_true", help="ends them instead")
-    search = command("search", "finds the nearest images of all parts")
-    search.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of them")
-    search.add_argument("-k", type=positive, default=10, metavar="N", help="answers of a query")
-    search.add_argument("--rerank_num", type=positive, default=RERANK_NUM, metavar="N", help="candidates to re-rank")
+    described = command("describe", "extracts images into an index in parts; one that was broken off is resumed")
+    described.add_argument("folder", type=Path, metavar="FOLDER")
+    described.add_argument("--parts", type=positive, metavar="N", help="default: one for each 10,000 images")
+    described.add_argument("--coordinates", type=Path, metavar="CSV", help="as of utils.localize")
+    described.add_argument("--resize", type=positive, nargs=2, metavar=("H", "W"),
+                           help=size_help(EvaluationImages.size))
+    described.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of extracting; bf16, fp16 round")
+    described.add_argument("--store", choices=STORES, default="fp32", help="how float descriptors are kept")
+    served = command("serve", "starts an actor for each part, which stays", model=False, nargs="+")
+    served.add_argument("--replicas", type=positive, default=1, metavar="N", help="actors of a part, which take turns")
+    served.add_argument("--stop", action="store_true", help="ends them instead")
+    searched = command("search", "finds the nearest images of all parts")
+    searched.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of them")
+    searched.add_argument("-k", type=positive, default=10, metavar="N", help="answers of a query")
+    searched.add_argument("--rerank_num", type=positive, default=RERANK_NUM, metavar="N", help="candidates to re-rank")
     return parser.parse_args(words)
 
 
 if __name__ == "__main__":
-    from ..run import exit_with
-
     exit_with(main)
