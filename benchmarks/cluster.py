@@ -140,7 +140,7 @@ def kill(cluster, ask, parts: list[Path]) -> None:
         while not [end for end, seconds in took if end - seconds > at + 0.5]:  # a query that began behind it ended
             time.sleep(0.05)
         waits.append(max(seconds for end, seconds in took if end > at))
-        time.sleep(1)
+        print(f"death {len(waits)}: {waits[-1]:.1f} s; {len(took)} answers, {len(wrong)} wrong", flush=True)
     ended.set()
     for thread in clients:
         thread.join()
@@ -151,7 +151,7 @@ def kill(cluster, ask, parts: list[Path]) -> None:
 
 
 def describing(folder: Path, n: int) -> None:
-    build_toy_city(folder / "toy", seed=0)
+    build_toy_city(folder / "toy", seed=0)  # 2,880 images
     files = sorted((folder / "toy").rglob("*.jpg"))[:n]
     for number, file in enumerate(files):
         (folder / "map" / f"{number % 10}").mkdir(parents=True, exist_ok=True)

@@ -43,4 +43,5 @@ def answering() -> Iterator[None]:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise ValueError(f"Ray gave up: {str(error).splitlines()[0]}") from None
+        said = str(error).split("\n")
+        raise ValueError(f"Ray gave up: {said[0]} {said[-1].strip()}") from None  # the last: what an actor's start met

@@ -66,8 +66,8 @@ class Parts:
         self.images = sum(map(len, indexes))
         self._ray = connect(address)
         there, actor = self._ray.util.list_named_actors(), self._ray.remote(Part)
-        options = {"num_cpus": 0, "scheduling_strategy": "SPREAD", "get_if_exists": True, "max_restarts": -1,
-                   "max_task_retries": -1, "lifetime": "detached" if stay else None}
+        options = {"scheduling_strategy": "SPREAD", "get_if_exists": True, "max_restarts": -1, "max_task_retries": -1,
+                   "lifetime": "detached" if stay else None}
         self._actors = []
         for part in self.parts:
             names = {name for name in there if name.rpartition("#")[0] == str(part)}
