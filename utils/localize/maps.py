@@ -124,53 +124,102 @@ def opened(folder: Path, chosen: ModelOptions, *, device: str | None = None) -> 
     return index, Eye(extractor, branches, evaluation_transform(*told), PRECISIONS[precision])
 
 
+class Listed(NamedTuple):
+    """Images to make a map of: their files, the folder that their names are relative to, metres (n, 2) float64, NaN
+    where unknown, and the UTM zone of these, 0 where that is not known."""
+
+    home: Path
+    zone: int
+    paths: Sequence[Path]
+    places: np.ndarray
+
+    @property
+    def names(self) -> list[str]:
+        return [name_of(path, self.home) for path in self.paths]
+
+    def part(self, some: range) -> "Listed":
+        return self._replace(paths=self.paths[some.start:some.stop], places=self.places[some.start:some.stop])
+
+
+def listed(images: Path, *, coordinates: Path | None = None) -> Listed:
+    """All images in a folder and below; coordinates: as datasets.own_pictures.
+
+    Raises FileNotFoundError where there is no such folder, ValueError for coordinates of two zones.
+    """
+    if not images.is_dir():
+        raise FileNotFoundError(f"{images}: no such folder; expected one of images to build the map of")
+    pictures = own_pictures([images], coordinates=coordinates)
+    for warning in pictures.warnings:
+        log.warning("%s", warning)
+    places, zone = _plane(pictures.points, pictures.paths)
+    return Listed(whole(images).parent, zone, pictures.paths, places)
+
+
+class Maker(NamedTuple):
+    """A model that makes maps; prepared and precision as the source of an index tells them."""
+
+    eye: Eye
+    prepared: str
+    precision: str
+
+    @classmethod
+    def of(cls, chosen: ModelOptions, *, size: Sequence[int] = EvaluationImages.size, precision: str = "fp32",
+           device: str | None = None) -> "Maker":
+        """size: (H, W) in pixels, moved to the model's patches."""
+        model, _ = model_for_evaluation(chosen, branches=() if chosen.resume else BRANCHES)
+        size = fitting(size, model.config.vit.patch, "--resize")
+        eye = Eye(OwnModel(model.to(pick_device(device))), model.config.branches, evaluation_transform(size),
+                  PRECISIONS[precision])
+        return cls(eye, preparation(size), precision)
+
+    def make(self, place: Path, given: Listed, unreadable: dict[Path, str], *, store: str = "fp32") -> TwoStageIndex:
+        """Extracts an index of these images into a folder, goes on with one that was broken off, or opens what is
+        there already. Those that cannot be read go to `unreadable`, with the reason, and are left out.
+
+        Raises ValueError where none can be read, and where the folder holds another index.
+        """
+        extractor, names = self.eye.extractor, given.names
+        identity = source(extractor.identity, names, branches=self.eye.branches, prepared=self.prepared,
+                          precision=self.precision, store=store)
+        if IndexWriter.finished(place, identity):
+            log.info("%s holds these images already", place)
+            return TwoStageIndex.open(place)
+        row = RowShape(extractor.code_bits and extractor.code_bits // 8, extractor.float_dim, store)
+        check_disk(place, len(names) * row.row_bytes, advice="choose another folder, or a smaller --store")
+        with IndexWriter(place, n=len(names), identity=identity, **row._asdict()) as writer:
+            missing = writer.missing(range(len(names)))
+            for some in self.eye.described(given.paths, unreadable, what="extracting", only=missing):
+                first = 0
+                for run in np.split(some.numbers, np.flatnonzero(np.diff(some.numbers) > 1) + 1):
+                    part = slice(first, first + len(run))
+                    writer.write(int(run[0]), codes=None if some.codes is None else some.codes[part],
+                                 floats=None if some.floats is None else some.floats[part])
+                    first = part.stop
+            writer.flush()
+            left_out = writer.missing(range(len(names)))
+            if len(left_out) == len(names):
+                tell_unreadable(unreadable, len(names))
+                raise ValueError(f"{place}: none of its {len(names)} images can be read; nothing was built")
+            return writer.finish(names=names, coordinates=given.places, model=extractor.identity, left_out=left_out,
+                                 notes={"folder": str(given.home), "utm_zone": given.zone})
+
+
 def build(folder: Path, images: Path, chosen: ModelOptions, *, size: Sequence[int] = EvaluationImages.size,
           coordinates: Path | None = None, precision: str = "fp32", store: str = "fp32",
           device: str | None = None) -> TwoStageIndex:
     """Extracts a map of all images in a folder and below; a build that was broken off is resumed.
 
-    size  (H, W) in pixels, moved to the model's patches; coordinates: as datasets.own_pictures
+    size, precision, device: as Maker.of; coordinates: as datasets.own_pictures
     Images that cannot be read are named in the log and left out. Raises ValueError where none can be read, where the
     folder holds another index, and for coordinates of two zones.
     """
-    if not images.is_dir():
-        raise FileNotFoundError(f"{images}: no such folder; expected one of images to build the map of")
+    given = listed(images, coordinates=coordinates)
     place = folder if (folder / "index.sqlite").exists() else folder / DATABASE
-    pictures = own_pictures([images], coordinates=coordinates)
-    home = whole(images).parent
-    names = [name_of(path, home) for path in pictures.paths]
-    places, zone = _plane(pictures.points, pictures.paths)
-    model, checkpoint = model_for_evaluation(chosen, branches=() if chosen.resume else BRANCHES)
-    extractor, branches = OwnModel(model.to(pick_device(device))), model.config.branches
-    size = fitting(size, model.config.vit.patch, "--resize")
-    identity = source(extractor.identity, names, branches=branches, prepared=preparation(size), precision=precision,
-                      store=store)
-    if IndexWriter.finished(place, identity):
-        log.info("%s holds these images already", folder)
-        return TwoStageIndex.open(place)
-    for warning in pictures.warnings:
-        log.warning("%s", warning)
-    eye = Eye(extractor, branches, evaluation_transform(size), PRECISIONS[precision])
-    row = RowShape(extractor.code_bits and extractor.code_bits // 8, extractor.float_dim, store)
-    check_disk(folder, len(names) * row.row_bytes, advice="choose another folder, or a smaller --store")
     unreadable: dict[Path, str] = {}
-    with IndexWriter(place, n=len(names), identity=identity, **row._asdict()) as writer:
-        missing = writer.missing(range(len(names)))
-        for some in eye.described(pictures.paths, unreadable, what="extracting", only=missing):
-            first = 0
-            for run in np.split(some.numbers, np.flatnonzero(np.diff(some.numbers) > 1) + 1):
-                part = slice(first, first + len(run))
-                writer.write(int(run[0]), codes=None if some.codes is None else some.codes[part],
-                             floats=None if some.floats is None else some.floats[part])
-                first = part.stop
-        writer.flush()
-        left_out = writer.missing(range(len(names)))
-        tell_unreadable(unreadable, len(names))
-        if len(left_out) == len(names):
-            raise ValueError(f"{images}: none of its {len(names)} images can be read; nothing was built")
-        index = writer.finish(names=names, coordinates=places, model=extractor.identity, left_out=left_out,
-                              notes={"folder": str(home), "utm_zone": zone})
-    _tell_unplaced(places, len(names))
+    maker = Maker.of(chosen, size=size, precision=precision, device=device)
+    index = maker.make(place, given, unreadable, store=store)
+    tell_unreadable(unreadable, len(given.paths))
+    tell_unplaced(given.places, len(given.paths))
     return index
 
 
@@ -202,7 +251,7 @@ def add(index: TwoStageIndex, eye: Eye, given: Sequence[Path], *, coordinates: P
     floats = None if found[0].floats is None else np.concatenate([some.floats for some in found])
     index.add(names=[names[row] for row in rows], codes=codes, floats=floats, coordinates=places[rows])
     index.save()
-    _tell_unplaced(places[rows], len(rows))
+    tell_unplaced(places[rows], len(rows))
     return len(rows)
 
 
@@ -267,7 +316,8 @@ def _plane(points: Sequence, paths: Sequence[Path]) -> tuple[np.ndarray, int]:
     return places, zone
 
 
-def _tell_unplaced(places: np.ndarray, n: int) -> None:
+def tell_unplaced(places: np.ndarray, n: int) -> None:
+    """Counts the images without coordinates."""
     if missing := int(np.isnan(places).any(axis=1).sum()):
         log.warning("%d of %d images have no coordinates (in a CSV, the name or EXIF GPS): as answers they have only "
                     "their names", missing, n)

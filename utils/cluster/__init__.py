@@ -1,0 +1,47 @@
+"""One index over many machines, on Ray: `describing` makes its parts, `searching` asks them (docs/cluster.md).
+
+Ray starts, places, restarts and asks again; it is no requirement of this project and imported where it is used.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+ROOM = "selavprpp"  # Ray's namespace, in which the actors of different programs find each other
+
+
+def connect(address: str | None = None) -> Any:
+    """The package ray, connected: to the Ray at an address ("auto": the one of this machine), else to a new one of this
+    process alone; where it is connected already, as it is.
+
+    Every machine needs this checkout and the files that it will read, at the same paths. Raises ValueError where ray
+    is not installed and where there is no Ray at that address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise ValueError("this needs the package ray, which is optional: pip install 'ray==2.60.*'") from None
+    if not ray.is_initialized():
+        alone = {} if address else {"include_dashboard": False}
+        try:
+            ray.init(address or "local", namespace=ROOM, logging_level="ERROR", **alone)
+        except ConnectionError as error:
+            raise ValueError(f"no Ray at {address}: {str(error).splitlines()[0]} Start one with ray start --head, or "
+                             "leave --address out") from None
+    return ray
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """What an actor raises in here is raised again as it was; Ray's own errors become one line."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        said = str(error).split("\n")
+        raise ValueError(f"Ray gave up: {said[0]} {said[-1].strip()}") from None  # the last: what an actor's start met
