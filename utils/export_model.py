@@ -24,11 +24,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datasets import DEFAULT_NORMALISATION, NORMALISATIONS, evaluation_transform
-from model import BRANCHES, Checkpoint, Descriptors, SelaVPRpp, fingerprint, load_model, read_checkpoint
+from model import BRANCHES, Checkpoint, Descriptors, SelaVPRpp, fingerprint, load_model
 from model.exportable import averaging, exportable, resample, triangle
 
 from .cli.parsing import Defaults, Parser, positive, size_help
 from .data import EvaluationImages, fitting
+from .models import read_model
 from .run import exit_with, start_log
 
 log = logging.getLogger("selavprpp")
@@ -84,7 +85,7 @@ def export_model(path: Path, output: Path, *, format: str = "onnx", branches: Se
         raise ValueError(f"--output {output}: torch reads .pt2 files; expected that ending")
     if output.resolve() == path.resolve():
         raise ValueError(f"--output {output} is the model file itself; give another")
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_model(path)
     config, patch = checkpoint.config, checkpoint.config.vit.patch
     names = tuple(name for name in BRANCHES if name in (branches or config.branches))
     missing = [name for name in names if name not in config.branches]
