@@ -5,6 +5,7 @@ Ray starts, places, restarts and asks again; it is no requirement of this projec
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,10 +27,14 @@ def connect(address: str | None = None) -> Any:
     if not ray.is_initialized():
         alone = {} if address else {"include_dashboard": False}
         try:
+            host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+            if port.isdecimal():  # Ray itself would try for a minute
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address or "local", namespace=ROOM, logging_level="ERROR", **alone)
-        except ConnectionError as error:
-            raise ValueError(f"no Ray at {address}: {str(error).splitlines()[0]} Start one with ray start --head, or "
-                             "leave --address out") from None
+        except (OSError, OverflowError) as error:  # ConnectionError is Ray's
+            said = str(error).splitlines()[0].rstrip(".")
+            raise ValueError(f"no Ray at {address}: {said}; start one by ray start --head, or leave --address out"
+                             ) from None
     return ray
 
 

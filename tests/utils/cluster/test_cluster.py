@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +33,20 @@ def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
     TwoStageIndex.build(tmp_path, model=ModelIdentity("3f", "base gem"), names=["a"],
                         codes=np.zeros((1, 1), np.uint8))
     assert "optional: pip install 'ray==" in error_of(main, "serve", tmp_path, capsys=capsys)
+
+
+def test_nobody_at_an_address_is_told_at_once(tmp_path, monkeypatch, capsys):
+    """Ray itself tries for a minute, in lines of its own."""
+    def init(*_, **__):
+        raise AssertionError("Ray was asked")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    TwoStageIndex.build(tmp_path, model=ModelIdentity("3f", "base gem"), names=["a"],
+                        codes=np.zeros((1, 1), np.uint8))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999999"):
+        assert f"no Ray at {address}: " in error_of(main, "serve", tmp_path, "--address", address, capsys=capsys)
 
 
 def test_a_folder_without_parts_is_named(tmp_path, capsys):
