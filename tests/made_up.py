@@ -27,6 +27,14 @@ def images(n: int, seed: int = 0) -> dict:
             "names": [f"{seed}/p{row}.jpg" for row in range(n)], "coordinates": coordinates}
 
 
+def tied_codes(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Codes of 64 bits, of which 10 vary, so that every rank is tied."""
+    codes = np.zeros((n, 8), np.uint8)
+    codes[:, 0] = rng.integers(0, 256, n)
+    codes[:, 1] = rng.integers(0, 4, n)
+    return codes
+
+
 def joined(*parts: dict) -> dict:
     return {key: [*parts[0][key], *parts[1][key]] if key == "names" else np.concatenate([part[key] for part in parts])
             for key in parts[0]}

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from .evaluation.metrics import recall_interval
+from .evaluation.metrics import recall_curve
 from .files import write_json
-from .plots import GRID, add_legend, checked_plot, load_figure, look, write_plot
+from .plots import GRID, add_legend, checked_plot, draw_recall_curves, load_figure, look, write_plot
 from .run import exit_with
 from .sheets import drawable
 from .training.curves import METRICS, draw_trainings, read_metrics
@@ -137,19 +137,10 @@ def labels(runs: Sequence[Path]) -> list[str]:
 def draw_recalls(runs: Mapping[str, Predictions], *, title: str) -> "Figure":
     """Recall@k of each run by name, in percent, to the rank that its predictions are kept to, and a band of 95 %."""
     figure = load_figure()(figsize=(7, 5), dpi=100, layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="k", ylabel="recall@k in percent, and 95 % intervals")
+    axes = figure.add_subplot(ylabel="recall@k in percent, and 95 % intervals")
     axes.set_title(drawable(title), fontsize=10, parse_math=False)
-    lines = []
-    for number, run in enumerate(runs.values()):
-        n, depth = run.correct.shape
-        found = np.logical_or.accumulate(run.correct, axis=1).sum(axis=0)
-        intervals = np.array([recall_interval(count, n) for count in found.tolist()])
-        lines += axes.plot(range(1, depth + 1), 100 * found / n, marker="" if depth > 1 else "o", **look(number))
-        axes.fill_between(range(1, depth + 1), *intervals.T, alpha=0.15, linewidth=0, color=lines[-1].get_color())
-    deepest = max(run.correct.shape[1] for run in runs.values())
-    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= deepest]
-    axes.set_xticks(ticks, [str(k) for k in ticks])
-    axes.minorticks_off()
+    lines = draw_recall_curves(axes, [(*recall_curve(run.correct), look(number))
+                                      for number, run in enumerate(runs.values())])
     axes.grid(**GRID)
     add_legend(axes, lines, list(runs), loc="lower right")
     return figure

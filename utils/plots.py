@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .errors import named
 from .files import temporary_path
 from .sheets import drawable
@@ -42,9 +44,25 @@ def look(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number // len(COLOURS) % len(STYLES)]}
 
 
+def draw_recall_curves(axes: "Axes", curves: Sequence[tuple[np.ndarray, np.ndarray, dict[str, Any]]]) -> list[Any]:
+    """Of recall@1..K and intervals, as `metrics.recall_curve` has them, and each line's look; returns the lines."""
+    lines = []
+    for recall, intervals, looks in curves:
+        k = np.arange(1, len(recall) + 1)
+        lines += axes.plot(k, recall, marker="" if len(recall) > 1 else "o", **looks)
+        axes.fill_between(k, *intervals.T, alpha=0.15, linewidth=0, color=lines[-1].get_color())
+    deepest = max(len(recall) for recall, _, _ in curves)
+    axes.set(xscale="log", xlabel="k")
+    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= deepest]
+    axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.minorticks_off()
+    return lines
+
+
 def add_legend(to: "Axes | Figure", lines: Sequence[Any], labels: Sequence[str], **options: Any) -> None:
     """Labels are text as it stands: matplotlib would take $ for a formula, and leave out what begins with "_"."""
-    legend = to.legend(lines, [str(number) for number in range(len(lines))], frameon=False, fontsize=8, **options)
+    legend = to.legend(lines, [str(number) for number in range(len(lines))], frameon=False,
+                       **{"fontsize": 8, **options})
     for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(drawable(label))
         text.set_parse_math(False)

@@ -58,3 +58,9 @@ def recall_interval(found: int, n_queries: int) -> tuple[float, float]:
 
     interval = binomtest(found, n_queries).proportion_ci(0.95, method="wilson")
     return 100 * interval.low, 100 * interval.high
+
+
+def recall_curve(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of which predictions are right, (m, K) bool, best first: recall@1..K in percent, and its intervals (K, 2)."""
+    found = np.logical_or.accumulate(correct, axis=1).sum(axis=0)
+    return 100 * found / len(correct), np.array([recall_interval(count, len(correct)) for count in found.tolist()])

@@ -141,7 +141,7 @@ def _results(runs: Sequence[EvaluatedRun]) -> list[str]:
                   f"- images {' x '.join(map(str, found['options'].get('resize') or ['as they are']))}, precision "
                   f"{(found['extraction'] or {}).get('precision', 'not known')}", "",
                   f"| search |{''.join(f' R@{k} |' for k in ks)}", f"|---|{'---:|' * len(ks)}"]
-        for label, recalls, n in _rows(run):
+        for label, recalls, n in run.counted():
             cells = [" {:.1f} ({:.1f} to {:.1f}) |".format(
                 recalls[k], *recall_interval(round(recalls[k] * n / 100), n)) for k in ks]
             lines.append(f"| {_text(label)} |{''.join(cells)}")
@@ -154,18 +154,10 @@ def _warned(warnings: Iterable[str]) -> list[str]:
     return [line for warning in warnings for line in (f"**Warning:** {_text(warning)}", "")]
 
 
-def _rows(run: EvaluatedRun) -> Iterator[tuple[str, dict, int]]:
-    """What a run counts: (name, recalls in percent by k, queries)."""
-    for stage in run.stages:
-        yield run.stage_name(stage), run.results["recalls"][stage], run.results["n_queries"]
-    for name, part in run.results.get("parts", {}).items():
-        yield f"{name} ({part['rule']})", part["recalls"]["final"], part["n_queries"]
-
-
 def _evaluated(hub: Any, run: EvaluatedRun) -> Iterator[Any]:
     """The same figures as the hub's EvalResult, the warnings with each."""
     found = run.results
-    for label, recalls, n in _rows(run):
+    for label, recalls, n in run.counted():
         for k, value in recalls.items():
             yield hub.EvalResult(
                 task_type="image-feature-extraction", task_name="Visual place recognition",

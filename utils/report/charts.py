@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..plots import add_legend, draw_recall_curves
 from .runs import EvaluatedRun
 
 if TYPE_CHECKING:
@@ -44,18 +45,14 @@ def check_libraries() -> None:
 def recall_curve(curves: Sequence[tuple[str, int, str, np.ndarray]], intervals: Sequence[np.ndarray]) -> Chart:
     """Of (label, number of the run, stage, recall@1..K in percent) and their intervals (K, 2)."""
     figure, axes = _figure()
-    for (label, run, stage, recall), between in zip(curves, intervals, strict=True):
-        k, colour = np.arange(1, len(recall) + 1), RUNS[run % len(RUNS)]
-        axes.plot(k, recall, color=colour, linestyle="-" if stage == "final" else "--", label=label)
-        axes.fill_between(k, *between.T, color=colour, alpha=0.15, linewidth=0)
-    axes.set(xscale="log", xlabel="k", ylabel="recall@k in percent")
-    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= max(len(curve[3]) for curve in curves)]
-    axes.set_xticks(ticks, [str(k) for k in ticks])
-    axes.set_xticks([], minor=True)
-    _legend(axes)
-    lines = "; ".join(f"{label}: {recall[0]:.1f} at k = 1, {recall[-1]:.1f} at {len(recall)}"
+    lines = draw_recall_curves(axes, [
+        (recall, between, {"color": RUNS[run % len(RUNS)], "linestyle": "-" if stage == "final" else "--"})
+        for (_, run, stage, recall), between in zip(curves, intervals, strict=True)])
+    axes.set_ylabel("recall@k in percent")
+    add_legend(axes, lines, [label for label, *_ in curves], labelcolor=INK, fontsize=9)
+    told = "; ".join(f"{label}: {recall[0]:.1f} at k = 1, {recall[-1]:.1f} at {len(recall)}"
                       for label, _, _, recall in curves)
-    return Chart(_svg(figure), f"Recall@k against k. {lines}",
+    return Chart(_svg(figure), f"Recall@k against k. {told}",
                  "Bands are 95 % intervals (Wilson): of other queries of the same kind, not of other trainings.")
 
 

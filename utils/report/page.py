@@ -14,7 +14,7 @@ import numpy as np
 
 from ..confidence import held_out, signals_of
 from ..errors import named
-from ..evaluation.metrics import recall_interval
+from ..evaluation.metrics import recall_curve, recall_interval
 from ..files import temporary_path
 from . import charts
 from .charts import Chart
@@ -167,18 +167,14 @@ def _recalls(runs: Sequence[EvaluatedRun]) -> Section:
     rows, curves, intervals = [], [], []
     ks = list(dict.fromkeys(k for run in runs for k in (run.results["recalls"]["final"] or {})))
     for number, run in enumerate(runs):
+        rows += [_recall_row(_of(run, runs) + label, recalls, n, ks) for label, recalls, n in run.counted()]
         for stage in run.stages:
-            label = run.stage_name(stage) if len(runs) == 1 else f"{run.name}: {run.stage_name(stage)}"
-            rows += _recall_rows(label, run.results["recalls"][stage], run.n_queries, ks)
             correct = run.arrays.get(f"{stage}_correct")
             if correct is not None:
-                found = np.logical_or.accumulate(correct, axis=1).sum(axis=0)
+                recall, between = recall_curve(correct)
                 short = run.stage_name(stage) if len(runs) == 1 else f"{_letter(number)} {run.stage_name(stage)}"
-                curves.append((short, number, stage, 100 * found / run.n_queries))
-                intervals.append(np.array([recall_interval(count, run.n_queries) for count in found.tolist()]))
-        for name, part in run.results.get("parts", {}).items():
-            label = f"{name} ({part['rule']})" if len(runs) == 1 else f"{run.name}: {name} ({part['rule']})"
-            rows += _recall_rows(label, part["recalls"]["final"], part["n_queries"], ks)
+                curves.append((short, number, stage, recall))
+                intervals.append(between)
     notes = [] if curves else ["No labels: recalls are not known."]
     if len(runs) > 1:
         notes.append("; ".join(f"{_letter(number)}: {run.name}" for number, run in enumerate(runs)))
@@ -187,14 +183,14 @@ def _recalls(runs: Sequence[EvaluatedRun]) -> Section:
                    charts=[charts.recall_curve(curves, intervals)] if curves else ())
 
 
-def _recall_rows(label: str, recalls: dict | None, n: int, ks: Sequence[str]) -> list[list[str]]:
-    """Of a stage with recalls, its row: percent, and the 95 % interval below."""
+def _recall_row(label: str, recalls: dict[str, float], n: int, ks: Sequence[str]) -> list[str]:
+    """Percent, and the 95 % interval below."""
     def cell(k: str) -> str:
         if k not in recalls:
             return ""
         return "{:.1f}\n{:.1f} to {:.1f}".format(recalls[k], *recall_interval(round(recalls[k] * n / 100), n))
 
-    return [] if recalls is None else [[label, *map(cell, ks)]]
+    return [label, *map(cell, ks)]
 
 
 def _letter(number: int) -> str:

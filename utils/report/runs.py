@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 from pathlib import Path
 
@@ -47,6 +48,15 @@ class EvaluatedRun:
         if stage == "final":
             return self.results["protocol"]
         return "first stage" if self.results["bytes_per_image"]["binary"] is None else "Hamming"
+
+    def counted(self) -> Iterator[tuple[str, dict[str, float], int]]:
+        """What has recalls, each stage and each part of the set: its name, recalls in percent by k, and queries."""
+        for stage in self.stages:
+            if recalls := self.results["recalls"][stage]:
+                yield self.stage_name(stage), recalls, self.n_queries
+        for name, part in self.results.get("parts", {}).items():
+            if recalls := part["recalls"]["final"]:
+                yield f"{name} ({part['rule']})", recalls, part["n_queries"]
 
     @property
     def images(self) -> Path | None:
@@ -131,24 +141,33 @@ def read_runs(folders: Sequence[Path]) -> list[EvaluatedRun]:
 
 
 def _read(name: str, folder: Path) -> EvaluatedRun:
-    paths = folder / "results.json", folder / "predictions.npz"
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished training or evaluation")
+    results, path = read_results(folder, _REQUIRED), _of_a_run(folder / "predictions.npz")
     try:
-        results = json.loads(paths[0].read_text())
-        missing = sorted(_REQUIRED - {*results})
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{paths[0]}: damaged, or not the results of a run: {error!r}") from error
-    if missing:
-        raise ValueError(f"{paths[0]}: no {', '.join(missing)} in it; expected the results of a run (schema 2)")
-    try:
-        with np.load(paths[1], allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except Exception as error:  # what is wrong with an archive shows in many ways
-        raise ValueError(f"{paths[1]}: damaged, or not the predictions of a run: {error}") from error
-    _check(paths[1], arrays)
+        raise ValueError(f"{path}: damaged, or not the predictions of a run: {error}") from error
+    _check(path, arrays)
     return EvaluatedRun(name, folder, results, arrays)
+
+
+def read_results(folder: Path, required: AbstractSet[str]) -> dict:
+    """A run's results.json. FileNotFoundError where there is none, ValueError where it lacks what is required of it."""
+    path = _of_a_run(folder / "results.json")
+    try:
+        results = json.loads(path.read_text())
+        missing = sorted(required - {*results})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged, or not the results of a run: {error!r}") from error
+    if missing:
+        raise ValueError(f"{path}: no {', '.join(missing)} in it; expected the results of a run (schema 2)")
+    return results
+
+
+def _of_a_run(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished training or evaluation")
+    return path
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -1,7 +1,6 @@
 """The runs that figures are drawn from: their results, their images, what must be said of them."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -11,8 +10,11 @@ from datasets import Listing
 from utils.compare import Predictions, read_predictions
 from utils.data import EvaluatedSet, EvaluationImages, evaluated_set, validation_and_test_sets
 from utils.models import said_of_weights
+from utils.report.runs import read_results
 
 from ..report import said_once
+
+_REQUIRED = {"dataset", "split", "benchmark", "recalls", "model", "training", "options", "hardware"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,21 +68,7 @@ def read_runs(words: Sequence[str]) -> list[Run]:
     Raises FileNotFoundError and ValueError for what is no run folder, and ValueError for runs of one name.
     """
     folders = once(named(word, lambda folder: folder.resolve().parent.name) for word in words)
-    return [Run(name, folder, _results(folder)) for name, folder in folders.items()]
-
-
-def _results(folder: Path) -> dict:
-    path = folder / "results.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished training or evaluation")
-    try:
-        results = json.loads(path.read_text())
-        missing = {"dataset", "split", "benchmark", "recalls", "model", "training", "options", "hardware"} - {*results}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: damaged, or not the results of a run: {error!r}") from error
-    if missing:
-        raise ValueError(f"{path}: no {', '.join(sorted(missing))} in it; expected the results of a run (schema 2)")
-    return results
+    return [Run(name, folder, read_results(folder, _REQUIRED)) for name, folder in folders.items()]
 
 
 def said_of(runs: Sequence[Run]) -> list[str]:

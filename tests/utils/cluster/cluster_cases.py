@@ -13,6 +13,7 @@ import images
 import numpy as np
 import pytest
 import ray
+from made_up import MODEL, OTHER, tied_codes
 from ray.cluster_utils import Cluster
 from scripts import close_log, error_of
 
@@ -23,7 +24,6 @@ from utils.cluster.describing import describe
 from utils.cluster.searching import Parts, parts_of, stop
 from utils.search import ModelIdentity, TwoStageIndex
 
-MODEL = ModelIdentity("3f" * 32, "base gem")
 N, DIM, QUERIES = 600, 16, 5
 
 
@@ -46,11 +46,9 @@ def quiet():
 
 
 def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of 64 bits, of which 10 vary, so that every rank is tied, and floats, of which two thirds come twice."""
+    """Tied codes, and floats, of which two thirds come twice."""
     rng = np.random.default_rng(seed)
-    codes = np.zeros((n, 8), np.uint8)
-    codes[:, 0] = rng.integers(0, 256, n)
-    codes[:, 1] = rng.integers(0, 4, n)
+    codes = tied_codes(n, rng)
     floats = rng.standard_normal((n, DIM), np.float32)
     floats[n // 3: 2 * (n // 3)] = floats[:n // 3]
     return codes, floats
@@ -141,7 +139,7 @@ def test_actors_stay_take_turns_and_end(cluster, tmp_path, capsys):
 
 def test_parts_of_two_models_are_refused(cluster, tmp_path):
     in_parts(tmp_path / "one", 1)
-    in_parts(tmp_path / "two", 1, model=ModelIdentity("9c" * 32, "large boq"))
+    in_parts(tmp_path / "two", 1, model=OTHER)
     with pytest.raises(ValueError, match="is an index of large boq"):
         Parts([tmp_path / "one", tmp_path / "two"])
 

@@ -348,3 +348,9 @@ def test_whether_it_can_tell_when_it_is_right(images, tmp_path):
     write_run(tmp_path / "unlabelled", images=images, labelled=False)
     assert "a confidence needs at least 10 of each" in words(report_of(tmp_path / "few")[0])
     assert "which answers are right is not known" in words(report_of(tmp_path / "unlabelled")[0])
+
+
+def test_what_a_search_is_called_is_no_formula(images, tmp_path):
+    """matplotlib takes $ for one, and fails at a wrong one."""
+    write_run(tmp_path / "run", images=images, protocol=r"L2, $\wrong$")
+    assert "L2, $\\wrong$" in report_of(tmp_path / "run")[0].partition("<svg")[2].partition("</svg>")[0]

@@ -8,6 +8,7 @@ import sys
 import faiss
 import numpy as np
 import pytest
+from made_up import MODEL, OTHER, tied_codes
 from scripts import error_of
 
 from utils import export as export_module
@@ -15,16 +16,13 @@ from utils.export import export, main
 from utils.search import STORES, ModelIdentity, TwoStageIndex
 from utils.search.lancedb_search import Exported, merged
 
-MODEL, OTHER = ModelIdentity("3f" * 32, "base gem"), ModelIdentity("9c" * 32, "large boq")
 N, DIM, QUERIES = 600, 48, 7
 
 
 def rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of 64 bits, of which 10 vary, so that every rank is tied, and unit floats, of which some are the same."""
+    """Tied codes, and unit floats, of which some are the same."""
     rng = np.random.default_rng(seed)
-    codes = np.zeros((n, 8), np.uint8)
-    codes[:, 0] = rng.integers(0, 256, n)
-    codes[:, 1] = rng.integers(0, 4, n)
+    codes = tied_codes(n, rng)
     floats = rng.standard_normal((n, DIM), np.float32)
     floats[: n // 3] = floats[n // 3: 2 * (n // 3)]
     return codes, floats / np.linalg.norm(floats, axis=1, keepdims=True)
