@@ -25,7 +25,7 @@ from ..files import temporary_path
 from ..listing import TOY_MANIFEST
 from ..readers.image_names import ImageName
 from ..training.tables import COLUMNS, place_and_path
-from .places import Place, draw_place
+from .places import Place, draw_details, draw_place
 from .street import CONDITIONS, HEIGHT, WIDTH, View, render
 
 VERSION = 1  # of the drawings: raise it whenever the same seed would give other images
@@ -33,9 +33,12 @@ TRAINING_CITIES = ("Boston", "Lisbon", "Osaka", "PRS")
 BENCHMARKS = (("pitts30k", "val"), ("pitts30k", "test"), ("msls", "val"), ("msls", "test"))
 TRIPLETS = ("pitts30k", "train")  # in the same layout, for training by coordinates
 
+LATER = {"triplet_places": 0, "lookalikes": 1}  # parameters that manifests did not always have
+
 _NOTE = ("Images drawn by datasets/toy_city, not photographs. The folders borrow the names and layouts of GSV-Cities, "
          "Pitts30k and MSLS; no image, place or coordinate comes from them.")
 _ZONE, _LETTER, _EAST, _NORTH = 31, "T", 400000.0, 5000000.0  # a made-up origin
+_ESTATES = 2**32  # a number that no place has: streams of buildings that look-alikes share
 _SPACING = 80.0  # metres between places
 
 
@@ -45,6 +48,8 @@ class Parameters:
 
     train_images, database_images and query_images are for each place, val_places and test_places for each benchmark.
     triplet_places are those of TRIPLETS, which few need and which take their time.
+    lookalikes is how many places, far from each other in one city, have the same buildings: these differ in doors,
+    signs, balconies and blind windows, and in what stands before and behind them.
     """
 
     seed: int = 0
@@ -55,6 +60,7 @@ class Parameters:
     database_images: int = 3
     query_images: int = 1
     triplet_places: int = 0
+    lookalikes: int = 1
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "triplet_places": 0, "train_places": len(TRAINING_CITIES), "train_images": 4}
@@ -68,8 +74,14 @@ class Parameters:
         return [("gsv_cities", "train", self.train_places), *benchmarks, (*TRIPLETS, self.triplet_places)]
 
     def record(self) -> dict[str, int]:
-        """As in the manifest, where triplets are named if there are any: a city without them is the same as ever."""
-        return {name: value for name, value in asdict(self).items() if value or name != "triplet_places"}
+        """As in the manifest, without LATER ones that are at their default: such a city is the same as ever."""
+        return {name: value for name, value in asdict(self).items() if LATER.get(name) != value}
+
+    def estate(self, stream: int, number: int) -> list[int]:
+        """Of the place of this number: its city, and which of the city's buildings it shares with its look-alikes."""
+        cities = len(TRAINING_CITIES) if stream == 0 else 1
+        places = -(-self.streams()[stream][2] // cities)
+        return [number % cities, number // cities % -(-places // self.lookalikes)]
 
     def image_counts(self) -> dict[str, int]:
         """Images by folder, relative to the root."""
@@ -135,6 +147,11 @@ def draw_set_place(parameters: Parameters, split: str, stream: int, number: int)
     """
     rng = np.random.default_rng([parameters.seed, stream, number])
     place = draw_place(rng, split)
+    if parameters.lookalikes > 1:
+        shared = np.random.default_rng([parameters.seed, stream, _ESTATES, *parameters.estate(stream, number)])
+        buildings = draw_place(shared, split)
+        place = place._replace(left=buildings.left, facades=tuple(
+            draw_details(rng, facade, split) for facade in buildings.facades))
     if stream == 0:
         conditions = [("day", "night", "dusk", "snow")[i % 4] for i in range(parameters.train_images)]
     else:
@@ -199,7 +216,7 @@ def _check_existing(folder: Path, parameters: Parameters) -> None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{folder / TOY_MANIFEST} is not what a toy city has: {advice}") from None
     wanted = {"version": VERSION, **asdict(parameters)}
-    found.setdefault("triplet_places", 0)
+    found = LATER | found
     if found != wanted:
         differing = (f"{name} {found.get(name)} instead of {value}" for name, value in wanted.items()
                      if found.get(name) != value)

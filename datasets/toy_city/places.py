@@ -122,6 +122,17 @@ def draw_facade(rng: np.random.Generator, family: str, split: str) -> Facade:
             return facade
 
 
+def draw_details(rng: np.random.Generator, facade: Facade, split: str) -> Facade:
+    """The same building with other details, among those that belong to the split: door, signs, balconies, windows."""
+    while True:
+        other = facade._replace(
+            accent=int(rng.integers(len(ACCENTS))), door=int(rng.integers(facade.bays)),
+            balconies=int(rng.choice([0, 0, 1, 2, 3, 7])), blanks=int(rng.choice([0, 0, 0, 1, 2, 4])),
+            word=int(rng.integers(2**31)))
+        if split_of(other.key) == split:
+            return other
+
+
 def draw_place(rng: np.random.Generator, split: str) -> Place:
     """Draw a place: neighbours are often of one family, so that streets resemble each other."""
     families = rng.choice(list(FAMILIES), 3, replace=False)

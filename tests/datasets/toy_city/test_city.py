@@ -128,6 +128,36 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(city, tmp_path)
     assert table == "f0bbbdc17992a232d4bc88b41b770db28baaa30c671a00512e7d47833809ee15"
 
 
+def test_lookalikes_share_their_buildings_far_apart_in_one_city_and_differ_in_details():
+    wanted = Parameters(train_places=50, test_places=11, lookalikes=4)
+    for split, stream, places in (("train", 0, 50), ("test", 2, 11)):
+        estates = {}
+        for number in range(places):
+            place, images = draw_set_place(wanted, split, stream, number)
+            estates.setdefault(tuple(wanted.estate(stream, number)), []).append((place, images[0]))
+        assert {len(members) for members in estates.values()} <= {3, 4} and len(estates) * 3 <= places
+        fixed = ("family", "wall", "trim", "window", "roof", "ground", "floors", "bays", "roof_colour", "bay_width")
+        looks = [{tuple(getattr(facade, name) for facade in place.facades for name in fixed) for place, _ in members}
+                 for members in estates.values()]
+        assert all(len(one) == 1 for one in looks) and len(set.union(*looks)) == len(estates)
+        for members in estates.values():
+            assert len({place.facades for place, _ in members}) == len(members)  # told apart by details
+            assert all(split_of(facade.key) == split for place, _ in members for facade in place.facades)
+            away = [math.dist((a.east, a.north), (b.east, b.north))
+                    for i, (_, a) in enumerate(members) for _, b in members[i + 1:]]
+            assert min(away) > 100
+
+
+@pytest.mark.slow
+def test_a_harder_edition_is_another_city_and_says_so(city, tmp_path):
+    main([str(tmp_path / "hard"), "--lookalikes", "2", *(f"--{name}={value}" for name, value in SMALL.items())])
+    assert json.loads((tmp_path / "hard" / "TOY_CITY.json").read_text())["parameters"]["lookalikes"] == 2
+    with pytest.raises(ValueError, match=r"holds another toy city \(lookalikes 2 instead of 1\)"):
+        build_toy_city(tmp_path / "hard", **SMALL)
+    with pytest.raises(ValueError, match=r"holds another toy city \(lookalikes 1 instead of 2\)"):
+        build_toy_city(city, **SMALL, lookalikes=2)
+
+
 @pytest.mark.slow
 def test_places_for_triplets_are_a_split_more_and_change_no_other_file(city, tmp_path):
     folder = build_toy_city(tmp_path / "city", **SMALL, triplet_places=3, workers=1)
