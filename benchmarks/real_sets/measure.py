@@ -21,11 +21,15 @@ Recalls = list[float]  # in percent, at RECALLS
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A trained model as a line of a table; stage "first_stage" (binary codes alone) or "final"."""
+    """A trained model as a line of a table; stage "first_stage" (binary codes alone) or "final".
+
+    words  of its evaluations, beside those that all share
+    """
 
     name: str
     model: Model
     stage: str = "final"
+    words: tuple[str, ...] = ()
 
 
 def without_learning(place: Place) -> dict[str, dict[str, Recalls]]:
@@ -55,11 +59,11 @@ class Trainer:
 
     def ask(self, rows: Iterable[Row], seeds: Sequence[int], *, test_sets: Sequence[str]) -> None:
         """Queues what the rows need on these sets, trainings before evaluations."""
-        models = [(row.model, seed) for row in rows for seed in seeds]
-        for model, seed in models:
-            if model.places != PLACES:
-                write_subset(self.place, model.places, seed)
-        steps = [evaluation(model, seed, name, self.place) for model, seed in models
+        wanted = [(row, seed) for row in rows for seed in seeds]
+        for row, seed in wanted:
+            if row.model.places != PLACES:
+                write_subset(self.place, row.model.places, seed)
+        steps = [evaluation(row.model, seed, name, self.place, row.words) for row, seed in wanted
                  for name in test_sets]
         chains = [step.chain for step in steps]
         for depth in range(max(map(len, chains), default=0)):
@@ -72,25 +76,27 @@ class Trainer:
             self._futures[step.after].result()  # which was queued before
         return self.runner.results(step)
 
-    def results(self, model: Model, seed: int, test_set: str) -> Path:
+    def results(self, row: Row, seed: int, test_set: str) -> Path:
         """The results.json of what was asked for. Raises Failed where its command failed."""
-        return self._futures[evaluation(model, seed, test_set, self.place)].result()
+        return self._futures[evaluation(row.model, seed, test_set, self.place, row.words)].result()
 
     def recalls(self, row: Row, seed: int, test_set: str) -> Recalls:
-        recalls = json.loads(self.results(row.model, seed, test_set).read_text())["recalls"][row.stage]
+        recalls = json.loads(self.results(row, seed, test_set).read_text())["recalls"][row.stage]
         return [recalls[str(k)] for k in RECALLS]
 
     def runs(self, row: Row, seeds: Sequence[int], test_set: str) -> list[Path]:
         """Run folders."""
-        return [self.results(row.model, seed, test_set).parent for seed in seeds]
+        return [self.results(row, seed, test_set).parent for seed in seeds]
 
     def samples(self) -> dict[str, dict[str, Recalls]]:
-        """Everything that was measured so far: "model/seed/set" -> recalls of each stage at RECALLS."""
+        """Everything that was measured so far: "model/seed/set", and the evaluation's further words -> recalls of
+        each stage at RECALLS."""
         found = {}
         for step, future in self._futures.items():
             if future.done() and not future.cancelled() and future.exception() is None:
                 results = json.loads(future.result().read_text())
-                name = "/".join((*Path(step.name).parts[:2], results["dataset"]))
+                *of, what = Path(step.name).parts
+                name = "/".join((*of, results["dataset"] if what == "train" else what))
                 found[name] = {stage: [recalls[str(k)] for k in RECALLS]
                                for stage, recalls in results["recalls"].items() if recalls}
         return dict(sorted(found.items()))

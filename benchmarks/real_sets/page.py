@@ -130,7 +130,7 @@ def ranks(rows: Sequence[tuple[str, int, Row]], trainer: Trainer, seed: int) -> 
     """Of the last state of trainings that ended after so many epochs; rows: (start, epochs, row)."""
     lines = []
     for name, epochs, row in rows:
-        state = trainer.results(row.model, seed, TEST_SET).with_name("last_model.pth")
+        state = trainer.results(row, seed, TEST_SET).with_name("last_model.pth")
         found = list(reductions(read_checkpoint(state)))
         lines.append((name, epochs, *rank_cells(found)))
     return table(("start", "epochs", "reductions with all rows equal", "distinct rows, 1e-6 apart", "effective rank",

@@ -26,16 +26,20 @@ ENOUGH_QUERIES = 50  # one is worth two points then
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
     """What a model learns from, and the sets whose val split chooses its best epoch and whose test split ends its
-    training; no cities: all."""
+    training; no cities: all.
+
+    drawn  a folder of `Place.out` with a toy city; none: photographs
+    """
 
     training_set: str
     cities: tuple[str, ...] = ()
     val: str
     test: str
+    drawn: str = ""
 
 
 PHOTOGRAPHS = World(training_set=TRAINING_SET, cities=CITIES, val=TEST_SET, test=TEST_SET)
-DRAWN = World(training_set="gsv_cities", val="msls", test="pitts30k")  # of the toy city
+DRAWN = World(training_set="gsv_cities", val="msls", test="pitts30k", drawn="toy_city")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class Model:
     places  of the training set: so many are drawn by the seed
     start   whose best weights it begins with
     world   DRAWN: everything on the toy city
+    size    of its images' sides, in pixels
     """
 
     name: str
@@ -62,6 +67,7 @@ class Model:
     places: int = PLACES
     start: "Model | None" = None
     world: World = PHOTOGRAPHS
+    size: int = SIZE
 
     @property
     def on_toy_city(self) -> "Model":
@@ -128,11 +134,11 @@ class Place:
 
     @property
     def toy_city(self) -> Path:
-        return self.out / "toy_city"
+        return self.out / DRAWN.drawn
 
     def root(self, world: World) -> Path:
         """The folder of its sets."""
-        return self.real if world is PHOTOGRAPHS else self.toy_city
+        return self.out / world.drawn if world.drawn else self.real
 
     @property
     def test_sets(self) -> list[str]:
@@ -163,27 +169,28 @@ def training(model: Model, seed: int, place: Place) -> Step:
     else:
         cities = ("--cities", *world.cities) if world.cities else ()
         own = ("--set", *model.fields, "recompute=false", *data, *cities, *learning, "--lr_halving", str(HALVING),
-               "--seed", str(seed), "--val_datasets", world.val, "--train_resize", str(SIZE), str(SIZE))
-    words = (model.script, *start, *model.words, *own, *_images(world.test, root))
+               "--seed", str(seed), "--val_datasets", world.val, "--train_resize", *2 * [str(model.size)])
+    words = (model.script, *start, *model.words, *own, *images(model, world.test, root))
     return Step(out=place.out, name=f"{model.name}/seed{seed}/train", command=words, machine=MACHINE, after=after)
 
 
-def evaluation(model: Model, seed: int, test_set: str, place: Place) -> Step:
-    """Of the model's best weights; the training itself for its own test set."""
+def evaluation(model: Model, seed: int, test_set: str, place: Place, words: tuple[str, ...] = ()) -> Step:
+    """Of the model's best weights; the training itself for its own test set, unless there are further words."""
     trained = training(model, seed, place)
-    if test_set == model.world.test:
+    if test_set == model.world.test and not words:
         return trained
-    words = (model.script.replace("train", "eval"), "--resume", str(trained.best_model),
-             *_images(test_set, place.root(model.world)))
-    return Step(out=place.out, name=f"{model.name}/seed{seed}/{test_set}", command=words, machine=MACHINE,
-                after=trained)
+    command = (model.script.replace("train", "eval"), "--resume", str(trained.best_model),
+               *images(model, test_set, place.root(model.world)), *words)
+    name = f"{model.name}/seed{seed}/{test_set}{''.join(words).replace('--', '-')}"
+    return Step(out=place.out, name=name, command=command, machine=MACHINE, after=trained)
 
 
 MACHINE = ("--num_workers", "0", "--device", "cpu")
 
 
-def _images(test_set: str, root: Path) -> Sequence[str]:
-    return ("--datasets_folder", str(root), "--dataset_name", test_set, "--resize", str(SIZE), str(SIZE),
+def images(model: Model, test_set: str, root: Path) -> Sequence[str]:
+    """Words of any script that evaluates."""
+    return ("--datasets_folder", str(root), "--dataset_name", test_set, "--resize", *2 * [str(model.size)],
             "--infer_batch_size", "64")
 
 

@@ -1,0 +1,1 @@
+"""What goes beyond the paper, measured on a harder toy city and on small sets of real photographs."""
