@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..real_sets.measure import Row
-from ..real_sets.plan import OURS, OURS_BINARY, PLACEMENT, Model, World
+from ..real_sets.plan import OURS, OURS_BINARY, PLACEMENT, SIZE, Model, World
 
 HARD_CITY = {"train_places": 800, "val_places": 120, "test_places": 240, "lookalikes": 4}
 CITY = World(training_set="gsv_cities", val="msls", test="pitts30k", drawn="hard_city")
@@ -11,6 +11,7 @@ CITY_EPOCHS = 4  # of twice the places and more
 LENGTHS = (64, 128, 256, 512)  # bits of codes, and values of float descriptors
 NESTED = ",".join(map(str, LENGTHS))
 STUDENT_SIZE = 80  # a quarter of the teacher's patches
+SIZES_IN_CITY = {SIZE: 112, STUDENT_SIZE: 64}  # of images that are drawn 126 pixels high
 
 CODES = Model(name="codes", script="train_hashing.py")
 
@@ -22,6 +23,7 @@ def with_fields(model: Model, suffix: str, *fields: str) -> Model:
 def in_city(model: Model) -> Model:
     """The same training there."""
     return dataclasses.replace(model, name=f"city-{model.name}", world=CITY, epochs=CITY_EPOCHS,
+                               size=SIZES_IN_CITY[model.size],
                                start=model.start and in_city(model.start))
 
 
