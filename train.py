@@ -6,7 +6,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
 
 from eval import evaluator
-from losses import mine_pairs, multi_similarity_loss
+from losses import distillation_loss, float_prefixes, mine_pairs, multi_similarity_loss
 from utils import cli
 from utils.data import training_loader, validation_and_test_sets
 from utils.device import seed_everything
@@ -40,9 +40,14 @@ def main(argv: list[str] | None = None) -> None:
             with training.autocast():
                 descriptors = training.network(images, branches=("float",)).floating
             descriptors, labels = gather(descriptors, labels)  # the whole batch, under torchrun
-            pairs = mine_pairs(descriptors, labels, epsilon=0.1)
-            loss = multi_similarity_loss(descriptors, pairs, alpha=1.0, beta=50.0, base=0.0)
-            training.step(loss)
+            loss, parts = 0.0, {}
+            for f in float_prefixes(descriptors, config.float_lengths):  # the whole descriptor, or nested ones too
+                pairs = mine_pairs(f, labels, epsilon=0.1)
+                loss = loss + multi_similarity_loss(f, pairs, alpha=1.0, beta=50.0, base=0.0)
+            if config.nested_distillation:
+                parts["distillation"] = distillation_loss(descriptors, config.float_lengths)
+                loss = loss + config.nested_distillation * parts["distillation"]
+            training.step(loss, **parts)
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
 

@@ -6,7 +6,14 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
 
 from eval_hashing import evaluator
-from losses import ablated_hashing_losses, mine_pairs, multi_similarity_loss, similarity_constrained_loss
+from losses import (
+    ablated_hashing_losses,
+    code_prefixes,
+    distillation_loss,
+    mine_pairs,
+    multi_similarity_loss,
+    similarity_constrained_loss,
+)
 from utils import cli
 from utils.data import training_loader, validation_and_test_sets
 from utils.device import seed_everything
@@ -40,15 +47,22 @@ def main(argv: list[str] | None = None) -> None:
             with training.autocast():
                 out = training.network(images, branches=("binary",))
             relaxed, binary, labels = gather(out.relaxed, out.binary, labels)  # the whole batch, under torchrun
-            if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), the gradient through both
-                pairs = mine_pairs(binary, labels, epsilon=0.1)
-                metric = multi_similarity_loss(binary, pairs, alpha=1.0, beta=50.0, base=0.0)
-                quantization = similarity_constrained_loss(relaxed, binary, pairs, fraction=config.pair_fraction)
-            else:  # the other methods of Table XI
-                metric, quantization = ablated_hashing_losses(config.hashing, relaxed, binary, labels,
-                                                              fraction=config.pair_fraction)
-            loss = metric + config.quantization_weight * quantization
-            training.step(loss, metric=metric, quantization=quantization)
+            terms = []
+            for h, b in code_prefixes(relaxed, binary, config.code_lengths):  # the whole code, or nested ones too
+                if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), the gradient through both
+                    pairs = mine_pairs(b, labels, epsilon=0.1)
+                    metric = multi_similarity_loss(b, pairs, alpha=1.0, beta=50.0, base=0.0)
+                    quantization = similarity_constrained_loss(h, b, pairs, fraction=config.pair_fraction)
+                else:  # the other methods of Table XI
+                    metric, quantization = ablated_hashing_losses(config.hashing, h, b, labels,
+                                                                  fraction=config.pair_fraction)
+                terms.append((metric, quantization))
+            metric, quantization = map(sum, zip(*terms, strict=True))
+            loss, parts = metric + config.quantization_weight * quantization, {}
+            if config.nested_distillation:
+                parts["distillation"] = distillation_loss(relaxed, config.code_lengths)
+                loss = loss + config.nested_distillation * parts["distillation"]
+            training.step(loss, metric=metric, quantization=quantization, **parts)
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])
 

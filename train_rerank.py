@@ -9,7 +9,15 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
 
 from eval_rerank import evaluator
-from losses import ablated_hashing_losses, mine_pairs, multi_similarity_loss, similarity_constrained_loss
+from losses import (
+    ablated_hashing_losses,
+    code_prefixes,
+    distillation_loss,
+    float_prefixes,
+    mine_pairs,
+    multi_similarity_loss,
+    similarity_constrained_loss,
+)
 from model import BRANCHES
 from utils import cli
 from utils.data import training_loader, validation_and_test_sets
@@ -48,20 +56,32 @@ def main(argv: list[str] | None = None) -> None:
             floating, relaxed, binary, labels = gather(out.floating, out.relaxed, out.binary, labels)
             loss, parts = 0.0, {}
             if "binary" in config.learning:
-                if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), the gradient through both
-                    pairs = mine_pairs(binary, labels, epsilon=0.1)
-                    metric = multi_similarity_loss(binary, pairs, alpha=1.0, beta=50.0, base=0.0)
-                    quantization = similarity_constrained_loss(relaxed, binary, pairs, fraction=config.pair_fraction)
-                else:  # the other methods of Table XI
-                    metric, quantization = ablated_hashing_losses(config.hashing, relaxed, binary, labels,
-                                                                  fraction=config.pair_fraction)
+                terms = []
+                for h, b in code_prefixes(relaxed, binary, config.code_lengths):  # the whole code, or nested ones too
+                    if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), gradient through both
+                        pairs = mine_pairs(b, labels, epsilon=0.1)
+                        metric = multi_similarity_loss(b, pairs, alpha=1.0, beta=50.0, base=0.0)
+                        quantization = similarity_constrained_loss(h, b, pairs, fraction=config.pair_fraction)
+                    else:  # the other methods of Table XI
+                        metric, quantization = ablated_hashing_losses(config.hashing, h, b, labels,
+                                                                      fraction=config.pair_fraction)
+                    terms.append((metric, quantization))
+                metric, quantization = map(sum, zip(*terms, strict=True))
                 loss = metric + config.quantization_weight * quantization
                 parts |= {"metric": metric, "quantization": quantization}
+                if config.nested_distillation:
+                    parts["distillation"] = distillation_loss(relaxed, config.code_lengths)
+                    loss = loss + config.nested_distillation * parts["distillation"]
             if "float" in config.learning:
-                pairs = mine_pairs(floating, labels, epsilon=0.1)
-                float_metric = multi_similarity_loss(floating, pairs, alpha=1.0, beta=50.0, base=0.0)
+                float_metric = 0.0
+                for f in float_prefixes(floating, config.float_lengths):  # the same of the descriptor
+                    pairs = mine_pairs(f, labels, epsilon=0.1)
+                    float_metric = float_metric + multi_similarity_loss(f, pairs, alpha=1.0, beta=50.0, base=0.0)
                 loss = loss + float_metric
                 parts |= {"float_metric": float_metric}
+                if config.nested_distillation:
+                    parts["float_distillation"] = distillation_loss(floating, config.float_lengths)
+                    loss = loss + config.nested_distillation * parts["float_distillation"]
             training.step(loss, **parts)
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])

@@ -151,6 +151,10 @@ class ModelConfig:
     hashing              loss of the binary branch, see losses/ablations.py (Table XI)
     quantization_weight  lambda of equations 12 and 15
     pair_fraction        share of the mined pairs in the quantization loss
+    nested_bits          lengths of codes that learn to be cut, as 64,128,256,512: the losses are summed over these
+                         prefixes, see losses/nested.py; multiples of 8, ascending, the last is code_bits
+    nested_floats        the same of the float descriptor; the last is float_dim
+    nested_distillation  weight of what a shorter prefix learns from the next longer one
     order                how two branches are trained (section III-C): "float-binary", "binary-float" or "joint"
     recompute            training keeps the inputs of adapters and heads alone and computes the rest again for the
                          gradient; False, as published: everything is kept, equal results in some six times the memory
@@ -171,6 +175,9 @@ class ModelConfig:
     hashing: str = "sc+ste"
     quantization_weight: float = 0.1
     pair_fraction: float = 1.0
+    nested_bits: tuple[int, ...] = ()
+    nested_floats: tuple[int, ...] = ()
+    nested_distillation: float = 0.0
     order: str = "float-binary"
     recompute: bool = True
 
@@ -196,8 +203,9 @@ class ModelConfig:
             raise ValueError(f"code_bits {self.code_bits} must be a positive multiple of 8")
         if self.float_dim < 1:
             raise ValueError(f"float_dim {self.float_dim} must be positive")
-        if not 0 <= self.quantization_weight <= sys.float_info.max:
-            raise ValueError(f"quantization_weight {self.quantization_weight} must be a number of at least 0")
+        for field in ("quantization_weight", "nested_distillation"):
+            if not 0 <= getattr(self, field) <= sys.float_info.max:
+                raise ValueError(f"{field} {getattr(self, field)} must be a number of at least 0")
         if not 0 < self.pair_fraction <= 1:
             raise ValueError(f"pair_fraction {self.pair_fraction} must be above 0 and at most 1")
         if self.reduction_dim is None:
@@ -207,6 +215,13 @@ class ModelConfig:
         for field in ("float_dim", "code_bits", "reduction_dim"):
             if getattr(self, field) > LARGEST:
                 raise ValueError(f"{field} {getattr(self, field)} must be at most {LARGEST}")
+        self._check_nested("nested_bits", "binary", self.code_bits, 8)
+        self._check_nested("nested_floats", "float", self.float_dim, 1)
+        if fixed_dim and self.nested_floats:
+            raise ValueError(f"nested_floats {self.nested_floats}: the descriptor of {self.aggregation} cannot be cut; "
+                             "leave them out, or use aggregation 'gem'")
+        if self.nested_distillation and not (self.nested_bits or self.nested_floats):
+            raise ValueError(f"nested_distillation {self.nested_distillation} needs nested_bits or nested_floats")
         _ = self.tuned_blocks, self.taps
         if (self.adapter_start, self.reduction_dim) != (PUBLISHED_START, vit.dim // 32) and not (
                 self.taps and self.adapter == "multiconv"):
@@ -218,6 +233,28 @@ class ModelConfig:
         if self.tuning != "side" and len(branches) > 1 and self.order != "joint":
             raise ValueError(f"tuning {self.tuning!r} with two branches changes the backbone under the branch that is "
                              "already trained; train one branch, or use order 'joint'")
+
+    def _check_nested(self, field: str, branch: str, whole: int, step: int) -> None:
+        lengths = tuple(getattr(self, field))
+        object.__setattr__(self, field, lengths)
+        if not lengths:
+            return
+        if branch not in self.branches:
+            raise ValueError(f"{field} {lengths}: this model has no {branch} branch; leave them out")
+        if (len(lengths) < 2 or any(type(length) is not int or length < 1 or length % step for length in lengths)
+                or list(lengths) != sorted(set(lengths)) or lengths[-1] != whole):
+            kind = f"multiples of {step}" if step > 1 else "whole numbers"
+            raise ValueError(f"{field} {lengths} must be two or more ascending {kind}, of which the last is {whole}")
+
+    @property
+    def code_lengths(self) -> tuple[int, ...]:
+        """Those of the binary code that learn, in bits, ascending; the last is the whole code's."""
+        return self.nested_bits or (self.code_bits,)
+
+    @property
+    def float_lengths(self) -> tuple[int, ...]:
+        """The same of the float descriptor."""
+        return self.nested_floats or (self.float_dim,)
 
     @property
     def vit(self) -> ViT:
@@ -274,7 +311,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict:
         """Plain values only, so that a checkpoint with it loads under weights_only=True."""
-        return {**dataclasses.asdict(self), "branches": list(self.branches)}
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict) -> "ModelConfig":

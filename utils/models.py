@@ -30,7 +30,9 @@ DEFAULT_AGGREGATION = "gem"
 # What decides the modules that a trained branch shares with the one to be trained beside it.
 _SHARED = ("tuning", "placement", "adapter", "adapter_start", "reduction_dim")
 # What may change between a file and a training that goes on from it.
-_OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "recompute")
+_OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "nested_distillation", "recompute")
+# Likewise where the branch learns that may be cut to these lengths.
+_NESTED = {"nested_bits": "binary", "nested_floats": "float"}
 
 
 class Origin(NamedTuple):
@@ -78,9 +80,10 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
     found, held = checkpoint.config, checkpoint.config.branches
     _check_chosen(checkpoint, backbone=backbone)
     if held == branches:
+        may_change = {*_OF_TRAINING, *(name for name, branch in _NESTED.items() if branch in found.learning)}
         _check_chosen(checkpoint, aggregation=aggregation,
-                      **{name: value for name, value in fields.items() if name not in _OF_TRAINING})
-        for name in set(fields) & set(_OF_TRAINING):
+                      **{name: value for name, value in fields.items() if name not in may_change})
+        for name in sorted(fields.keys() & may_change):
             if fields[name] != getattr(found, name):
                 log.warning("%s was %s in %s and is %s now", name, getattr(found, name), path, fields[name])
         return checkpoint, dataclasses.replace(found, **fields)
@@ -88,7 +91,7 @@ def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Che
         raise ValueError(f"--resume {path} holds a {' + '.join(held)} model; this script trains {branches[0]} models")
     # The file's branch stays as it is: what it shares with the new one, or has alone, follows from the file.
     order = f"{held[0]}-{'binary' if held == ('float',) else 'float'}"
-    own = ("float_dim",) if held == ("float",) else ("code_bits",)
+    own = ("float_dim", "nested_floats") if held == ("float",) else ("code_bits", "nested_bits")
     _check_chosen(checkpoint, **{name: fields[name] for name in (*_SHARED, *own) if name in fields})
     if fields.get("order", order) != order:
         origin = "a foundation model: leave --resume out" if fields["order"] == "joint" else "the other branch's file"

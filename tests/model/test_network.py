@@ -1,6 +1,7 @@
 """The network against its description in double precision (tests/oracle.py), naive loops, and its own promises."""
 
 import itertools
+import json
 import weakref
 
 import numpy as np
@@ -402,6 +403,15 @@ def test_initial_adapters_give_zero_and_copying_copies_statistics(tiny, tiny_wei
     ({"code_bits": 100}, "code_bits 100 must be a positive multiple of 8"),
     ({"code_bits": 0}, "code_bits 0"),
     ({"float_dim": 0}, "float_dim 0"),
+    ({"nested_bits": (60, 512)}, "nested_bits \\(60, 512\\) must be two or more ascending multiples of 8, .* 512"),
+    ({"nested_bits": (64, 256)}, "of which the last is 512"),
+    ({"nested_bits": (64, 64, 512)}, "ascending"),
+    ({"nested_bits": (-8, 512)}, "multiples of 8"),
+    ({"nested_bits": ("64", 512)}, "multiples of 8"),
+    ({"nested_floats": (512,)}, "nested_floats \\(512,\\) must be two or more ascending whole numbers, .* 512"),
+    ({"nested_floats": (0, 512)}, "whole numbers"),
+    ({"nested_floats": (64, 512), "branches": ("binary",)}, "no float branch"),
+    ({"nested_distillation": float("nan"), "nested_bits": (64, 512)}, "nested_distillation nan must be a number"),
 ])
 def test_a_configuration_that_fits_no_model_is_one_clear_error(fields, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -413,6 +423,10 @@ def test_configuration_travels_as_plain_values():
     for backbone, branches in itertools.product(BACKBONES, [("float",), ("binary",), BRANCHES]):
         config = ModelConfig(backbone=backbone, branches=branches)
         assert ModelConfig.from_dict(config.to_dict()) == config
+    nested = ModelConfig(backbone="dinov2-tiny", nested_bits=[64, 512], nested_floats=(8, 512))
+    assert nested.to_dict()["nested_bits"] == [64, 512]
+    assert ModelConfig.from_dict(json.loads(json.dumps(nested.to_dict()))) == nested != TINY
+    assert ModelConfig.from_dict({"backbone": "dinov2-tiny"}) == TINY  # a file from before there was nesting
     assert ModelConfig(backbone="dinov2-tiny", branches=["binary", "float"]) == TINY
     with pytest.raises(AttributeError):
         TINY.code_bits = 8

@@ -3,8 +3,8 @@
 import dataclasses
 import re
 import textwrap
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from model import ModelConfig
 
@@ -57,8 +57,12 @@ VARIANTS: dict[str, Variant] = {
 SETTABLE = {field.name: field.type for field in dataclasses.fields(ModelConfig)
             if field.name not in ("backbone", "branches", "aggregation")}
 LARGEST = 2**20  # a layer so wide takes a gigabyte already
-KINDS = {int: (int, f"a whole number of at most {LARGEST}"), float: (float, "a number"),
-         bool: ({"true": True, "false": False}.__getitem__, "true or false")}
+KINDS: dict[object, tuple[Callable[[str], Any], str]] = {
+    int: (int, f"a whole number of at most {LARGEST}"), float: (float, "a number"),
+    bool: ({"true": True, "false": False}.__getitem__, "true or false"),
+    tuple[int, ...]: (lambda text: tuple(map(int, text.split(","))) if text else (),
+                      "whole numbers, as 64,128,256, or nothing"),
+}
 
 
 def chosen_fields(variant: str | None, assignments: Sequence[str]) -> dict[str, object]:
@@ -84,13 +88,17 @@ def chosen_fields(variant: str | None, assignments: Sequence[str]) -> dict[str, 
     return fields
 
 
+def _said(default: object) -> str:
+    return "the one that fits" if default is None else "none" if default == () else str(default)
+
+
 def listing() -> str:
     """What `--variant help` prints: every variant, then every field with its default."""
     variants = [(name, f"{variant.says} ({variant.source}); {variant.words}") for name, variant in VARIANTS.items()]
     # ModelConfig's docstring is the one place that explains its fields: a name, two spaces or more, and text, which
     # goes on in lines that are indented further.
     explained = dict(re.findall(r"^    (\w+)  +(.*(?:\n     .*)*)", ModelConfig.__doc__, re.MULTILINE))
-    fields = [(field.name, f"{explained[field.name]} (default: {field.default or 'the one that fits'})")
+    fields = [(field.name, f"{explained[field.name]} (default: {_said(field.default)})")
               for field in dataclasses.fields(ModelConfig) if field.name in SETTABLE]
     width = max(len(name) for name, _ in variants + fields) + 4
 

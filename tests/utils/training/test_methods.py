@@ -473,11 +473,13 @@ def test_every_variant_fits_a_backbone_and_every_field_can_be_set():
         "backbone", "branches", "aggregation"}
     words = ["tuning=side", "placement=last:2", "adapter=multiconv", "adapter_start=gaussian", "reduction_dim=3",
              "float_dim=96", "code_bits=64", "hashing=ste", "quantization_weight=0.25", "pair_fraction=0.5",
-             "order=joint", "recompute=false"]
+             "order=joint", "recompute=false", "nested_bits=8,64", "nested_floats=24,48,96", "nested_distillation=0.5"]
     assert {word.split("=")[0] for word in words} == set(SETTABLE)
     config = ModelConfig(backbone=NARROW, **chosen_fields(None, words))
     assert (config.float_dim, config.code_bits, config.quantization_weight) == (96, 64, 0.25)
     assert (config.adapter_start, config.reduction_dim) == ("gaussian", 3)
+    assert (config.code_lengths, config.float_lengths, config.nested_distillation) == ((8, 64), (24, 48, 96), 0.5)
+    assert chosen_fields(None, ["nested_bits="]) == {"nested_bits": ()}  # to go on without
     assert config.recompute is build_model(config).recompute is False
     assert chosen_fields("ste", ["hashing=lc"]) == {"hashing": "lc"}  # a word outranks the variant
     assert ModelConfig.from_dict(config.to_dict()) == config
@@ -493,6 +495,11 @@ def test_every_variant_fits_a_backbone_and_every_field_can_be_set():
     ("--set recompute=no", "recompute is true or false"),
     ("--set quantization_weight=-1", "quantization_weight -1.0 must be a number of at least 0"),
     ("--set pair_fraction=1.5", "pair_fraction 1.5 must be above 0 and at most 1"),
+    ("--set nested_floats=1.5", "nested_floats is whole numbers, as 64,128,256, or nothing"),
+    ("--set nested_floats=256,128,512", "nested_floats (256, 128, 512) must be two or more ascending whole"),
+    ("--set nested_bits=64,512", "nested_bits (64, 512): this model has no binary branch; leave them out"),
+    ("--set nested_distillation=1", "nested_distillation 1.0 needs nested_bits or nested_floats"),
+    ("--aggregation boq --set nested_floats=64,12288", "(64, 12288): the descriptor of boq cannot be cut"),
     ("--set code_bits=100", "code_bits 100 must be a positive multiple of 8"),
     ("--set hashing=lsh", "unknown hashing 'lsh'; choose one of direct, lc, lc-error, sc, ste, sc+ste"),
     ("--variant every-3", "placement 'every:3' does not fit dinov2-tiny (4 blocks)"),
