@@ -14,7 +14,7 @@ from utils.distributed import gather
 from utils.evaluation.results import write_evaluation
 from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
-from utils.training.loop import Training
+from utils.training.places import PlaceTraining
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,14 +24,14 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(options.run, model=config)
     seed_everything(options.seed)
 
-    loader = training_loader(options.data, device=options.device)
+    loader = training_loader(options.data, device=options.device, places=config.places)
     validation_sets, test_set = validation_and_test_sets(options.validation, options.test, options.images)
     evaluate = evaluator(options.evaluation, run.folder)
 
     # A frozen backbone and a side network whose adapters start at zero, so that y_l = x_0 (random ones at random).
     model, origin = model_to_train(checkpoint, config, options.model)
-    training = Training(model, options.training, options.data, run=run, script="train_hashing.py",
-                        origin=origin)
+    training = PlaceTraining(model, options.training, options.data, run=run, script="train_hashing.py",
+                             origin=origin)
     if checkpoint is not None:
         training.resume(checkpoint)
 
@@ -40,13 +40,16 @@ def main(argv: list[str] | None = None) -> None:
             with training.autocast():
                 out = training.network(images, branches=("binary",))
             relaxed, binary, labels = gather(out.relaxed, out.binary, labels)  # the whole batch, under torchrun
-            if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), the gradient through both
-                pairs = mine_pairs(binary, labels, epsilon=0.1)
-                metric = multi_similarity_loss(binary, pairs, alpha=1.0, beta=50.0, base=0.0)
-                quantization = similarity_constrained_loss(relaxed, binary, pairs, fraction=config.pair_fraction)
-            else:  # the other methods of Table XI
-                metric, quantization = ablated_hashing_losses(config.hashing, relaxed, binary, labels,
-                                                              fraction=config.pair_fraction)
+            training.seen(relaxed, labels)
+            metric = quantization = 0.0
+            for h, b, places in training.halves(relaxed, binary, labels):  # the whole batch, unless asked for two parts
+                if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), the gradient through both
+                    pairs = mine_pairs(b, places, epsilon=0.1)
+                    of_part = (multi_similarity_loss(b, pairs, alpha=1.0, beta=50.0, base=0.0),
+                               similarity_constrained_loss(h, b, pairs, fraction=config.pair_fraction))
+                else:  # the other methods of Table XI
+                    of_part = ablated_hashing_losses(config.hashing, h, b, places, fraction=config.pair_fraction)
+                metric, quantization = metric + of_part[0], quantization + of_part[1]
             loss = metric + config.quantization_weight * quantization
             training.step(loss, metric=metric, quantization=quantization)
         training.end_training_pass()

@@ -4,6 +4,7 @@ Or, as the file of --resume and --variant have it, the float branch beside a bin
 """
 
 import signal
+from collections import Counter
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
@@ -18,7 +19,7 @@ from utils.distributed import gather
 from utils.evaluation.results import write_evaluation
 from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
-from utils.training.loop import Training
+from utils.training.places import PlaceTraining
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(options.run, model=config)
     seed_everything(options.seed)
 
-    loader = training_loader(options.data, device=options.device)
+    loader = training_loader(options.data, device=options.device, places=config.places)
     validation_sets, test_set = validation_and_test_sets(options.validation, options.test, options.images)
     evaluate = evaluator(options.evaluation, run.folder, rerank_num=options.rerank_num)
 
@@ -36,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     # trained branch stays as it is. Without a file (--variant joint) both start as in train.py and learn together.
     model, origin = model_to_train(checkpoint, config, options.model)
     model.freeze(*(f"{name}_branch" for name in BRANCHES if name not in config.learning))
-    training = Training(model, options.training, options.data, run=run, script="train_rerank.py",
-                        origin=origin)
+    training = PlaceTraining(model, options.training, options.data, run=run, script="train_rerank.py",
+                             origin=origin)
     if checkpoint is not None and checkpoint.config.branches == BRANCHES:
         training.resume(checkpoint)
 
@@ -46,22 +47,23 @@ def main(argv: list[str] | None = None) -> None:
             with training.autocast():
                 out = training.network(images, branches=config.learning)
             floating, relaxed, binary, labels = gather(out.floating, out.relaxed, out.binary, labels)
-            loss, parts = 0.0, {}
-            if "binary" in config.learning:
-                if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), the gradient through both
-                    pairs = mine_pairs(binary, labels, epsilon=0.1)
-                    metric = multi_similarity_loss(binary, pairs, alpha=1.0, beta=50.0, base=0.0)
-                    quantization = similarity_constrained_loss(relaxed, binary, pairs, fraction=config.pair_fraction)
-                else:  # the other methods of Table XI
-                    metric, quantization = ablated_hashing_losses(config.hashing, relaxed, binary, labels,
-                                                                  fraction=config.pair_fraction)
-                loss = metric + config.quantization_weight * quantization
-                parts |= {"metric": metric, "quantization": quantization}
-            if "float" in config.learning:
-                pairs = mine_pairs(floating, labels, epsilon=0.1)
-                float_metric = multi_similarity_loss(floating, pairs, alpha=1.0, beta=50.0, base=0.0)
-                loss = loss + float_metric
-                parts |= {"float_metric": float_metric}
+            training.seen(floating if relaxed is None else relaxed, labels)
+            parts = Counter()
+            for f, h, b, places in training.halves(floating, relaxed, binary, labels):  # the whole batch, or two parts
+                if "binary" in config.learning:
+                    if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), gradient through both
+                        pairs = mine_pairs(b, places, epsilon=0.1)
+                        parts["metric"] += multi_similarity_loss(b, pairs, alpha=1.0, beta=50.0, base=0.0)
+                        parts["quantization"] += similarity_constrained_loss(h, b, pairs, fraction=config.pair_fraction)
+                    else:  # the other methods of Table XI
+                        metric, quantization = ablated_hashing_losses(config.hashing, h, b, places,
+                                                                      fraction=config.pair_fraction)
+                        parts["metric"] += metric
+                        parts["quantization"] += quantization
+                if "float" in config.learning:
+                    pairs = mine_pairs(f, places, epsilon=0.1)
+                    parts["float_metric"] += multi_similarity_loss(f, pairs, alpha=1.0, beta=50.0, base=0.0)
+            loss = parts["metric"] + config.quantization_weight * parts["quantization"] + parts["float_metric"]
             training.step(loss, **parts)
         training.end_training_pass()
         training.end_epoch([evaluate(model, dataset) for dataset in validation_sets])

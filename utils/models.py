@@ -30,7 +30,7 @@ DEFAULT_AGGREGATION = "gem"
 # What decides the modules that a trained branch shares with the one to be trained beside it.
 _SHARED = ("tuning", "placement", "adapter", "adapter_start", "reduction_dim")
 # What may change between a file and a training that goes on from it.
-_OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "recompute")
+_OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "places", "recompute")
 
 
 class Origin(NamedTuple):
