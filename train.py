@@ -14,7 +14,7 @@ from utils.distributed import gather
 from utils.evaluation.results import write_evaluation
 from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
-from utils.training.loop import Training
+from utils.training.places import PlaceTraining
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,14 +24,14 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(options.run, model=config)
     seed_everything(options.seed)
 
-    loader = training_loader(options.data, device=options.device)
+    loader = training_loader(options.data, device=options.device, places=config.places)
     validation_sets, test_set = validation_and_test_sets(options.validation, options.test, options.images)
     evaluate = evaluator(options.evaluation, run.folder)
 
     # A frozen backbone and a side network whose adapters start at zero, so that y_l = x_0 (random ones at random).
     # Under --variant full, partial or selavpr-global it is the backbone itself that learns.
     model, origin = model_to_train(checkpoint, config, options.model)
-    training = Training(model, options.training, options.data, run=run, script="train.py", origin=origin)
+    training = PlaceTraining(model, options.training, options.data, run=run, script="train.py", origin=origin)
     if checkpoint is not None:
         training.resume(checkpoint)
 
@@ -40,10 +40,12 @@ def main(argv: list[str] | None = None) -> None:
             with training.autocast():
                 descriptors = training.network(images, branches=("float",)).floating
             descriptors, labels = gather(descriptors, labels)  # the whole batch, under torchrun
+            training.seen(descriptors, labels)
             loss, parts = 0.0, {}
-            for f in float_prefixes(descriptors, config.float_lengths):  # the whole descriptor, or nested ones too
-                pairs = mine_pairs(f, labels, epsilon=0.1)
-                loss = loss + multi_similarity_loss(f, pairs, alpha=1.0, beta=50.0, base=0.0)
+            for part, places in training.halves(descriptors, labels):  # one part, the whole batch, unless asked for two
+                for f in float_prefixes(part, config.float_lengths):  # the whole descriptor, or nested ones too
+                    pairs = mine_pairs(f, places, epsilon=0.1)
+                    loss = loss + multi_similarity_loss(f, pairs, alpha=1.0, beta=50.0, base=0.0)
             if config.nested_distillation:
                 parts["distillation"] = distillation_loss(descriptors, config.float_lengths)
                 loss = loss + config.nested_distillation * parts["distillation"]

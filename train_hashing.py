@@ -21,7 +21,7 @@ from utils.distributed import gather
 from utils.evaluation.results import write_evaluation
 from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
-from utils.training.loop import Training
+from utils.training.places import PlaceTraining
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,14 +31,14 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(options.run, model=config)
     seed_everything(options.seed)
 
-    loader = training_loader(options.data, device=options.device)
+    loader = training_loader(options.data, device=options.device, places=config.places)
     validation_sets, test_set = validation_and_test_sets(options.validation, options.test, options.images)
     evaluate = evaluator(options.evaluation, run.folder)
 
     # A frozen backbone and a side network whose adapters start at zero, so that y_l = x_0 (random ones at random).
     model, origin = model_to_train(checkpoint, config, options.model)
-    training = Training(model, options.training, options.data, run=run, script="train_hashing.py",
-                        origin=origin)
+    training = PlaceTraining(model, options.training, options.data, run=run, script="train_hashing.py",
+                             origin=origin)
     if checkpoint is not None:
         training.resume(checkpoint)
 
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
             with training.autocast():
                 out = training.network(images, branches=("binary",))
             relaxed, binary, labels = gather(out.relaxed, out.binary, labels)  # the whole batch, under torchrun
+            training.seen(relaxed, labels)
             terms = []
             for h, b in code_prefixes(relaxed, binary, config.code_lengths):  # the whole code, or nested ones too
                 if config.hashing == "sc+ste":  # L = L_MS(b) + lambda L_Q(h, b), b = sign(h), the gradient through both

@@ -4,7 +4,6 @@ Or, as the file of --resume and --variant have it, the float branch beside a bin
 """
 
 import signal
-
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
 
@@ -26,7 +25,7 @@ from utils.distributed import gather
 from utils.evaluation.results import write_evaluation
 from utils.models import model_to_train, read_resume
 from utils.run import Run, exit_with
-from utils.training.loop import Training
+from utils.training.places import PlaceTraining
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(options.run, model=config)
     seed_everything(options.seed)
 
-    loader = training_loader(options.data, device=options.device)
+    loader = training_loader(options.data, device=options.device, places=config.places)
     validation_sets, test_set = validation_and_test_sets(options.validation, options.test, options.images)
     evaluate = evaluator(options.evaluation, run.folder, rerank_num=options.rerank_num)
 
@@ -44,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     # trained branch stays as it is. Without a file (--variant joint) both start as in train.py and learn together.
     model, origin = model_to_train(checkpoint, config, options.model)
     model.freeze(*(f"{name}_branch" for name in BRANCHES if name not in config.learning))
-    training = Training(model, options.training, options.data, run=run, script="train_rerank.py",
-                        origin=origin)
+    training = PlaceTraining(model, options.training, options.data, run=run, script="train_rerank.py",
+                             origin=origin)
     if checkpoint is not None and checkpoint.config.branches == BRANCHES:
         training.resume(checkpoint)
 
@@ -54,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             with training.autocast():
                 out = training.network(images, branches=config.learning)
             floating, relaxed, binary, labels = gather(out.floating, out.relaxed, out.binary, labels)
+            training.seen(floating if relaxed is None else relaxed, labels)
             loss, parts = 0.0, {}
             if "binary" in config.learning:
                 terms = []

@@ -13,6 +13,7 @@ BRANCHES = ("float", "binary")
 LARGEST = 2**31 - 1  # of a number that sizes weights: torch counts their bytes in 64 bits
 HASHING_METHODS = ("direct", "lc", "lc-error", "sc", "ste", "sc+ste")
 ORDERS = ("float-binary", "binary-float", "joint")
+PLACES = ("paper", "hard", "hard-halves")
 
 
 class Family(NamedTuple):
@@ -156,6 +157,9 @@ class ModelConfig:
     nested_floats        the same of the float descriptor; the last is float_dim
     nested_distillation  weight of what a shorter prefix learns from the next longer one
     order                how two branches are trained (section III-C): "float-binary", "binary-float" or "joint"
+    places               which places meet in a training batch. "paper": any of a city; "hard": half of a batch are such
+                         as looked alike in the epoch before, 100 m apart and more; "hard-halves": likewise, and the
+                         losses of both halves are added up
     recompute            training keeps the inputs of adapters and heads alone and computes the rest again for the
                          gradient; False, as published: everything is kept, equal results in some six times the memory
 
@@ -179,6 +183,7 @@ class ModelConfig:
     nested_floats: tuple[int, ...] = ()
     nested_distillation: float = 0.0
     order: str = "float-binary"
+    places: str = "paper"
     recompute: bool = True
 
     def __post_init__(self):
@@ -197,7 +202,7 @@ class ModelConfig:
         if fixed_dim not in (None, self.float_dim):
             raise ValueError(f"float_dim {self.float_dim}: the descriptor of {self.aggregation} has {fixed_dim}")
         for field, choices in (("adapter", ADAPTERS), ("adapter_start", ADAPTER_STARTS), ("hashing", HASHING_METHODS),
-                               ("order", ORDERS)):
+                               ("order", ORDERS), ("places", PLACES)):
             check_choice(field, getattr(self, field), choices)
         if self.code_bits < 8 or self.code_bits % 8:
             raise ValueError(f"code_bits {self.code_bits} must be a positive multiple of 8")

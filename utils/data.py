@@ -15,6 +15,7 @@ from datasets import (
     PATCH,
     PROTOCOLS,
     TRAINING_SETS,
+    VALIDATION_CITIES,
     VARYING_SIZES,
     BenchmarkDataset,
     CityBatchSampler,
@@ -29,7 +30,9 @@ from datasets import (
     read_file_lists,
     resolve,
     training_transform,
+    whole_city,
 )
+from model import ModelConfig
 
 from .distributed import processes
 from .loader import ImageLoader
@@ -141,11 +144,12 @@ def training_set(training_dataset: str, datasets_folder: Path) -> tuple[Path, Se
     return folder, cities
 
 
-def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
+def training_loader(data: TrainingData, *, device: torch.device, places: str = ModelConfig.places) -> DataLoader:
     """Batches (images (P*K, 3, H, W) uint8, labels (P*K,)) of P places with K images each, mostly of one city.
 
-    P is this process's share of `data.places_per_batch`. Raises what `PlaceDataset` and `CityBatchSampler` do, and
-    ValueError where no batch would have a pair of images to bring together and one to keep apart.
+    P is this process's share of `data.places_per_batch`; `places` of the model's configuration. Raises what
+    `PlaceDataset` and `CityBatchSampler` do, and ValueError where no batch would have a pair of images to bring
+    together and one to keep apart, or, where places are hard, no family, or one of a city by which models are chosen.
     """
     for option, value, what in (("--images_per_place", data.images_per_place, "images of a place are brought together"),
                                 ("--train_batch_size", data.places_per_batch, "places of a batch are kept apart")):
@@ -154,6 +158,14 @@ def training_loader(data: TrainingData, *, device: torch.device) -> DataLoader:
     folder, all_cities = training_set(data.training_dataset, data.datasets_folder)
     dataset = PlaceDataset(folder, cities=data.cities or all_cities, images_per_place=data.images_per_place,
                            seed=data.seed, transform=training_transform(data.size))
+    if places != "paper":
+        held_out = [city for city in dataset.cities if whole_city(city) in VALIDATION_CITIES]
+        if held_out:
+            raise ValueError(f"places={places} with {', '.join(held_out)}: MSLS-val, by which the best weights are "
+                             "chosen, is of these cities; name others (--cities), or leave the field out")
+        if data.places_per_batch < 4:
+            raise ValueError(f"places={places} with --train_batch_size {data.places_per_batch}: expected at least 4, "
+                             "as half of a batch are places that look alike")
     if dataset.missing_cities:
         log.warning("training without %d absent cities: %s", len(dataset.missing_cities),
                     " ".join(dataset.missing_cities))

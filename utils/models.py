@@ -30,7 +30,8 @@ DEFAULT_AGGREGATION = "gem"
 # What decides the modules that a trained branch shares with the one to be trained beside it.
 _SHARED = ("tuning", "placement", "adapter", "adapter_start", "reduction_dim")
 # What may change between a file and a training that goes on from it.
-_OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "nested_distillation", "recompute")
+_OF_TRAINING = ("hashing", "quantization_weight", "pair_fraction", "nested_distillation", "places",
+                "recompute")
 # Likewise where the branch learns that may be cut to these lengths.
 _NESTED = {"nested_bits": "binary", "nested_floats": "float"}
 

@@ -65,7 +65,7 @@ def gsv_cities(datasets_folder: Path, folder: Path | None) -> Iterator[tuple[Cit
         raise FileNotFoundError(f"{folder}: no city of GSV-Cities; expected {GSV_LAYOUT}; or use --source")
     for city in there:
         table = folder / "Dataframes" / f"{city}.csv"
-        places, images = read_city(table)
+        places, images, _ = read_city(table)
         names = [os.fsdecode(image) for image in images.tolist()]
         elsewhere = next((name for name in names if name.partition("/")[0] != city), None)
         if elsewhere:

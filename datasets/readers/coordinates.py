@@ -14,6 +14,7 @@ from ..files import IMAGE_FORMATS, is_regular
 from .image_names import BANDS, number, parse_name
 from .tables import read_rows
 
+EARTH_M = 6_378_137  # radius of the globe in metres
 DEGREES, METRES = ("lat", "lon"), ("utm_east", "utm_north")
 HEADER = "path,lat,lon[,heading] or path,utm_east,utm_north[,heading]"
 NAME = "@<utm_east>@<utm_north>@[<zone>@<letter>@...]"

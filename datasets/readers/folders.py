@@ -11,7 +11,7 @@ import utm
 
 from ..listing import Listing, and_more, display_name
 from ..positives import within_frames, within_metres
-from .coordinates import unit_vectors
+from .coordinates import EARTH_M, unit_vectors
 from .image_files import some_images
 from .image_names import parse_name, zone_name
 
@@ -128,7 +128,7 @@ def _refuse_neighbours(paths: Sequence[Path], metres: np.ndarray, zones: np.ndar
     for zone in np.unique(zones):
         rows = zones == zone
         degrees = utm.to_latlon(*metres[rows].T, abs(int(zone)), northern=bool(zone > 0), strict=False)
-        globe[rows] = 6_378_137 * unit_vectors(*degrees)
+        globe[rows] = EARTH_M * unit_vectors(*degrees)
     # A globe for the ellipsoid and the scale of UTM are less than 1 % off: the rest is certainly farther than m.
     for query, ids in enumerate(within_metres(globe[:n], globe[n:], 1.01 * m), n):
         across = ids[zones[ids] != zones[query]]

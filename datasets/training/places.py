@@ -1,5 +1,7 @@
 """Training places in the GSV-Cities layout, and batches of places from one city."""
 
+import itertools
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,10 +10,17 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..commands import progress
+from ..readers.coordinates import EARTH_M, unit_vectors
 from ..transforms import Transform, read_image
 from .tables import read_city, whole_city
 
 LAYOUT = "<folder>/Dataframes/<City>.csv and <folder>/Images/<City>/*.jpg"
+
+# Of hard batches.
+APART_M = 100.0  # places that look alike are farther apart, or they may be one
+FAMILIES_SHARE = 0.5  # of a batch
+FAMILY = 4  # places at most: a seed and its nearest look-alikes
+_TRIED = 100  # seeds, or places, that lie too near for a batch, before it goes without
 
 
 class PlaceDataset(Dataset):
@@ -30,6 +39,8 @@ class PlaceDataset(Dataset):
     empty_cities             those of `cities` that no place is left of
     city_places              for each city its range of place numbers (the labels); they run on from city to
                              city, so that two places never share one
+    positions                (n_places, 3) float64, where the places are: the mean of their images, metres from the
+                             centre of the globe
 
     Raises FileNotFoundError when no requested city is there, ValueError for a bad argument or CSV.
     """
@@ -56,9 +67,9 @@ class PlaceDataset(Dataset):
         self.dropped_places = self.n_places = 0
         self.city_places: list[range] = []
         self.repeated: list[str] = []
-        images, counts = [], []
+        images, counts, positions = [], [], []
         for city in progress(self.cities, "tables of cities"):
-            place_ids, city_images = read_city(tables / f"{city}.csv")
+            place_ids, city_images, degrees = read_city(tables / f"{city}.csv")
             for city_id in {path.split(b"/")[0].decode() for path in city_images}:
                 if not (self.folder / "Images" / city_id).is_dir():
                     raise FileNotFoundError(f"{self.folder / 'Images' / city_id}: no such folder, listed in "
@@ -69,12 +80,14 @@ class PlaceDataset(Dataset):
                 self.repeated.append(f"{tables / city}.csv: {len(again)} of {len(city_images)} rows repeat another "
                                      f"one's image, which is used once; the first is {city_images[again[0]].decode()}")
                 firsts.sort()
-                place_ids, city_images = place_ids[firsts], city_images[firsts]
+                place_ids, city_images, degrees = place_ids[firsts], city_images[firsts], degrees[firsts]
             order = np.argsort(place_ids, kind="stable")
-            _, city_counts = np.unique(place_ids, return_counts=True)
+            _, starts, city_counts = np.unique(place_ids[order], return_index=True, return_counts=True)
             kept = city_counts >= images_per_place
             images.append(city_images[order][np.repeat(kept, city_counts)])
             counts.append(city_counts[kept])
+            sums = np.add.reduceat(EARTH_M * unit_vectors(*degrees[order].T), starts)
+            positions.append((sums / city_counts[:, None])[kept])
             self.dropped_places += int((~kept).sum())
             self.city_places.append(range(self.n_places, self.n_places + int(kept.sum())))
             self.n_places += int(kept.sum())
@@ -86,6 +99,7 @@ class PlaceDataset(Dataset):
         self._images = np.concatenate(images)
         self._starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         self.n_images = len(self._images)
+        self.positions = np.concatenate(positions)
 
     def __len__(self) -> int:
         return self.n_places
@@ -134,35 +148,64 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
         if dataset.n_places < processes:
             raise ValueError(f"{dataset.n_places} places for {processes} processes: expected at least one for each; "
                              "start fewer processes")
-        self.city_places = dataset.city_places
-        self._names, self._whole_city = dataset.cities, [whole_city(city) for city in dataset.cities]
+        self.dataset = dataset
+        self._whole_city = [whole_city(city) for city in dataset.cities]
         self.places_per_batch = places_per_batch
         self.seed = seed
         self.process, self.processes = process, processes
-        self.epoch = self.done = 0
+        self.set_epoch(0)
 
-    def set_epoch(self, epoch: int, *, done: int = 0) -> None:
-        """Choose the epoch (from 0) that the next iteration yields, without the `done` batches it begins with."""
-        self.epoch, self.done = epoch, done
+    def set_epoch(self, epoch: int, *, done: int = 0, look_alikes: np.ndarray | None = None) -> None:
+        """Choose the epoch (from 0) that the next iteration yields, without the `done` batches it begins with; and
+        whether its batches are hard, see `batches`."""
+        self.epoch, self.done, self._batches = epoch, done, self.batches(epoch, look_alikes)
 
     def __len__(self) -> int:
         """Batches that are left of this epoch; where there are groups it depends on the cities' order."""
-        return len(self._batches()) - self.done
+        return len(self._batches) - self.done
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        for batch in self._batches()[self.done:]:
+        for batch in self._batches[self.done:]:
             start, stop = (-(-len(batch) * part // self.processes) for part in (self.process, self.process + 1))
-            yield [(epoch, place) for _, place in batch[start:stop]]
+            yield [(epoch, place) for place in batch[start:stop]]
 
-    def _batches(self) -> list[list[tuple[int, int]]]:
-        """(city, place) pairs of this epoch's batches, for all processes together."""
-        rng = _generator(self.seed, self.epoch)
+    def batches(self, epoch: int, look_alikes: np.ndarray | None = None) -> list[list[int]]:
+        """The places of an epoch's batches, for all processes together.
+
+        look_alikes  (n_places, k): of each place others, the most alike first, -1 for none; None: the paper's batches.
+                     Then each batch has as many places of a city as the paper's batch has, but other ones:
+                     FAMILIES_SHARE of them, which come first, are families of up to FAMILY, a seed and its nearest
+                     look-alikes in its city that are left of this epoch; the others are drawn from what is left.
+                     Places of a family are more than APART_M from each other, and of a batch where that can be had.
+        """
+        paper = self._paper_batches(epoch)
+        if look_alikes is None:
+            return [[place for _, place in batch] for batch in paper]
+        cities: dict[int, list[int]] = defaultdict(list)
+        for city, place in itertools.chain(*paper):
+            cities[city].append(place)
+        deals = {city: _Deal(places, look_alikes, self.dataset.positions) for city, places in cities.items()}
+        hard: list[list[int]] = []
+        for batch in paper:
+            hard.append([])
+            counts = Counter(city for city, _ in batch)
+            for city, count in counts.items():
+                families = deals[city].families(int(FAMILIES_SHARE * count), hard[-1])
+                hard[-1] += families
+                counts[city] -= len(families)
+            for city, count in counts.items():
+                hard[-1] += deals[city].others(count, hard[-1])
+        return hard
+
+    def _paper_batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """(city, place) pairs of an epoch's batches, for all processes together."""
+        rng = _generator(self.seed, epoch)
         batches: list[list[tuple[int, int]]] = []
         groups: dict[str, int] = {}  # of each whole city in the batch that is being filled
-        for city in rng.permutation(len(self.city_places)).tolist():
+        for city in rng.permutation(len(self.dataset.city_places)).tolist():
             whole_city = self._whole_city[city]
-            for place in rng.permutation(self.city_places[city]).tolist():
+            for place in rng.permutation(self.dataset.city_places[city]).tolist():
                 straddles = groups.get(whole_city, city) != city
                 if not batches or straddles or len(batches[-1]) == self.places_per_batch:
                     batches.append([])
@@ -178,10 +221,65 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
         for batch in merged:
             inside = [self._whole_city[city] for city in dict(batch)]
             if len(set(inside)) < len(inside):
-                names = [self._names[city] for city in dict(batch) if inside.count(self._whole_city[city]) > 1]
+                names = [self.dataset.cities[city] for city in dict(batch) if inside.count(self._whole_city[city]) > 1]
                 raise ValueError(f"{self.processes} processes: one of {', '.join(names)} has too few places for a "
                                  "batch of its own; start fewer processes, or leave it out")
         return merged
+
+
+class _Deal:
+    """The places of one city that are left of an epoch; what is dealt to a batch is gone.
+
+    places  in the order in which they are dealt
+    """
+
+    def __init__(self, places: list[int], look_alikes: np.ndarray, positions: np.ndarray) -> None:
+        self.left, self.seeds = dict.fromkeys(places), deque(places)
+        self.look_alikes, self.positions = look_alikes, positions
+
+    def families(self, room: int, batch: list[int]) -> list[int]:
+        """Up to `room` places, family by family, apart from those of the batch; as few as possible are near one."""
+        found: list[int] = []
+        for beside in (batch, None):
+            put_off: list[int] = []  # seeds for later batches
+            while len(found) < room - 1 and self.seeds and len(put_off) < _TRIED:
+                seed = self.seeds.popleft()
+                alike = [place for place in self.look_alikes[seed].tolist() if place in self.left]
+                if seed not in self.left or not alike:
+                    continue  # nor will it ever lead a family
+                others = [] if beside is None else beside + found
+                family = self._apart([seed, *alike], others, min(FAMILY, room - len(found)))
+                if family[0:1] == [seed] and len(family) > 1:
+                    found += self._dealt(family)
+                else:
+                    put_off.append(seed)
+            self.seeds.extendleft(reversed(put_off))
+        return found
+
+    def others(self, count: int, batch: list[int]) -> list[int]:
+        """The next places, those near one of the batch put off; of them, too, where there are not enough others."""
+        candidates = list(itertools.islice(self.left, count + _TRIED))
+        apart = self._apart(candidates, batch, count)
+        return self._dealt([*apart, *(place for place in candidates if place not in apart)][:count])
+
+    def _dealt(self, places: list[int]) -> list[int]:
+        for place in places:
+            del self.left[place]
+        return places
+
+    def _apart(self, places: list[int], others: list[int], count: int) -> list[int]:
+        """The first `count` places that are apart from the others and from each other."""
+        at = self.positions[places]
+
+        def far_from(points: np.ndarray) -> np.ndarray:
+            return (np.linalg.norm(at[:, None] - points, axis=2) > APART_M).all(axis=1)
+
+        free, taken = far_from(self.positions[others]), []
+        while len(taken) < count and free.any():
+            first = int(free.argmax())
+            taken.append(places[first])
+            free &= far_from(at[[first]])  # itself among them
+        return taken
 
 
 def collate_places(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

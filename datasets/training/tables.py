@@ -1,6 +1,7 @@
 """Tables of the GSV-Cities layout, a row an image, whose values compose the file's name; the names of the cities."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,10 @@ UNIFIED_CITIES = ("SFXL", *GSV_CITIES, *(
     city for group in range(_N_GROUPS) for name in (*MSLS_CITIES, "Pitts30k")
     if (city := f"{name}{group}") not in _EMPTY_GROUPS))
 
-# GSV-Cities' short names, in lower case.
-_SHORT = {"osl": "oslo", "prg": "prague", "prs": "paris", "trt": "toronto"}
+# Short names of GSV-Cities and of MSLS, in lower case.
+_SHORT = {"osl": "oslo", "prg": "prague", "prs": "paris", "trt": "toronto", "cph": "copenhagen", "sf": "sanfrancisco"}
+
+VALIDATION_CITIES = ("copenhagen", "sanfrancisco")  # MSLS-val's, as `whole_city` names them
 
 TRAINING_SETS = {"gsv_cities": GSV_CITIES, "unified_dataset": UNIFIED_CITIES}
 
@@ -43,20 +46,24 @@ def whole_city(name: str) -> str:
     return _SHORT.get(name, name)
 
 
-def read_city(table: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read one city's CSV: place ids (n,) int64 and image paths below Images/ (n,) bytes, UTF-8, one for each row.
+def read_city(table: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read one city's CSV, row by row: place ids (n,) int64, image paths below Images/ (n,) bytes, UTF-8, and
+    latitudes and longitudes (n, 2) float64 in degrees.
 
     The file name holds the CSV's own place id in 7 digits: ids are per city and carry no offset, so a city
     may have 100000 places and more.  Raises ValueError with the file and line.
     """
-    rows = [parsed for _, parsed in read_rows(table, COLUMNS, place_and_path, expected=EXPECTED)]
+    def parse(row: dict[str, str]) -> tuple[int, str, tuple[float, float]]:
+        return *place_and_path(row), (float(row["lat"]), float(row["lon"]))
+
+    rows = [parsed for _, parsed in read_rows(table, COLUMNS, parse, expected=EXPECTED)]
     if not rows:
         raise ValueError(f"{table}: no image listed below the header; leave that city out or fix the file")
-    place_ids, paths = zip(*rows, strict=True)
-    return np.array(place_ids, dtype=np.int64), np.array([path.encode() for path in paths])
+    place_ids, paths, degrees = zip(*rows, strict=True)
+    return np.array(place_ids, dtype=np.int64), np.array([path.encode() for path in paths]), np.array(degrees)
 
 
-def place_and_path(row: dict[str, object]) -> tuple[int, str]:
+def place_and_path(row: Mapping[str, object]) -> tuple[int, str]:
     """Place id and <city_id>/<file name> of one row's values; lat and lon stand as Python prints the float."""
     city, panorama = row["city_id"], row["panoid"]
     place, date = int(row["place_id"]), f"{int(row['year']):04d}_{int(row['month']):02d}_{int(row['northdeg']):03d}"

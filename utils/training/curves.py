@@ -24,7 +24,7 @@ RECALLS = (1, 5)
 FROM_ZERO = ("learning rate", "images a second")  # whose small changes are none
 STAGES = {"final": "", "first_stage": ", first stage"}
 _NO_LOSSES = {"epoch", "lr", "images_per_second", "peak_memory_mib", "seconds", "recalls", "score", "best_score",
-              "first_stage_score"}
+              "first_stage_score", "hard_places"}
 Panels = dict[str, dict[str, tuple[list[int], list[float]]]]  # title -> label -> epochs and values
 
 

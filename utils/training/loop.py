@@ -146,6 +146,10 @@ class Training:
         """What resuming needs beside the rest, by names of its own."""
         return {}
 
+    def more_metrics(self) -> dict:
+        """What metrics.jsonl tells of the present epoch beside the rest."""
+        return {}
+
     def restore(self, state: dict, source: str) -> None:
         """Takes up what `more_state` gave, from the training state of the file `source`."""
 
@@ -221,10 +225,10 @@ class Training:
                 log.info("stopping: no gain in %d epochs", self.patience)
                 return
             earlier, self.within_epoch = self.within_epoch, {}
-            self.begin_epoch(loader, done=earlier.get("steps", 0))
-            self.model.train()
             last_good = self.run.folder / "last_model.pth" if self.epoch else None
             self.meter = EpochMeter(self.device, epoch=self.epoch + 1, last_good=last_good, earlier=earlier)
+            self.begin_epoch(loader, done=earlier.get("steps", 0))
+            self.model.train()
             yield self._batches(loader)
 
     def begin_epoch(self, loader: DataLoader, *, done: int) -> None:
@@ -313,7 +317,8 @@ class Training:
         record = {"epoch": self.epoch, **losses, "lr": lr, "images_per_second": self.meter.images / seconds,
                   "peak_memory_mib": memory_mib, "seconds": seconds,
                   "recalls": {evaluation.listing.name: evaluation.recalls() for evaluation in evaluations},
-                  "score": score[0], "best_score": self.best_score[0], "first_stage_score": score[1]}
+                  "score": score[0], "best_score": self.best_score[0], "first_stage_score": score[1],
+                  **self.more_metrics()}
         if is_first():
             self.run.add_metrics(record)
             self._save(better)
