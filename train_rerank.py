@@ -4,6 +4,7 @@ Or, as the file of --resume and --variant have it, the float branch beside a bin
 """
 
 import signal
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the libraries load
 
