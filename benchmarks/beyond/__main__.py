@@ -1,0 +1,151 @@
+"""Hard places, nested descriptors and students, each beside the paper's way:
+
+    python -m benchmarks.beyond FOLDER [--out OUT]
+
+FOLDER is that of benchmarks.real_sets. Trains by the project's scripts on its photographs and on a harder toy city, which
+is drawn in OUT, and writes OUT/beyond.md, section by section. The same call resumes where it was interrupted;
+beyond.json has the recalls of every seed.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from datasets.toy_city.city import build_toy_city
+from utils.compare import difference_over_seeds
+from utils.files import write_json
+from utils.run import exit_with, hardware, versions
+
+from ..paper.runner import Failed
+from ..real_sets.__main__ import write_page
+from ..real_sets.measure import Recalls, Row, Trainer
+from ..real_sets.page import interval_text, recalls_text
+from ..real_sets.plan import DRAWN, FILE, TEST_SET, Place
+from ..report import table
+from . import plan
+
+SETS = ("harder city", TEST_SET, "corridor")
+Section = tuple[str, Callable[[], str]]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.beyond", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the real sets and the pre-trained file")
+    parser.add_argument("--out", type=Path, default=Path("logs/beyond"),
+                        help="run folders and the page are written here; default: logs/beyond")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--jobs", type=int, default=1, help="commands at a time, which share the cores; default: 1")
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: expected at least 1")
+    place = Place(args.folder.resolve(), args.out.resolve())
+    for needed in (place.pretrained, *(place.real / name for name in (plan.OURS.world.training_set, *SETS[1:]))):
+        if not needed.exists():
+            raise FileNotFoundError(f"{needed}: not there; expected FOLDER to hold it")
+    place.out.mkdir(parents=True, exist_ok=True)
+    build_toy_city(place.out / plan.CITY.drawn, **plan.HARD_CITY)
+    trainer = Trainer(place, args.jobs)
+    try:
+        failed = write_sections(trainer, args.seeds)
+    finally:
+        trainer.close()
+    print(place.out / "beyond.md")
+    sys.exit(1 if failed else 0)
+
+
+def write_sections(trainer: Trainer, seeds: Sequence[int]) -> bool:
+    """Queues everything, and writes the page anew with every section that is done; whether a command failed."""
+    out, failed = trainer.place.out, False
+    text = [introduction(seeds)]
+    for title, write in [*sections(trainer, seeds)]:
+        try:
+            text.append(f"## {title}\n\n{write().strip()}\n")
+        except Failed as error:
+            text.append(f"## {title}\n\nNot measured: {error}\n")
+            failed = True
+        write_page(out / "beyond.md", [*text, f"{trainer.seconds() / 3600:.1f} hours of commands.\n"])
+        write_json(trainer.samples(), out / "beyond.json")
+    return failed
+
+
+def sections(trainer: Trainer, seeds: Sequence[int]) -> Iterator[Section]:
+    """Titles, and what gives their text once their trainings, which are queued here, are done."""
+    ask(trainer, plan.PLACES_ROWS, seeds)
+    yield "Hard places", lambda: "\n\n".join((compared(plan.PLACES_ROWS, trainer, seeds), mining(trainer, seeds)))
+    for what, rows_of in (("codes", plan.code_rows), ("float descriptors", plan.float_rows)):
+        for length in plan.LENGTHS:
+            ask(trainer, rows_of(length), seeds)
+        yield f"Nested {what}", lambda rows_of=rows_of: "\n\n".join(
+            f"At {length}:\n\n{compared(rows_of(length), trainer, seeds)}" for length in plan.LENGTHS)
+    ask(trainer, plan.STUDENT_ROWS, seeds)
+    yield "Students", lambda: compared(plan.STUDENT_ROWS, trainer, seeds)
+
+
+def ask(trainer: Trainer, rows: Sequence[Row], seeds: Sequence[int]) -> None:
+    trainer.ask([plan.row_in_city(row) for row in rows], seeds, test_sets=[plan.CITY.test])
+    trainer.ask(rows, seeds, test_sets=SETS[1:])
+
+
+def compared(rows: Sequence[Row], trainer: Trainer, seeds: Sequence[int]) -> str:
+    """Recalls, and how far each R@1 is from the first row's, with its interval over seeds and queries."""
+    lines = []
+    for row in rows:
+        cells = []
+        for name in SETS:
+            (first, of), (own, _) = (at(one, name) for one in (rows[0], row))
+            cells.append(recalls_text(recalls(own, of, trainer, seeds)))
+            cells.append("" if row is rows[0] else interval_text(*difference_over_seeds(
+                trainer.runs(first, seeds, of), trainer.runs(own, seeds, of), k=1, stage=row.stage)))
+        lines.append((row.name, *cells))
+    head = ["row", *(cell for name in SETS for cell in (name, f"R@1 - {rows[0].name}"))]
+    return table(head, lines, figures=len(head) - 1)
+
+
+def at(row: Row, name: str) -> tuple[Row, str]:
+    """The row and the test set that a column of this name is of."""
+    return (plan.row_in_city(row), plan.CITY.test) if name == SETS[0] else (row, name)
+
+
+def recalls(row: Row, test_set: str, trainer: Trainer, seeds: Sequence[int]) -> list[Recalls]:
+    return [trainer.recalls(row, seed, test_set) for seed in seeds]
+
+
+def mining(trainer: Trainer, seeds: Sequence[int]) -> str:
+    """How hard the batches were and what finding them cost, over epochs and seeds."""
+    lines = []
+    for name, row in (("harder city", plan.row_in_city(plan.PLACES_ROWS[1])), ("photographs", plan.PLACES_ROWS[1])):
+        test_set = row.model.world.test
+        epochs = [json.loads(line) for run in trainer.runs(row, seeds, test_set)
+                  for line in (run / "metrics.jsonl").read_text().splitlines()]
+        mined = [epoch["hard_places"] for epoch in epochs if "hard_places" in epoch]
+        means = {key: statistics.mean(epoch[key] for epoch in mined) for key in mined[0]}
+        lines.append((name, f"{means['nearest_bits']:.1f}", f"{means['papers_nearest_bits']:.1f}",
+                      f"{means['seconds']:.2f} s", f"{100 * means['share_of_epoch']:.2f} %"))
+    return table(("trained on", "bits to the nearest other place of the batch", "in the paper's batches", "mining",
+                  "of an epoch's batches"), lines, figures=4)
+
+
+def introduction(seeds: Sequence[int]) -> str:
+    machine, software = hardware(torch.device("cpu")), versions()
+    city = ", ".join(f"{name} {value}" for name, value in plan.HARD_CITY.items())
+    return f"""# Beyond the paper: hard places, nested descriptors, students
+
+`python -m benchmarks.beyond FOLDER` trains DeiT-Tiny with side networks (`{FILE}`) as `benchmarks.real_sets` does, seeds
+{', '.join(map(str, seeds))}: on 300 places of photographs, tested on sped_thumbs and corridor, and on a harder toy city,
+tested on its {DRAWN.test}. R@1 +- its deviation over seeds / R@5 / R@10 in percent; beside it the difference of R@1 to the
+first row and its 95 % interval over seeds and queries (`utils.compare`; of three seeds it is somewhat too narrow).
+{machine['cores']} cores ({machine['cpu']}), torch {software['torch']}.
+
+The toy city is harder in two ways ({city}): there are more places, and each set of buildings stands at four of them, more
+than 100 m apart in one city, which differ in doors, signs, balconies, blind windows, and what stands before and behind.
+"""
+
+
+if __name__ == "__main__":
+    exit_with(main)
