@@ -29,6 +29,7 @@ from model.exportable import averaging, exportable, resample, triangle
 
 from .cli.parsing import Defaults, Parser, positive, size_help
 from .data import EvaluationImages, fitting
+from .files import checked_file
 from .models import read_model
 from .run import exit_with, start_log
 
@@ -85,6 +86,7 @@ def export_model(path: Path, output: Path, *, format: str = "onnx", branches: Se
         raise ValueError(f"--output {output}: torch reads .pt2 files; expected that ending")
     if output.resolve() == path.resolve():
         raise ValueError(f"--output {output} is the model file itself; give another")
+    checked_file(output, "--output")
     checkpoint = read_model(path)
     config, patch = checkpoint.config, checkpoint.config.vit.patch
     names = tuple(name for name in BRANCHES if name in (branches or config.branches))
