@@ -16,7 +16,7 @@ def checked_file(path: Path, option: str) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{option} {path}: expected the name of a file in a folder that exists")
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{option} {path}: that folder cannot be written to; choose another, or change its permissions")
+        raise ValueError(f"{option} {path}: nothing can be written there; change its permissions, or choose another")
     return path
 
 

@@ -43,7 +43,7 @@ def test_where_nothing_can_be_written_is_told_at_once(command, tmp_path, monkeyp
     writable = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and writable(path, mode))  # root may do all
     assert error_of(main, *words, tmp_path / "a.jpg", capsys=capsys) == (
-        f"{words[-1]} {tmp_path / 'a.jpg'}: that folder cannot be written to; choose another, or change its permissions")
+        f"{words[-1]} {tmp_path / 'a.jpg'}: nothing can be written there; change its permissions, or choose another")
 
 
 def test_a_file_where_a_folder_is_needed(tmp_path, capsys):
