@@ -21,6 +21,7 @@ from model import AGGREGATORS, BACKBONES, BRANCHES, ModelConfig, SelaVPRpp
 from .cli.parsing import MODEL_FILE, Parser, positive, size_help
 from .data import EvaluationImages
 from .device import pick_device
+from .files import checked_file
 from .maps import BACKBONE, attention_maps, coloured, overlay
 from .models import ModelOptions, model_for_evaluation, said_of_weights
 from .ranks import progress
@@ -68,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is one")
     given = parser.parse_args(argv)
     checked_format(given.output, "--output")
-    if given.output.is_dir() or not given.output.parent.is_dir():
-        raise ValueError(f"--output {given.output}: expected the name of a file in a folder that exists")
+    checked_file(given.output, "--output")
     images = find(given.images, given.count)
     device = pick_device(given.device)
     pictures, left_out = thumbnails(images, in_ratio=given.resize is None)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from .evaluation.metrics import recall_curve
-from .files import write_json
+from .files import checked_file, write_json
 from .plots import GRID, add_legend, checked_plot, draw_recall_curves, load_figure, look, write_plot
 from .run import exit_with
 from .sheets import drawable
@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     if len(args.runs) < 2:
         parser.error("the following arguments are required: RUN (at least two)")
-    if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
-        raise ValueError(f"--json {args.json}: expected the name of a file in a folder that exists")
+    if args.json is not None:
+        checked_file(args.json, "--json")
     if args.plot is not None:
         checked_plot(args.plot, "--plot")
         if are_trainings(args.runs):

@@ -12,6 +12,7 @@ _TO_DO = {
     errno.EROFS: "choose a folder that can be written to",
     errno.EACCES: "change its permissions, or choose another folder",
     errno.EPERM: "change its permissions, or choose another folder",
+    errno.ENOTDIR: "a part of that path is a file, expected a folder: give another path",
     errno.EISDIR: "expected a file: give another path, or remove the folder",
     errno.EEXIST: "expected nothing or a folder there: give another path, or remove it",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or take fewer --num_workers",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model import Checkpoint
 
-from .files import write_json
+from .files import checked_file, write_json
 from .models import read_model
 from .run import exit_with
 
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="model file, ours or published")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same numbers there as well")
     args = parser.parse_args(argv)
-    if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
-        raise ValueError(f"--json {args.json}: expected the name of a file in a folder that exists")
+    if args.json is not None:
+        checked_file(args.json, "--json")
     found = {}
     for path in args.files:
         found[str(path)] = measured = list(reductions(read_model(path)))

@@ -17,7 +17,18 @@ from scripts import error_of, one_thread
 from torch.nn import functional as F
 
 from datasets import evaluation_transform
-from model import BACKBONES, Descriptors, ModelConfig, build_model, fingerprint, save_checkpoint
+from model import (
+    BACKBONES,
+    Descriptors,
+    ModelConfig,
+    SelaVPRConfig,
+    build_model,
+    build_selavpr,
+    fingerprint,
+    published_selavpr_state_dict,
+    save_checkpoint,
+    save_selavpr,
+)
 from model import exportable as graphs
 from model.config import ViT
 from model.layers.salad import share_out
@@ -171,6 +182,21 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     assert "is the model file itself" in error_of(export_model.main, path, "--output", path, capsys=capsys)
     assert "torch reads .pt2 files" in error_of(export_model.main, path, "--format", "torch_export", "--output",
                                                 tmp_path / "m.t", capsys=capsys)
+    older = build_selavpr(SelaVPRConfig(backbone="dinov2"), seed=0)
+    save_selavpr(older, path.with_name("s.pth"), pretrained=False)
+    torch.save({"model_state_dict": published_selavpr_state_dict(older)}, path.with_name("p.pth"))
+    for name in ("s.pth", "p.pth"):
+        said = error_of(export_model.main, path.with_name(name), capsys=capsys)
+        assert name in said and "a SelaVPR model" in said and "expected a SelaVPR++ one" in said
+        path.with_name(name).unlink()
+
+    def of_another_version(*_, **__):
+        raise ModuleNotFoundError("No module named 'onnxscript.a'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.export, "export", of_another_version)
+        assert "needs another onnxscript (No module named 'onnxscript.a'): pip" in error_of(
+            export_model.main, path, capsys=capsys)
     find = export_model.importlib.util.find_spec
     monkeypatch.setattr(export_model.importlib.util, "find_spec",
                         lambda name: None if name.startswith("onnx") else find(name))

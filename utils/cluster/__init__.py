@@ -4,12 +4,15 @@ Ray starts, places, restarts and asks again; it is no requirement of this projec
 """
 
 import contextlib
+import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+log = logging.getLogger("selavprpp")
 ROOM = "selavprpp"  # Ray's namespace, in which the actors of different programs find each other
+PATIENCE = 60  # seconds until it is told who is waited for
 
 
 def connect(address: str | None = None) -> Any:
@@ -50,3 +53,21 @@ def answering() -> Iterator[None]:
     except ray.exceptions.RayError as error:
         said = str(error).split("\n")
         raise ValueError(f"Ray gave up: {said[0]} {said[-1].strip()}") from None  # the last: what an actor's start met
+
+
+def got(asked: Sequence[Any], who: Sequence[str], *, cpus: int = 1) -> list[Any]:
+    """ray.get of what was asked of `who`, which goes on waiting, but tells after PATIENCE for whom, and what there is.
+
+    cpus  what a machine must have free to start one
+    """
+    import ray
+
+    with answering():
+        late = {*ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)[1]}
+        if late:
+            names = [name for ref, name in zip(asked, who, strict=True) if ref in late]
+            there, free = (found.get("CPU", 0) for found in (ray.cluster_resources(), ray.available_resources()))
+            log.warning("%s%s: no answer for %g s; to start it takes a machine with %d free cores, this Ray has %g, %g "
+                        "free: add a machine, or end what holds them; waiting", names[0],
+                        f" and {len(names) - 1} more" if names[1:] else "", PATIENCE, cpus, there, free)
+        return ray.get(asked)

@@ -8,7 +8,7 @@ from ..data import EvaluationImages
 from ..localize.maps import Listed, Maker, listed, tell_unplaced, tell_unreadable
 from ..models import ModelOptions
 from ..ranks import progress, share
-from . import answering, connect
+from . import answering, connect, got
 from .searching import PART
 
 PART_IMAGES = 10_000
@@ -48,8 +48,10 @@ def describe(folder: Path, images: Path, *, resume: Path | None = None, backbone
                          "number of parts")
     ray = connect(address)
     # max_calls: else Ray ends a process, and its model, after each task on a GPU.
-    task = ray.remote(num_cpus=cpus, num_gpus=min(1, ray.cluster_resources().get("GPU", 0)), max_retries=-1,
-                      scheduling_strategy="SPREAD", max_calls=0)(_describe)
+    process = ray.remote(num_cpus=cpus, num_gpus=min(1, ray.cluster_resources().get("GPU", 0)), max_retries=-1,
+                         scheduling_strategy="SPREAD", max_calls=0)
+    got([process(lambda: None).remote()], ["a process that describes"], cpus=cpus)
+    task = process(_describe)
     model = resume and resume.absolute(), backbone, tuple(size), precision
     waiting = [task.remote(model, folder.absolute() / part, given.part(some), store) for part, some in work.items()]
     held, unreadable = 0, {}

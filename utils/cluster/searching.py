@@ -9,7 +9,7 @@ import numpy as np
 
 from ..search import TwoStageIndex
 from ..search.lancedb_search import Candidates, FoundImages, merged
-from . import answering, connect
+from . import connect, got
 
 PART = "part-"  # begins the folders of an index in parts
 
@@ -74,11 +74,12 @@ class Parts:
             names |= {f"{part}#{number}" for number in range(replicas)}
             self._actors.append([actor.options(name=name, **options).remote(part, cpus) for name in sorted(names)])
         self._turns = itertools.count()
-        with answering():
-            for index, actors in zip(indexes, self._actors, strict=True):
-                if {*self._ray.get([actor.generation.remote() for actor in actors])} != {index.generation}:
-                    raise ValueError(f"{index.folder} was changed since it is served; stop that (serve --stop), "
-                                     "and serve it again")
+        asked = [(index, actor) for index, actors in zip(indexes, self._actors, strict=True) for actor in actors]
+        generations = got([actor.generation.remote() for _, actor in asked], [str(index.folder) for index, _ in asked])
+        for (index, _), generation in zip(asked, generations, strict=True):
+            if generation != index.generation:
+                raise ValueError(f"{index.folder} was changed since it is served; stop that (serve --stop), "
+                                 "and serve it again")
 
     def search(self, codes: np.ndarray, floats: np.ndarray, *, k: int = 10, depth: int = 100) -> FoundImages:
         """As TwoStageIndex.search of all parts as one index, equal Hamming distances by part and id.
@@ -88,8 +89,7 @@ class Parts:
         """
         turn, given = next(self._turns), [self._ray.put(rows) for rows in (codes, floats)]
         asked = [actors[turn % len(actors)].candidates.remote(*given, depth) for actors in self._actors]
-        with answering():
-            return merged(self._ray.get(asked), k=k, depth=depth)
+        return merged(got(asked, [*map(str, self.parts)]), k=k, depth=depth)
 
 
 def stop(folders: Sequence[Path], *, address: str | None = None) -> int:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..files import checked_file
 from ..run import exit_with
 from . import write_report
 
@@ -13,8 +14,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", metavar="FILE", type=Path,
                         help="default: report.html, in the run's folder where there is one run")
     chosen = parser.parse_args(argv)
-    if chosen.output is not None and (chosen.output.is_dir() or not chosen.output.parent.is_dir()):
-        raise ValueError(f"--output {chosen.output}: expected the name of a file in a folder that exists")
+    if chosen.output is not None:
+        checked_file(chosen.output, "--output")
     print(write_report(chosen.runs, chosen.output))
 
 

@@ -32,6 +32,8 @@ from utils.models import ModelOptions
 from utils.run import RunOptions
 from utils.training.loop import TrainingOptions
 
+COMMANDS = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+                  for path in (ROOT / "utils").rglob("*.py") if 'if __name__ == "__main__"' in path.read_text())
 MAINS = {"train.py": train.main, "train_hashing.py": train_hashing.main, "train_rerank.py": train_rerank.main,
          "eval.py": eval_float.main, "eval_hashing.py": eval_hashing.main, "eval_rerank.py": eval_rerank.main}
 
@@ -451,6 +453,28 @@ def test_interrupted_while_the_libraries_load(script, tmp_path):
     done = subprocess.run([sys.executable, ROOT / script, "--help"], env={**os.environ, "PYTHONPATH": str(tmp_path)},
                           capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_interrupted_while_its_libraries_load(command, tmp_path):
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run([sys.executable, "-m", command, "query", "a", "b"], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("words", [["-c", "import theirs"], ["-m", "theirs"], ["-m", "theirs.command"],
+                                   ["-m", "theirs", "-mutils.compare"]])
+def test_who_imports_utils_keeps_their_signals(words, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text(
+        "import signal, utils\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n")
+    for name in ("__main__.py", "command.py"):
+        (tmp_path / "theirs" / name).write_text("")
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 def test_interrupted_and_taken_up_again(data, tmp_path):

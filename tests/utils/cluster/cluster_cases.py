@@ -17,6 +17,7 @@ from made_up import MODEL, OTHER, tied_codes
 from ray.cluster_utils import Cluster
 from scripts import close_log, error_of
 
+import utils.cluster
 from model import ModelConfig, build_model, save_checkpoint
 from utils.cluster import ROOM
 from utils.cluster.__main__ import main
@@ -135,6 +136,41 @@ def test_actors_stay_take_turns_and_end(cluster, tmp_path, capsys):
     assert "was changed since it is served; stop that" in error_of(
         main, "serve", tmp_path, "--address", "auto", capsys=capsys)
     assert said("serve", tmp_path, "--stop") == "2 actors ended\n"
+
+
+@pytest.mark.parametrize("who", ["search", "describe"])
+def test_who_finds_no_place_is_told(who, city, cluster, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(utils.cluster, "PATIENCE", 0.5)
+    in_parts(tmp_path / "city", 2)
+
+    @ray.remote(num_cpus=4)
+    class Holder:
+        def ready(self): ...
+
+    holders = [Holder.remote() for _ in range(2)]
+    ray.get([holder.ready.remote() for holder in holders])
+
+    def make_room():
+        end = time.monotonic() + 20
+        while "waiting" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.05)
+        for holder in holders:
+            ray.kill(holder)
+
+    making = threading.Thread(target=make_room)
+    making.start()
+    if who == "search":
+        served = Parts([tmp_path / "city"])
+        assert served.search(*rows(1, 1)).names.shape == (1, 10)
+        expected = f"{served.parts[0]} and 1 more: no answer for 0.5 s; to start it takes a machine with 1 free cores, "
+    else:
+        images.image(0, 0).save(tmp_path / "0.png")
+        with pytest.raises(FileNotFoundError, match="none.pth"):
+            describe(tmp_path / "new", tmp_path, resume=tmp_path / "none.pth", cpus=3)
+        expected = "a process that describes: no answer for 0.5 s; to start it takes a machine with 3 free cores, "
+    making.join()
+    said, = [record.getMessage() for record in caplog.records]
+    assert said == f"{expected}this Ray has 8, 0 free: add a machine, or end what holds them; waiting"
 
 
 def test_parts_of_two_models_are_refused(cluster, tmp_path):
