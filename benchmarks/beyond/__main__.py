@@ -2,8 +2,8 @@
 
     python -m benchmarks.beyond FOLDER [--out OUT]
 
-FOLDER is that of benchmarks.real_sets. Trains by the project's scripts on its photographs and on a harder toy city, which
-is drawn in OUT, and writes OUT/beyond.md, section by section. The same call resumes where it was interrupted;
+FOLDER is that of benchmarks.real_sets. Trains by the project's scripts on its photographs and on a harder toy city,
+which is drawn in OUT, and writes OUT/beyond.md, section by section. The same call resumes where it was interrupted;
 beyond.json has the recalls of every seed.
 """
 
@@ -25,7 +25,7 @@ from ..paper.runner import Failed
 from ..real_sets.__main__ import write_page
 from ..real_sets.measure import Recalls, Row, Trainer
 from ..real_sets.page import interval_text, recalls_text
-from ..real_sets.plan import DRAWN, FILE, TEST_SET, Place
+from ..real_sets.plan import FILE, TEST_SET, Place
 from ..report import table
 from . import plan
 
@@ -136,14 +136,15 @@ def introduction(seeds: Sequence[int]) -> str:
     city = ", ".join(f"{name} {value}" for name, value in plan.HARD_CITY.items())
     return f"""# Beyond the paper: hard places, nested descriptors, students
 
-`python -m benchmarks.beyond FOLDER` trains DeiT-Tiny with side networks (`{FILE}`) as `benchmarks.real_sets` does, seeds
-{', '.join(map(str, seeds))}: on 300 places of photographs, tested on sped_thumbs and corridor, and on a harder toy city,
-tested on its {DRAWN.test}. R@1 +- its deviation over seeds / R@5 / R@10 in percent; beside it the difference of R@1 to the
-first row and its 95 % interval over seeds and queries (`utils.compare`; of three seeds it is somewhat too narrow).
-{machine['cores']} cores ({machine['cpu']}), torch {software['torch']}.
+`python -m benchmarks.beyond FOLDER` trains DeiT-Tiny with side networks (`{FILE}`) as `benchmarks.real_sets` does,
+seeds {', '.join(map(str, seeds))}: on 300 places of photographs, tested on {' and '.join(SETS[1:])}, and on a harder
+toy city, tested on its {plan.CITY.test}. R@1 +- its deviation over seeds / R@5 / R@10 in percent; beside it the
+difference of R@1 to the first row and its 95 % interval over seeds and queries (`utils.compare`; of three seeds it is
+somewhat too narrow). {machine['cores']} cores ({machine['cpu']}), torch {software['torch']}.
 
-The toy city is harder in two ways ({city}): there are more places, and each set of buildings stands at four of them, more
-than 100 m apart in one city, which differ in doors, signs, balconies, blind windows, and what stands before and behind.
+The toy city is harder in two ways ({city}): there are more places, and each set of buildings stands at ten of them,
+more than 100 m apart in one city, which differ in doors, signs, balconies, blind windows, and in what stands before and
+behind them.
 """
 
 

@@ -5,7 +5,7 @@ import dataclasses
 from ..real_sets.measure import Row
 from ..real_sets.plan import OURS, OURS_BINARY, PLACEMENT, SIZE, Model, World
 
-HARD_CITY = {"train_places": 800, "val_places": 120, "test_places": 240, "lookalikes": 4}
+HARD_CITY = {"train_places": 800, "val_places": 120, "test_places": 240, "lookalikes": 10}
 CITY = World(training_set="gsv_cities", val="msls", test="pitts30k", drawn="hard_city")
 CITY_EPOCHS = 4  # of twice the places and more
 LENGTHS = (64, 128, 256, 512)  # bits of codes, and values of float descriptors
