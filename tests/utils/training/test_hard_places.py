@@ -52,6 +52,10 @@ def test_from_the_second_epoch_on_batches_are_harder(script, more, streets, tmp_
     assert "hard_places" not in first
     figures = second["hard_places"]
     assert 0 < figures["nearest_bits"] < figures["papers_nearest_bits"] <= 512
+    places, codes = torch.load(hard / "last_model.pth", weights_only=True)["training"]["places"]["before"]
+    codes = codes[places.argsort()].numpy()  # of the first epoch
+    assert [figures["nearest_bits"], figures["papers_nearest_bits"]] == [
+        nearest_bits(batches, codes) for batches in (told[1], papers[1])]
     assert figures["share_of_epoch"] == pytest.approx(figures["seconds"] / second["seconds"])
     log = (hard / "info.log").read_text()
     assert "epoch 1: the paper's batches" in log and "epoch 2: look-alikes of 28 places found in " in log
