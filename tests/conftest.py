@@ -2,8 +2,8 @@ import signal
 
 import pytest
 import torch
-from images import write_all
-from scripts import RANDOM, close_log, run_folder, training_options
+from images import write_all, write_streets
+from scripts import HARD, RANDOM, close_log, run_folder, training_options
 
 import train
 import train_rerank
@@ -77,6 +77,19 @@ def rerank_run(data, float_run, tmp_path_factory):
     """Run folder of train_rerank.py, two epochs from the float model."""
     return run_folder(train_rerank.main, *training_options(data), "--resume", float_run / "last_model.pth",
                       "--epochs_num", 2, cwd=tmp_path_factory.mktemp("rerank"))
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory):
+    """Places that look alike (images.py); shared, so never written to."""
+    return write_streets(tmp_path_factory.mktemp("streets"))
+
+
+@pytest.fixture(scope="session")
+def hard_run(streets, tmp_path_factory):
+    """Run folder of train.py with hard places, three epochs."""
+    return run_folder(train.main, *training_options(streets), *HARD, *RANDOM, "--epochs_num", 3,
+                      cwd=tmp_path_factory.mktemp("hard"))
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from utils.run import exit_with
 FLAGS = {"train.py": (), "train_hashing.py": ("hashing",), "train_rerank.py": ("hashing", "rerank"),
          "eval.py": (), "eval_hashing.py": ("hashing",), "eval_rerank.py": ("hashing", "rerank")}
 RANDOM = ("--backbone", "dinov2-tiny", "--foundation_model_path", "random")
+HARD = ("--set", "places=hard", "--train_batch_size", "8", "--images_per_place", "2")  # for the streets of images.py
 
 
 def evaluation_options(data: Path) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import several_processes
 import torch
 from paths import ROOT
-from scripts import RANDOM, metrics, one_thread, results, run_folder, training_options
+from scripts import HARD, RANDOM, metrics, one_thread, results, run_folder, training_options
 from torch import nn
 
 import train
@@ -261,6 +261,20 @@ def test_rerank_in_one_process_and_on_in_two(data, drawn, float_run, tmp_path):
     assert results(again)["hardware"]["processes"] == 2
     record = metrics(again)[-1]
     assert record["images_per_second"] * record["seconds"] == pytest.approx(7 * 4)
+
+
+@pytest.mark.slow
+def test_hard_places_of_two_processes_are_those_of_one(streets, hard_run, tmp_path):
+    done = torchrun(ROOT / "train.py", *training_options(streets), *HARD, *RANDOM, "--epochs_num", 2, cwd=tmp_path)
+    folder = the_folder(done, tmp_path)
+    for found, expected in zip(metrics(folder), metrics(hard_run)[:2], strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+        assert [found.get("hard_places", {}).get(name) for name in ("nearest_bits", "papers_nearest_bits")] == [
+            expected.get("hard_places", {}).get(name) for name in ("nearest_bits", "papers_nearest_bits")]
+    noted, expected = (torch.load(run / "last_model.pth", weights_only=True)["training"]["places"][when]
+                       for run, when in ((folder, "noted"), (hard_run, "before")))  # in the second epoch
+    assert torch.equal(noted[0], expected[0])  # batch by batch the same places
+    assert (noted[1] == expected[1]).float().mean() > 0.95
 
 
 def errors(done: subprocess.CompletedProcess) -> list[str]:

@@ -477,3 +477,119 @@ def test_a_place_of_one_image_listed_four_times_is_no_place(tmp_path):
     table.write_text(table.read_text() + 3 * (table.read_text().splitlines()[2] + "\n"))
     dataset = load(tmp_path, ("Rome",))
     assert (dataset.n_places, dataset.dropped_places) == (1, 1) and "3 of 8 rows" in dataset.repeated[0]
+
+
+# --- hard places: batches of places that look alike
+
+def test_places_lie_where_their_images_were_taken(tmp_path):
+    """The mean of a place's images, in metres: a degree of latitude is 111.3 km on this globe, one of longitude at
+    60 degrees half of it."""
+    rows = [f"{place},2014,{month},7,Rome,{60 + north},{10 + east},pano{place}_{month}"
+            for place, images in ((3, [(0, 0), (0, 0.002)]), (1, [(0.001, 0), (0.003, 0)]), (2, [(9, 9)]))
+            for month, (north, east) in enumerate(images, 1)]
+    write_table(tmp_path, "Rome", rows)
+    data = load(tmp_path, cities=["Rome"], images_per_place=2)
+    assert data.n_places == 2 and data.positions.shape == (2, 3)  # place 2 is dropped; 1 comes before 3
+    degree = np.pi * 6_378_137 / 180
+    assert np.linalg.norm(data.positions[0] - data.positions[1]) == pytest.approx(
+        np.hypot(0.002, 0.001 * 0.5) * degree, rel=1e-4)
+    assert np.linalg.norm(data.positions, axis=1) == pytest.approx(6_378_137, rel=1e-6)
+
+
+class Streets(Groups):
+    """Cities whose places lie along a street, `apart` metres from one to the next, and look like every `kinds`-th."""
+
+    def __init__(self, sizes: dict[str, int], *, kinds: int = 10, apart: float = 30.0):
+        super().__init__(sizes)
+        self.city_of = np.repeat(np.arange(len(sizes)), list(sizes.values()))
+        number = np.concatenate([np.arange(count) for count in sizes.values()])
+        self.kind = number % kinds
+        self.positions = np.stack([apart * number, 0 * number, 0 * number], axis=1)
+        like = [np.flatnonzero(self.kind == kind) for kind in self.kind]  # of all cities, as no mining would have it
+        self.look_alikes = np.full((self.n_places, max(map(len, like))), -1)
+        for place, others in enumerate(like):
+            others = others[np.argsort(abs(others - place), kind="stable")]
+            self.look_alikes[place, :len(others)] = others
+
+    def metres(self, places):
+        at = self.positions[places]
+        return np.linalg.norm(at[:, None] - at, axis=2)[np.triu_indices(len(places), 1)]
+
+
+def hard_and_papers(data, *, size, epoch=1, processes=1, look_alikes=None):
+    sampler = CityBatchSampler(data, places_per_batch=size, processes=processes)
+    return sampler.batches(epoch, data.look_alikes if look_alikes is None else look_alikes), sampler.batches(epoch)
+
+
+def families(data, batch, count):
+    """Of the first `count` places of a batch: runs of one city's look-alikes."""
+    return [list(places) for _, places in itertools.groupby(
+        batch[:count], key=lambda place: (data.city_of[place], data.kind[place]))]
+
+
+@pytest.mark.parametrize("size", [4, 7, 16])
+@pytest.mark.parametrize("processes", [1, 3])
+def test_hard_batches_take_nothing_but_other_places_of_the_same_cities(size, processes):
+    data = Streets({"Rome": 61, "Goa0": 23, "Goa1": 30, "Goa2": 3, "Oslo": 40})
+    for epoch in range(5):
+        hard, papers = hard_and_papers(data, size=size, epoch=epoch, processes=processes)
+        assert sorted(itertools.chain(*hard)) == list(range(data.n_places))
+        assert [sorted(data.city_of[batch]) for batch in hard] == [sorted(data.city_of[batch]) for batch in papers]
+        assert [set(batch) for batch in hard] != [set(batch) for batch in papers]
+
+
+def test_half_of_a_hard_batch_are_families_of_one_city_apart():
+    """Look-alikes here lie 300 m from each other, and those of other cities are listed before most of one's own."""
+    data = Streets({"Rome": 120, "Oslo": 80})
+    alone = others = 0
+    for epoch in range(5):
+        for batch in hard_and_papers(data, size=16, epoch=epoch)[0][:-4]:  # at the end few are left to choose from
+            if len(set(data.city_of[batch])) > 1:
+                continue
+            found = families(data, batch, 8)
+            assert sum(map(len, found)) == 8
+            for family in found:
+                alone += len(family) == 1
+                assert len(family) == 1 or data.metres(family).min() > 100
+            others += sum(map(len, found))
+    assert others > 100 and alone < 0.1 * others
+
+
+def test_members_of_a_family_are_the_nearest_look_alikes_that_are_left():
+    data = Streets({"Rome": 400}, kinds=40, apart=30.0)  # ten look-alikes each, 1200 m apart
+    first = hard_and_papers(data, size=12)[0][0]
+    seed, *members = first[:4]
+    assert members == [place for place in data.look_alikes[seed].tolist() if place != seed][:3]
+    assert data.metres(first).min() > 100  # of the whole batch, where that can be had
+
+
+def test_places_close_by_are_no_family_though_they_look_alike():
+    near = Streets({"Rome": 60}, kinds=1, apart=1.0)
+    hard, papers = hard_and_papers(near, size=12)
+    assert hard == papers
+    wide = Streets({"Rome": 60}, kinds=1, apart=60.0)
+    for batch in hard_and_papers(wide, size=12)[0][:3]:
+        assert wide.metres(batch).min() == 120  # the next but one
+    narrow = Streets({"Rome": 60}, kinds=1, apart=15.0)  # no batch of 12 finds room 100 m apart on these 900 m
+    for batch in hard_and_papers(narrow, size=12)[0][:3]:
+        assert narrow.metres(batch[:4]).min() == 105 > narrow.metres(batch).min()
+
+
+def test_without_look_alikes_places_of_a_batch_are_apart():
+    data = Streets({"Rome": 60, "Oslo": 33})
+    hard, papers = hard_and_papers(data, size=12, look_alikes=np.full((93, 3), -1))
+    assert sorted(itertools.chain(*hard)) == list(range(93))
+    assert min(data.metres(batch).min() for batch in hard[:2]) > 100 > min(data.metres(batch).min() for batch in papers)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_of_hard_batches_are_the_batches_of_one_process(processes):
+    data = Streets({"Rome": 61, "Goa0": 23, "Goa1": 30})
+    whole, _ = hard_and_papers(data, size=8, epoch=2, processes=processes)
+    shares = []
+    for process in range(processes):
+        sampler = CityBatchSampler(data, places_per_batch=8, process=process, processes=processes)
+        sampler.set_epoch(2, done=3, look_alikes=data.look_alikes)
+        assert len(sampler) == len(whole) - 3
+        shares.append([[place for _, place in share] for share in sampler])
+    assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == whole[3:]

@@ -473,7 +473,8 @@ def test_every_variant_fits_a_backbone_and_every_field_can_be_set():
         "backbone", "branches", "aggregation"}
     words = ["tuning=side", "placement=last:2", "adapter=multiconv", "adapter_start=gaussian", "reduction_dim=3",
              "float_dim=96", "code_bits=64", "hashing=ste", "quantization_weight=0.25", "pair_fraction=0.5",
-             "order=joint", "recompute=false", "nested_bits=8,64", "nested_floats=24,48,96", "nested_distillation=0.5"]
+             "order=joint", "places=hard", "recompute=false", "nested_bits=8,64", "nested_floats=24,48,96",
+             "nested_distillation=0.5"]
     assert {word.split("=")[0] for word in words} == set(SETTABLE)
     config = ModelConfig(backbone=NARROW, **chosen_fields(None, words))
     assert (config.float_dim, config.code_bits, config.quantization_weight) == (96, 64, 0.25)
