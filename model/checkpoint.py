@@ -349,7 +349,8 @@ def cut_floats(checkpoint: Checkpoint, float_dim: int) -> Checkpoint:
     """The same model with the first `float_dim` dimensions of its float descriptor, of unit length again.
 
     Exact: they are the last linear layer's first outputs, which are normalised behind it. What it gives is a model like
-    any other, with a fingerprint of its own: load_model takes it, and save_checkpoint writes what that gives.
+    any other, with a fingerprint of its own: load_model takes it, and save_checkpoint writes what that gives (with its
+    `history`).
     Raises CheckpointError for a model without float descriptors, a head that knows one length, and other lengths than
     1 to the descriptor's.
     """
@@ -392,18 +393,18 @@ def load_foundation(model: SelaVPRpp | SelaVPR, path: str | Path) -> list[str]:
 
 
 def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | None,
-                    training: dict | None = None) -> None:
+                    training: dict | None = None, history: Sequence[dict] = ()) -> None:
     """Writes a file of ours, which carries its configuration, to the disk, whole or not at all; read_checkpoint is its
-    reader."""
-    save_as(model, path, format=FORMAT, pretrained=pretrained, training=training)
+    reader. training, history: as in Checkpoint."""
+    save_as(model, path, format=FORMAT, pretrained=pretrained, training=training, history=history)
 
 
 def save_as(model: SelaVPRpp | SelaVPR, path: str | Path, *, format: str, pretrained: bool | None,
-            training: dict | None) -> None:
+            training: dict | None, history: Sequence[dict] = ()) -> None:
     """Writes a file of a kind of ours, see `read_as`."""
     content = {"format": format, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
                "licence": model.config.licence(pretrained=pretrained), "model_state_dict": model.state_dict(),
-               "training": training}
+               "training": training, "history": [*history]}
     with temporary_path(Path(path), synced=True) as temporary:
         torch.save(content, temporary)
 

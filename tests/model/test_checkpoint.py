@@ -405,7 +405,8 @@ def test_a_cut_model_gives_the_first_dimensions(tmp_path):
         cut = cut_floats(checkpoint, length)
         assert cut.config == dataclasses.replace(config, float_dim=length, nested_floats=nested)
         assert cut.training is None and cut.trainings == checkpoint.trainings != []
-        save_checkpoint(load_model(cut), tmp_path / "cut.pth", pretrained=cut.pretrained)
+        save_checkpoint(load_model(cut), tmp_path / "cut.pth", pretrained=cut.pretrained, history=cut.history)
+        assert read_checkpoint(tmp_path / "cut.pth").trainings == checkpoint.trainings
         with torch.no_grad():
             out = load_model(tmp_path / "cut.pth")(images)
         assert torch.allclose(out.floating, normalize(whole.floating[:, :length], dim=1), atol=1e-6)
