@@ -10,10 +10,10 @@ from pathlib import Path
 
 from utils import cli
 from utils.data import evaluated_listings, prepared
-from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage
+from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage, bytes_read
 from utils.evaluation.results import write_evaluation
 from utils.hub import hub_model
-from utils.models import model_for_evaluation
+from utils.models import model_for_evaluation, said_of_cuts
 from utils.run import Run, exit_with
 
 
@@ -25,14 +25,16 @@ def retrieve(found: ExtractedSet, depth: int) -> Iterator[Stage]:
 
 def evaluator(options: EvaluationOptions, folder: Path | None = None) -> Evaluator:
     """Extracts float descriptors, retrieves, counts recall@k; called with a model and a data set."""
-    return Evaluator(retrieve, "flat L2", ("float",), options, folder)
+    return Evaluator(retrieve, "flat L2", ("float",), options, folder,
+                     bytes_read=lambda database: bytes_read(database, code_bits=0, rerank_num=len(database)))
 
 
 def main(argv: list[str] | None = None) -> None:
     options = cli.evaluation(__doc__, argv)
-    listings = evaluated_listings(options.chosen, options.images)
+    listings, warnings = evaluated_listings(options.chosen, options.images), []
     if options.hub is None:
         model, checkpoint = model_for_evaluation(options.model, branches=("float",))
+        warnings = said_of_cuts(checkpoint.config, float_dim=options.model.float_dim)
         options = options.fitted(model.config.vit.patch)
         dataset = prepared(listings, options.images)
     else:  # somebody else's, tried on images of the set
@@ -43,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
 
     evaluate = evaluator(options.evaluation, run.folder)
     evaluation = evaluate(model.to(options.device), dataset)
-    write_evaluation(run, evaluation, model, checkpoint, answers=options.answers, shown=options.shown)
+    write_evaluation(run, evaluation, model, checkpoint, answers=options.answers, shown=options.shown,
+                     warnings=warnings)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from .checkpoint import (
     CheckpointError,
     DamagedCheckpointError,
     checkpoint_of,
+    cut_floats,
     fingerprint,
     load_foundation,
     load_model,
@@ -36,7 +37,7 @@ from .selavpr.published_interface import PublishedSelaVPR
 __all__ = [
     "AGGREGATORS", "BRANCHES", "BACKBONES", "Checkpoint", "CheckpointError", "DamagedCheckpointError", "Descriptors",
     "ModelConfig", "PublishedInterface", "PublishedSelaVPR", "SelaVPR", "SelaVPRConfig", "SelaVPRDescriptors",
-    "SelaVPRpp", "build_model", "build_selavpr", "checkpoint_of", "fast_inference", "fetch_foundation",
+    "SelaVPRpp", "build_model", "build_selavpr", "checkpoint_of", "cut_floats", "fast_inference", "fetch_foundation",
     "fetch_released", "find_released_selavpr", "fingerprint", "load_foundation", "load_model", "load_selavpr",
     "load_weights", "published_selavpr_state_dict", "published_state_dict", "read_checkpoint", "read_selavpr",
     "released_address", "save_checkpoint", "save_selavpr", "selavpr_fingerprint",

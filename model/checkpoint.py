@@ -345,6 +345,31 @@ def load_as(checkpoint: Checkpoint, interface: type[Model], *, shared: bool = Fa
     return model.eval()
 
 
+def cut_floats(checkpoint: Checkpoint, float_dim: int) -> Checkpoint:
+    """The same model with the first `float_dim` dimensions of its float descriptor, of unit length again.
+
+    Exact: they are the last linear layer's first outputs, which are normalised behind it. What it gives is a model like
+    any other, with a fingerprint of its own: load_model takes it, and save_checkpoint writes what that gives (with its
+    `history`).
+    Raises CheckpointError for a model without float descriptors, a head that knows one length, and other lengths than
+    1 to the descriptor's.
+    """
+    config, head = checkpoint.config, "float_branch.head.expand."
+    if "float" not in config.branches or f"{head}weight" not in checkpoint.state_dict:
+        kind = f"of {config.aggregation}" if "float" in config.branches else "that it does not have"
+        raise CheckpointError(f"{checkpoint.source}: a float descriptor {kind} cannot be cut")
+    if not 1 <= float_dim <= config.float_dim:
+        raise CheckpointError(f"float_dim {float_dim}: expected 1 to the {config.float_dim} dimensions of "
+                              f"{checkpoint.source}")
+    shorter = tuple(length for length in config.nested_floats if length <= float_dim)
+    nested = shorter if len(shorter) > 1 and shorter[-1] == float_dim else ()
+    config = dataclasses.replace(config, float_dim=float_dim, nested_floats=nested)
+    weights = {key: value[:float_dim] if key.startswith(head) else value
+               for key, value in checkpoint.state_dict.items()}
+    return dataclasses.replace(checkpoint, config=config, state_dict=weights, training=None,
+                               history=checkpoint.trainings)
+
+
 def load_foundation(model: SelaVPRpp | SelaVPR, path: str | Path) -> list[str]:
     """Loads an official file of the backbone (`Family.files`), strictly, by its own key names.
 
@@ -368,18 +393,18 @@ def load_foundation(model: SelaVPRpp | SelaVPR, path: str | Path) -> list[str]:
 
 
 def save_checkpoint(model: SelaVPRpp, path: str | Path, *, pretrained: bool | None,
-                    training: dict | None = None) -> None:
+                    training: dict | None = None, history: Sequence[dict] = ()) -> None:
     """Writes a file of ours, which carries its configuration, to the disk, whole or not at all; read_checkpoint is its
-    reader."""
-    save_as(model, path, format=FORMAT, pretrained=pretrained, training=training)
+    reader. training, history: as in Checkpoint."""
+    save_as(model, path, format=FORMAT, pretrained=pretrained, training=training, history=history)
 
 
 def save_as(model: SelaVPRpp | SelaVPR, path: str | Path, *, format: str, pretrained: bool | None,
-            training: dict | None) -> None:
+            training: dict | None, history: Sequence[dict] = ()) -> None:
     """Writes a file of a kind of ours, see `read_as`."""
     content = {"format": format, "version": VERSION, "config": model.config.to_dict(), "pretrained": pretrained,
                "licence": model.config.licence(pretrained=pretrained), "model_state_dict": model.state_dict(),
-               "training": training}
+               "training": training, "history": [*history]}
     with temporary_path(Path(path), synced=True) as temporary:
         torch.save(content, temporary)
 

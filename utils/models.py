@@ -12,6 +12,7 @@ from model import (
     ModelConfig,
     SelaVPRpp,
     build_model,
+    cut_floats,
     fetch_foundation,
     fetch_released,
     load_foundation,
@@ -50,6 +51,7 @@ class ModelOptions:
 
     resume      a model file, ours or published, or what else `read_model` takes; for a training its run folder, too
     backbone, aggregation, fields   of ModelConfig; the last by --variant and --set
+    float_dim   an evaluation takes so many first dimensions of the float descriptor; None: all
     foundation  where a training starts without `resume`: its backbone's official file; "random": seeded random
                 weights; None: the official file is fetched
     """
@@ -60,6 +62,7 @@ class ModelOptions:
     fields: Mapping[str, object] = dataclasses.field(default_factory=dict)
     foundation: str | None = None
     seed: int = 0
+    float_dim: int | None = None
 
 
 def read_resume(chosen: ModelOptions, *, branches: tuple[str, ...]) -> tuple[Checkpoint | None, ModelConfig]:
@@ -183,7 +186,8 @@ def model_from_foundation(config: ModelConfig, path: str | None, *, seed: int) -
 
 def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...], mapped: bool = False
                          ) -> tuple[SelaVPRpp, Checkpoint]:
-    """The model of --resume, or the published one of that backbone, with at least `branches`; in eval mode.
+    """The model of --resume, or the published one of that backbone, with at least `branches`; in eval mode. And where
+    it comes from, its float descriptor whole, also where `chosen.float_dim` cuts that of the model.
 
     mapped  --resume is read where its weights are used, and not verified: for whoever knows the model's fingerprint
     """
@@ -202,7 +206,27 @@ def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...], map
     if missing:
         raise ValueError(f"--resume {chosen.resume} holds a {' + '.join(held)} model; this script needs its "
                          f"{' and '.join(missing)} branch (train_rerank.py trains both)")
-    return load_model(checkpoint, shared=mapped), checkpoint
+    loaded = checkpoint if chosen.float_dim is None else cut_floats(checkpoint, chosen.float_dim)
+    return load_model(loaded, shared=mapped), checkpoint
+
+
+def said_of_cuts(trained: ModelConfig, *, code_bits: int | None = None, float_dim: int | None = None) -> list[str]:
+    """What a reader must hear of descriptors that are cut to lengths that their model did not train.
+
+    Raises ValueError for codes that cannot be so short or long. (float_dim: `model.cut_floats` does.)
+    """
+    if code_bits is not None and (code_bits % 8 or not 8 <= code_bits <= trained.code_bits):
+        raise ValueError(f"--code_bits {code_bits}: expected a multiple of 8, at most the {trained.code_bits} bits of "
+                         "this model's codes")
+    said = []
+    for what, length, lengths in (("codes", code_bits, trained.code_lengths),
+                                  ("float descriptors", float_dim, trained.float_lengths)):
+        if length is not None and length not in lengths:
+            unit = "bits" if what == "codes" else "dimensions"
+            said.append(f"{what} were not trained to be cut at {length} {unit}")
+    for warning in said:
+        log.warning("%s", warning)
+    return said
 
 
 def said_of_weights(pretrained: bool | None, file: str) -> list[str]:

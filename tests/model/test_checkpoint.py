@@ -1,5 +1,6 @@
 """Checkpoints in both directions, and every file that must be refused."""
 
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -12,11 +13,15 @@ import torch
 from fill import batch
 from paths import ROOT
 from published import PUBLISHED, filled_weights, model_of, published_shapes
+from torch.nn.functional import normalize
 
 from model import (
+    Checkpoint,
     CheckpointError,
     ModelConfig,
+    SelaVPRpp,
     build_model,
+    cut_floats,
     fingerprint,
     load_foundation,
     load_model,
@@ -384,3 +389,38 @@ def test_loading_imports_no_compiler(tmp_path):
               f"load_model({str(tmp_path / 'a.pth')!r}); print(*sys.modules)")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"sympy", "torch._dynamo", "torch.fx.experimental.symbolic_shapes"} & {*done.stdout.split()}
+
+
+# --- a shorter float descriptor
+
+def test_a_cut_model_gives_the_first_dimensions(tmp_path):
+    config = ModelConfig(backbone="dinov2-tiny", nested_floats=(16, 64, 512), code_bits=64)
+    model = build_model(config, seed=0).eval()
+    save_checkpoint(model, tmp_path / "whole.pth", pretrained=False, training={"script": "train.py"})
+    checkpoint = read_checkpoint(tmp_path / "whole.pth")
+    images = torch.randn(3, 3, 28, 42)
+    with torch.no_grad():
+        whole = model(images)
+    for length, nested in ((16, ()), (64, (16, 64)), (100, ()), (512, (16, 64, 512))):
+        cut = cut_floats(checkpoint, length)
+        assert cut.config == dataclasses.replace(config, float_dim=length, nested_floats=nested)
+        assert cut.training is None and cut.trainings == checkpoint.trainings != []
+        save_checkpoint(load_model(cut), tmp_path / "cut.pth", pretrained=cut.pretrained, history=cut.history)
+        assert read_checkpoint(tmp_path / "cut.pth").trainings == checkpoint.trainings
+        with torch.no_grad():
+            out = load_model(tmp_path / "cut.pth")(images)
+        assert torch.allclose(out.floating, normalize(whole.floating[:, :length], dim=1), atol=1e-6)
+        assert torch.equal(out.binary, whole.binary)
+        assert (fingerprint(load_model(cut)) == fingerprint(model)) == (length == 512)
+
+
+@pytest.mark.parametrize(("fields", "length", "message"), [
+    ({}, 513, "float_dim 513: expected 1 to the 512 dimensions of state dict"), ({}, 0, "float_dim 0: expected 1"),
+    ({"branches": ("binary",)}, 8, "a float descriptor that it does not have cannot be cut"),
+    ({"aggregation": "salad"}, 8, "a float descriptor of salad cannot be cut"),
+    ({"aggregation": "boq"}, 8, "a float descriptor of boq cannot be cut")])
+def test_a_model_that_cannot_be_cut(fields, length, message):
+    with torch.device("meta"):
+        model = SelaVPRpp(ModelConfig(backbone="dinov2-tiny", **fields))
+    with pytest.raises(CheckpointError, match=message):
+        cut_floats(Checkpoint(model.config, model.state_dict()), length)

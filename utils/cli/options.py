@@ -83,6 +83,7 @@ class EvaluationCommand:
     hub         another repository's model instead of `model`; None: `model`
     answers     how many of each query to write; None for a benchmark
     rerank_num  0 in scripts that do not re-rank
+    code_bits   of the codes to search by; None: all; shortlist: how many to sort by the whole codes then, 0: none
     """
 
     model: ModelOptions
@@ -95,6 +96,8 @@ class EvaluationCommand:
     answers: int | None
     shown: ShownOptions
     rerank_num: int
+    code_bits: int | None = None
+    shortlist: int = 0
 
     def fitted(self, patch: int) -> "EvaluationCommand":
         """The same with images whose sides are multiples of the backbone's patch, in pixels."""
@@ -150,6 +153,12 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
     parser = parser or evaluation_parser(description, flags=flags)
     args = _parse(parser, argv, flags)
     images, hub = images_of(args), None
+    code_bits, shortlist, *more = [*(flags and args.code_bits or [None]), 0]
+    if len(more) > 1:
+        parser.error(f"--code_bits {' '.join(map(str, args.code_bits))}: expected N, or N and M")
+    if shortlist and shortlist < args.rerank_num:
+        parser.error(f"--code_bits {code_bits} {shortlist} beside --rerank_num {args.rerank_num}: descriptors re-rank "
+                     "the best of the second number, which must be the larger")
     if not flags and args.hub:
         try:
             hub = HubOptions.of(args.hub, normalisation=args.normalise or DEFAULT_NORMALISATION)
@@ -157,7 +166,8 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
             parser.error(str(error))
         images = dataclasses.replace(images, normalisation=hub.normalisation)
     command = EvaluationCommand(
-        model=ModelOptions(resume=args.resume, backbone=args.backbone, aggregation=args.aggregation), hub=hub,
+        model=ModelOptions(resume=args.resume, backbone=args.backbone, aggregation=args.aggregation,
+                           float_dim=None if flags == ("hashing",) else args.float_dim), hub=hub,
         chosen=EvaluatedSet(
             name=args.dataset_name, split=args.split, file_lists=args.file_lists, coordinates=args.coordinates,
             database_folder=args.database_folder, queries_folder=args.queries_folder, labels=not args.no_labels),
@@ -167,7 +177,7 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
             resumable=True),
         images=images, run=with_options(run_options("test", args), resize=images.size), device=args.device,
         answers=args.answers if args.database_folder else None, shown=shown_of(parser, args),
-        rerank_num=args.rerank_num if "rerank" in flags else 0)
+        rerank_num=args.rerank_num if "rerank" in flags else 0, code_bits=code_bits, shortlist=shortlist)
     start_log()
     start(args.device)
     return command
@@ -193,7 +203,7 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None, flags: Flags
         parser.error("--file_lists beside --database_folder: lists are of a data set; leave one out")
     if getattr(args, "index", None) and args.index.exists() and not args.index.is_dir():
         parser.error(f"--index {args.index} is a file; expected a folder, which need not exist yet")
-    for name in ("backbone", "aggregation", "resume", "compile") if getattr(args, "hub", None) else ():
+    for name in ("backbone", "aggregation", "resume", "compile", "float_dim") if getattr(args, "hub", None) else ():
         if getattr(args, name):
             parser.error(f"--{name} beside --hub: it is of our own models; leave one of them out")
     if getattr(args, "normalise", None) and not args.hub:
@@ -251,6 +261,13 @@ def evaluation_parser(description: str, *, flags: Flags = ()) -> argparse.Argume
                        help="how the database's float descriptors are kept")
     speed.add_argument("--index", type=Path, metavar="FOLDER",
                        help="keep the descriptors there: an interrupted run resumes, a finished one is only searched")
+    if "rerank" in flags:
+        speed.add_argument("--code_bits", type=positive, nargs="+", metavar=("N", "M"),
+                           help="search by the codes' first N bits; given M, sort the best M by whole codes then")
+    elif flags:
+        speed.add_argument("--code_bits", type=positive, nargs=1, metavar="N", help="search by the codes' first N bits")
+    if flags != ("hashing",):
+        speed.add_argument("--float_dim", type=positive, metavar="N", help="the float descriptors' first N dimensions")
     own = parser.add_argument_group("images of your own, instead of a data set; answers in answers.csv and .json")
     own.add_argument("--database_folder", type=Path, help="images of known places")
     own.add_argument("--queries_folder", type=Path, help="images to be found among them")

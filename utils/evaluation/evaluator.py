@@ -26,7 +26,6 @@ from .metrics import recall_at_k
 
 log = logging.getLogger("selavprpp")
 KEPT_PREDICTIONS = 100  # at most, for each query, in predictions.npz
-HAMMING = "Hamming"
 
 
 class ExtractedSet(NamedTuple):
@@ -40,7 +39,8 @@ class ExtractedSet(NamedTuple):
 
 
 Stage = tuple[np.ndarray, np.ndarray]  # database ids (m, k) int64, best first, and their distances
-# Called with an extracted set and how many to find of each query, it yields one stage, or a second that re-ranks it.
+# Called with an extracted set and how many to find of each query, it yields one stage, or up to two more, each of which
+# re-ranks the one before.
 Retrieve = Callable[[ExtractedSet, int], Iterator[Stage]]
 
 
@@ -53,7 +53,8 @@ class Evaluation:
                              stage, the final one)
     final, final_distances   L2 distances of the re-ranked part, or what `distance` says; squared L2 or bits where there
                              is one stage
-    latency_ms               per query, of a search for all queries at once
+    latency_ms               per query, of a search for all queries at once; "shortlist" between two others
+    bytes_read_per_query     of codes and descriptors, by a search for one query; None: not told
     parts                    of listings of some of these images, from the same descriptors
     extraction               what extracting cost, and what it rounded (extraction.py); None: not done here
     codes                    what the binary codes are like (codes.py); None: there are none
@@ -71,8 +72,9 @@ class Evaluation:
     parts: tuple["Evaluation", ...] = ()
     extraction: dict | None = None
     codes: dict[str, np.ndarray] | None = None
-    first_protocol: str = HAMMING
+    first_protocol: str = "Hamming"
     reranked_by: str = "L2"
+    bytes_read_per_query: int | None = None
 
     def final_recalls(self, recall_values: Sequence[int]) -> dict[int, float]:
         """Recall@k of the final stage in percent."""
@@ -130,10 +132,11 @@ class EvaluationOptions:
 class Evaluator:
     """Called with a model and a set it extracts descriptors, searches them by `retrieve` and logs the recalls.
 
-    retrieve  the search of an evaluation script
-    protocol  what it does, in words: for the log and results.json; first_protocol, reranked_by: of two stages
-    branches  that it needs
-    folder    descriptors lie in it until they are searched; None: in the system's for temporary files
+    retrieve    the search of an evaluation script
+    protocol    what it does, in words: for the log and results.json; first_protocol, reranked_by: of two stages
+    branches    that it needs
+    folder      descriptors lie in it until they are searched; None: in the system's for temporary files
+    bytes_read  how many bytes of a database a search for one query reads; None: that is not told
     """
 
     retrieve: Retrieve
@@ -141,8 +144,9 @@ class Evaluator:
     branches: tuple[str, ...]
     options: EvaluationOptions
     folder: Path | None = None
-    first_protocol: str = HAMMING
+    first_protocol: str = "Hamming"
     reranked_by: str = "L2"
+    bytes_read: Callable[[Searchable], int] | None = None
 
     def __call__(self, model: SelaVPRpp | Extractor, dataset: BenchmarkDataset) -> Evaluation:
         """Of several processes all extract, the first searches, and all get what it found."""
@@ -165,7 +169,8 @@ class Evaluator:
     def _search(self, found: ExtractedSet, listing: Listing) -> Evaluation:
         evaluation = search(self.retrieve, found, listing, protocol=self.protocol,
                             recall_values=self.options.recall_values)
-        return dataclasses.replace(evaluation, first_protocol=self.first_protocol, reranked_by=self.reranked_by)
+        return dataclasses.replace(evaluation, first_protocol=self.first_protocol, reranked_by=self.reranked_by,
+                                   bytes_read_per_query=self.bytes_read and self.bytes_read(found.database))
 
     def _part(self, found: ExtractedSet, whole: Listing, part: Listing) -> Evaluation:
         """Of a listing whose images are among those of `whole`: nothing is extracted again."""
@@ -210,7 +215,21 @@ def search(retrieve: Retrieve, found: ExtractedSet, listing: Listing, *, protoco
     ms = [1000 * taken / listing.n_queries for taken in seconds]
     first = stages[0] if len(stages) > 1 else (None, None)
     return Evaluation(listing, protocol, tuple(recall_values), *first, *stages[-1],
-                      {"search": ms[0], "rerank": ms[1] if len(ms) > 1 else None}, found.database.bytes_per_image)
+                      {"search": ms[0], **({"shortlist": ms[1]} if len(ms) > 2 else {}),
+                       "rerank": ms[-1] if len(ms) > 1 else None}, found.database.bytes_per_image)
+
+
+def hamming(code_bits: int | None = None) -> str:
+    """A search by codes, or by their first bits, in words."""
+    return "Hamming" if code_bits is None else f"Hamming of {code_bits} bits"
+
+
+def bytes_read(database: Searchable, *, code_bits: int | None = None, shortlist: int = 0, rerank_num: int = 0) -> int:
+    """By a search of codes for one query: the first `code_bits` (None: all) of every image's code, the whole codes of
+    the best `shortlist`, the float descriptors of the best `rerank_num`."""
+    n, held = len(database), {name: size or 0 for name, size in database.bytes_per_image.items()}
+    first = held["binary"] if code_bits is None else code_bits // 8
+    return n * first + min(shortlist, n) * held["binary"] + min(rerank_num, n) * held["float"]
 
 
 def _log(evaluation: Evaluation) -> None:
@@ -222,3 +241,5 @@ def _log(evaluation: Evaluation) -> None:
                          ", ".join(f"R@{k}: {value:.1f}" for k, value in recalls.items()))
     log.info("searched: %s",
              ", ".join(f"{name} {ms:.3f} ms a query" for name, ms in evaluation.latency_ms.items() if ms))
+    if evaluation.bytes_read_per_query is not None:
+        log.info("read: %s bytes a query, of codes and descriptors", f"{evaluation.bytes_read_per_query:,}")

@@ -3,6 +3,7 @@ what one looks at: a report, panels."""
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,12 @@ class ShownOptions:
 
 def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp | HubModel, checkpoint: Checkpoint | HubOrigin,
                      *, training: dict | None = None, answers: int | None = None,
-                     shown: ShownOptions = ShownOptions()) -> None:
+                     shown: ShownOptions = ShownOptions(), warnings: Sequence[str] = ()) -> None:
     """Writes results.json (schema 2) and predictions.npz into the run folder; of several processes, the first.
 
     checkpoint  where the model comes from; its weights are not read
     training    what the model's training cost, where this run trained it
+    warnings    what a reader of the figures should know, beside what the set and the model tell
     answers     how many of each query to write into answers.csv and answers.json; None: no such files
     """
     if not is_first():
@@ -66,7 +68,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp | HubMod
         "folder": str(listing.folder.absolute()),
         "protocol": evaluation.protocol,
         "benchmark": {"protocol": listing.protocol, "rule": listing.rule, "files_sha256": listing.fingerprint(),
-                      "warnings": [*listing.warnings, *extractor.warnings]},
+                      "warnings": [*listing.warnings, *extractor.warnings, *warnings]},
         "n_database": listing.n_database,
         "n_queries": listing.n_queries,
         "n_queries_without_positives": listing.n_unanswerable,
@@ -78,6 +80,7 @@ def write_evaluation(run: Run, evaluation: Evaluation, model: SelaVPRpp | HubMod
                   for part in evaluation.parts},
         "latency_ms": evaluation.latency_ms,
         "bytes_per_image": evaluation.bytes_per_image,
+        "bytes_read_per_query": evaluation.bytes_read_per_query,
         "extraction": evaluation.extraction,
         "model": {**extractor.record, "pretrained": checkpoint.pretrained, "licence": checkpoint.licence,
                   "checkpoint": checkpoint.source, "trainings": checkpoint.trainings},

@@ -204,6 +204,8 @@ def _costs(runs: Sequence[EvaluatedRun]) -> Section:
     for name, of_run in (
             ("search, ms a query", lambda run: _number(run.results["latency_ms"].get("search"), "{:.3f}")),
             ("re-ranking, ms a query", lambda run: _number(run.results["latency_ms"].get("rerank"), "{:.3f}")),
+            ("read by a search, bytes a query",
+             lambda run: _number(run.results.get("bytes_read_per_query"), "{:,}")),
             *((f"{kind}, bytes an image", lambda run, kind=kind: _number(
                 run.results["bytes_per_image"].get(kind), "{:,}")) for kind in kinds),
             ("images extracted a second", lambda run: _number(_extraction(run).get("images_per_second"), "{:.1f}")),

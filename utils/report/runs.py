@@ -47,7 +47,9 @@ class EvaluatedRun:
         """What a stage is called, in the words of the script."""
         if stage == "final":
             return self.results["protocol"]
-        return "first stage" if self.results["bytes_per_image"]["binary"] is None else "Hamming"
+        if self.results["bytes_per_image"]["binary"] is None:
+            return "first stage"
+        return f"Hamming of {bits[0]} bits" if (bits := self.results["options"].get("code_bits")) else "Hamming"
 
     def counted(self) -> Iterator[tuple[str, dict[str, float], int]]:
         """What has recalls, each stage and each part of the set: its name, recalls in percent by k, and queries."""

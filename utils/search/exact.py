@@ -26,6 +26,8 @@ COUNTER_BYTES = 16 * 2**20  # of faiss's lists of rows by distance, for some que
 SHORT_S = 3  # seconds; a longer search shows how far it is
 NEAR_BYTES = 16 * 2**20  # of queries re-ranked together, or of what is read for them: it stays in a cache
 
+ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)  # of each byte
+
 Ranked = tuple[np.ndarray, np.ndarray]  # distances and ids, (m, k) each
 T = TypeVar("T")
 
@@ -125,13 +127,7 @@ def rerank_l2(database: np.ndarray | StoredRows, queries: np.ndarray, candidates
     """
     _check(database, queries, depth, name_of_k="depth")
     stored = database if isinstance(database, StoredRows) else StoredRows(database)
-    if candidates.ndim != 2 or len(candidates) != len(queries) or candidates.dtype.kind not in "iu":
-        raise ValueError(f"candidates are {candidates.dtype} {candidates.shape}; expected integers "
-                         f"({len(queries)}, k), one row per query")
-    if candidates.size and not 0 <= candidates.min() <= candidates.max() < len(stored):
-        raise ValueError(f"candidates range from {candidates.min()} to {candidates.max()}; "
-                         f"expected indices of the {len(stored)} database rows")
-    ids, queries = candidates.astype(np.int64), np.ascontiguousarray(queries)
+    ids, queries = _checked(candidates, len(queries), len(stored)), np.ascontiguousarray(queries)
     head = ids[:, :depth]  # a view: what is sorted there is sorted in ids
     squared = np.empty(head.shape, np.float32)
     for some, rows, local in _read(stored, head, device):
@@ -143,6 +139,26 @@ def rerank_l2(database: np.ndarray | StoredRows, queries: np.ndarray, candidates
         raise ValueError(NOT_FINITE)
     distances = np.sqrt(squared)
     order = np.argsort(distances, axis=1, kind="stable")
+    ids[:, :depth] = np.take_along_axis(head, order, axis=1)
+    return ids, np.take_along_axis(distances, order, axis=1)
+
+
+def rerank_hamming(database_codes: np.ndarray, query_codes: np.ndarray, candidates: np.ndarray, depth: int) -> Ranked:
+    """Sort the first `depth` candidates of each query by Hamming distance; those beyond keep their order behind them.
+
+    Args: as `search_hamming` and `rerank_l2`, whose result has the same order: rows (m, k) int64, and the distances in
+    bits (m, min(depth, k)) int32 of the re-ranked part, ascending, equal ones by row. Raises ValueError alike.
+    """
+    _check(database_codes, query_codes, depth, dtype="uint8", name_of_k="depth")
+    ids = _checked(candidates, len(query_codes), len(database_codes))
+    head = ids[:, :depth]  # a view: what is sorted there is sorted in ids
+    distances = np.empty(head.shape, np.int32)
+    size = max(1, NEAR_BYTES // max(1, head.shape[1] * query_codes.shape[1]))
+    for start in range(0, len(head), size):
+        some = slice(start, start + size)
+        differing = database_codes[head[some]] ^ query_codes[some, None]
+        distances[some] = ONES[differing].sum(axis=2, dtype=np.int32)
+    order = np.lexsort((head, distances), axis=1)
     ids[:, :depth] = np.take_along_axis(head, order, axis=1)
     return ids, np.take_along_axis(distances, order, axis=1)
 
@@ -213,6 +229,17 @@ def _squared_l2(rows: np.ndarray, queries: np.ndarray, ids: np.ndarray) -> np.nd
         rows.shape[1], wanted.size, *map(faiss.swig_ptr, (queries, query, rows, wanted, squared)))
     placed[order] = squared
     return placed.reshape(ids.shape)
+
+
+def _checked(candidates: np.ndarray, m: int, n: int) -> np.ndarray:
+    """A copy, int64. Raises ValueError unless these are rows among n of each of m queries."""
+    if candidates.ndim != 2 or len(candidates) != m or candidates.dtype.kind not in "iu":
+        raise ValueError(f"candidates are {candidates.dtype} {candidates.shape}; expected integers "
+                         f"({m}, k), one row per query")
+    if candidates.size and not 0 <= candidates.min() <= candidates.max() < n:
+        raise ValueError(f"candidates range from {candidates.min()} to {candidates.max()}; "
+                         f"expected indices of the {n} database rows")
+    return candidates.astype(np.int64)
 
 
 def _on_gpu(device: torch.device | None) -> TypeGuard[torch.device]:

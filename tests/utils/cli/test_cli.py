@@ -138,6 +138,11 @@ def test_every_option_reaches_its_record(monkeypatch):
                                      store="int8", index=Path("h"), device=device, resumable=True),
         shown=ShownOptions(report=True, panels=4, only_wrong=True),
         run=RunOptions(root=Path("test"), options=options.run.options), device=device, answers=None, rerank_num=0)
+    options = parsed("eval_rerank.py --datasets_folder sets --code_bits 64 1000 --float_dim 256")
+    assert (options.code_bits, options.shortlist, options.model.float_dim) == (64, 1000, 256)
+    for words, bits in (("", None), ("--code_bits 8", 8)):
+        options = parsed(f"eval_hashing.py --datasets_folder sets {words}")
+        assert (options.code_bits, options.shortlist, options.model.float_dim) == (bits, 0, None)
     options = parsed("eval.py --database_folder a --queries_folder b --coordinates c --no_labels --answers 3")
     assert options.answers == 3
     assert not torch.are_deterministic_algorithms_enabled()
@@ -192,6 +197,12 @@ def test_help(script, capsys):
     ("eval.py", "--split training", "--split: invalid choice: 'training'"),
     ("eval.py", "--device tpu", "--device: invalid choice: 'tpu'"),
     ("eval_rerank.py", "--rerank_num 0", "--rerank_num: '0'"),
+    ("eval_rerank.py", "--code_bits 64 1000 100", "--code_bits 64 1000 100: expected N, or N and M"),
+    ("eval_rerank.py", "--code_bits 64 99", "--code_bits 64 99 beside --rerank_num 100: descriptors re-rank the best"),
+    ("eval_hashing.py", "--code_bits 64 1000", "unrecognized arguments: 1000"),
+    ("eval_hashing.py", "--float_dim 64", "unrecognized arguments: --float_dim"),
+    ("eval.py", "--code_bits 64", "unrecognized arguments: --code_bits"),
+    ("eval.py", "--float_dim 64 --hub a/b:c", "--float_dim beside --hub: it is of our own models"),
     ("eval.py", "--rerank_num 5", "unrecognized arguments: --rerank_num"),
     ("train_rerank.py", "--rerank_num 5", "unrecognized arguments: --rerank_num"),
     ("train.py", "--hashing", "--hashing does not belong to this script; use train_hashing.py or eval_hashing.py"),

@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from descriptors import Rows, evaluator_of, extract_rows, search, searchable
+from descriptors import Rows, evaluator_of, extract_rows, search, search_by, searchable
 from images import write_benchmark
-from scripts import evaluation_options, metrics, one_thread, results, run_folder
+from scripts import error_of, evaluation_options, metrics, one_thread, results, run_folder
 
 import eval as eval_float
 import eval_hashing
 import eval_rerank
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from model import Checkpoint, ModelConfig, build_model, fingerprint, load_model, published_state_dict
+from utils.evaluation.evaluator import EvaluationOptions
 from utils.evaluation.results import write_evaluation
 from utils.run import Run, RunOptions
+from utils.search import TwoStageIndex
 
 
 def benchmark(folder: Path, name: str = "pitts30k") -> BenchmarkDataset:
@@ -123,6 +125,28 @@ def test_two_stages(rerank_num, made_up, tmp_path):
     assert min(found.latency_ms.values()) > 0
 
 
+@pytest.mark.parametrize(("shortlist", "rerank_num"), [(0, 5), (5, 5), (12, 3), (100, 7)])
+def test_three_stages(shortlist, rerank_num, made_up, tmp_path):
+    """Of codes of 16 bits the first 8, the best by all 16, the best of these by L2; equal distances by row."""
+    dataset, extracted = made_up
+    evaluate = eval_rerank.evaluator(EvaluationOptions(), rerank_num=rerank_num, code_bits=8, shortlist=shortlist)
+    found = search_by(evaluate.retrieve, searchable(tmp_path, extracted, N_DATABASE), dataset.listing,
+                      protocol=evaluate.protocol, recall_values=[1, 5])
+    l2, whole = squared_l2(extracted), hamming(extracted)
+    cut = hamming(extracted._replace(codes=extracted.codes[:, :1]))
+    assert cut != whole
+    for q in range(N_QUERIES):
+        first = order(cut[q])
+        second = sorted(first[:shortlist], key=lambda i: (whole[q][i], i)) + first[shortlist:]
+        assert found.first[q].tolist() == first
+        assert found.first_distances[q].tolist() == sorted(cut[q])
+        assert found.final[q].tolist() == sorted(second[:rerank_num], key=lambda i: l2[q][i]) + second[rerank_num:]
+    assert (found.latency_ms.get("shortlist", 0) > 0) == (shortlist > 0)
+    words = f"Hamming of 8 bits top {shortlist}, then Hamming" if shortlist else "Hamming of 8 bits"
+    assert found.protocol == f"{words} top {rerank_num}, then L2"
+    assert evaluate.first_protocol == "Hamming of 8 bits"
+
+
 def test_recalls_of_both_stages_over_all_and_over_answerable_queries(made_up, tmp_path):
     dataset, extracted = made_up
     # Queries 0 to 3 look like their place in both ways, 4 to 6 in codes alone.
@@ -158,7 +182,7 @@ def assert_schema_1(written: dict) -> None:
         "schema": int, "dataset": str, "split": str, "folder": str, "protocol": str, "n_database": int,
         "n_queries": int, "n_queries_without_positives": int, "threshold_m": float, "recalls": two_stages,
         "recalls_answerable": two_stages, "latency_ms": {"search": float, "rerank": (float, None)},
-        "bytes_per_image": {"binary": (int, None), "float": (int, None)},
+        "bytes_per_image": {"binary": (int, None), "float": (int, None)}, "bytes_read_per_query": int,
         "extraction": {"precision": str, "store": str, "rounding": ({}, None), "images": int, "waiting_share": float},
         "benchmark": {"protocol": (str, None), "rule": str, "files_sha256": str, "warnings": list}, "parts": {},
         "model": {"backbone": str, "pretrained": (bool, None), "checkpoint": str, "fingerprint": str,
@@ -215,7 +239,61 @@ def test_results_of_the_three_scripts(data, float_run, rerank_run, tmp_path):
     assert runs["float"]["bytes_per_image"] == {"binary": None, "float": 2048}
     assert runs["hashing"]["bytes_per_image"] == {"binary": 64, "float": None}
     assert runs["rerank"]["bytes_per_image"] == {"binary": 64, "float": 2048}
+    assert [written["bytes_read_per_query"] for written in runs.values()] == [8 * 2048, 8 * 64, 8 * (64 + 2048)]
     assert tree(data) == before
+
+
+@pytest.mark.slow
+def test_codes_and_floats_that_are_cut(data, rerank_run, tmp_path):
+    """One index serves all lengths of codes: with them nothing is extracted again."""
+    def run(main, *options):
+        return run_folder(main, *evaluation_options(data), "--resume", rerank_run / "best_model.pth", "--index",
+                          tmp_path / "index", *options, cwd=tmp_path)
+
+    def said(folder):
+        return [warning for warning in results(folder)["benchmark"]["warnings"] if "were not trained" in warning]
+
+    whole = run(eval_rerank.main, "--rerank_num", 3)
+    cut, three = (run(eval_rerank.main, "--rerank_num", 3, "--code_bits", 64, *more) for more in (["--report"], [5]))
+    alone = run(eval_hashing.main, "--index", tmp_path / "codes", "--code_bits", 64)
+    found = {name: results(folder) for name, folder in
+             {"whole": whole, "cut": cut, "three": three, "alone": alone}.items()}
+    assert [found[name]["extraction"]["reused"] for name in found] == [False, True, True, False]
+    assert [found[name]["bytes_read_per_query"] for name in found] == [
+        8 * 64 + 3 * 2048, 8 * 8 + 3 * 2048, 8 * 8 + 5 * 64 + 3 * 2048, 8 * 8]
+    assert found["three"]["protocol"] == "Hamming of 64 bits top 5, then Hamming top 3, then L2"
+    assert found["alone"]["protocol"] == "Hamming of 64 bits"
+    index = TwoStageIndex(tmp_path / "index" / "database")
+    queries = TwoStageIndex(next((tmp_path / "index").glob("queries-*")))
+    distances = np.unpackbits(queries.codes[:, None, :8] ^ index.codes[None, :, :8], axis=2).sum(2)
+    for folder, stage in ((cut, "first_stage"), (three, "first_stage"), (alone, "final")):
+        arrays = np.load(folder / "predictions.npz")
+        assert np.array_equal(arrays[f"{stage}_ids"], np.argsort(distances, axis=1, kind="stable"))
+    warning = "codes were not trained to be cut at 64 bits"
+    assert (said(whole), said(cut), said(alone)) == ([], [warning], [warning])
+    assert warning in (cut / "report.html").read_text() and warning in (cut / "info.log").read_text()
+    assert "Hamming of 64 bits" in (cut / "report.html").read_text()
+
+    shorter = results(short := run(eval_float.main, "--index", tmp_path / "floats", "--float_dim", 96))
+    assert shorter["bytes_per_image"] == {"binary": None, "float": 4 * 96}
+    assert shorter["bytes_read_per_query"] == 8 * 4 * 96
+    assert shorter["model"]["config"]["float_dim"] == 96
+    assert said(short) == ["float descriptors were not trained to be cut at 96 dimensions"]
+    rows, exact = (TwoStageIndex(tmp_path / folder / "database").floats.values for folder in ("floats", "index"))
+    assert np.abs(rows - exact[:, :96] / np.linalg.norm(exact[:, :96], axis=1, keepdims=True)).max() < 1e-5
+    again = results(run(eval_rerank.main, "--index", tmp_path / "both", "--float_dim", 96))
+    assert again["bytes_per_image"] == {"binary": 64, "float": 4 * 96}
+
+
+def test_lengths_that_a_model_does_not_have(data, rerank_run, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = rerank_run / "best_model.pth"
+    for main, options, message in (
+            (eval_rerank.main, ("--code_bits", 60), "--code_bits 60: expected a multiple of 8, at most the 512 bits"),
+            (eval_hashing.main, ("--code_bits", 520), "--code_bits 520: expected a multiple of 8, at most the 512"),
+            (eval_float.main, ("--float_dim", 513), f"float_dim 513: expected 1 to the 512 dimensions of {file}")):
+        assert message in error_of(main, *evaluation_options(data), "--resume", file, *options, capsys=capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

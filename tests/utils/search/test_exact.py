@@ -8,7 +8,17 @@ import pytest
 import torch
 from paths import DATA
 
-from utils.search import StoredRows, exact, merge_ranked, pack_codes, rerank_l2, search_hamming, search_l2, store_rows
+from utils.search import (
+    StoredRows,
+    exact,
+    merge_ranked,
+    pack_codes,
+    rerank_hamming,
+    rerank_l2,
+    search_hamming,
+    search_l2,
+    store_rows,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -264,6 +274,26 @@ def test_reranking_keeps_the_order_of_equal_distances():
     assert rerank_l2(database, queries[:1], candidates[:1], 400)[0].tolist() == expected[:1]
 
 
+@pytest.mark.parametrize("depth", [1, 8, 30, 100])
+@pytest.mark.parametrize("n_bytes", [1, 3, 64])
+@pytest.mark.parametrize("near_bytes", [1, 2**24])
+def test_reranking_by_codes_matches_a_naive_loop(depth, n_bytes, near_bytes, monkeypatch):
+    """Equal distances by row, in whatever order the candidates are."""
+    monkeypatch.setattr(exact, "NEAR_BYTES", near_bytes)
+    rng = np.random.default_rng(depth)
+    database, queries = (rng.integers(0, 256, (n, n_bytes), dtype=np.uint8) for n in (50, 11))
+    candidates = np.stack([rng.permutation(50)[:30] for _ in queries])
+    given = candidates.copy()
+    ids, distances = rerank_hamming(database, queries, candidates, depth)
+    assert np.array_equal(candidates, given)
+    assert (ids.dtype, distances.dtype, distances.shape) == (np.int64, np.int32, (11, min(depth, 30)))
+    table = naive_hamming(queries, database)
+    for query, listed in enumerate(given.tolist()):
+        head = sorted(listed[:depth], key=lambda row: (table[query][row], row))
+        assert ids[query].tolist() == head + listed[depth:]
+        assert distances[query].tolist() == [table[query][row] for row in head]
+
+
 def test_a_database_smaller_than_k_gives_all_of_it_and_never_minus_one():
     rng = np.random.default_rng(0)
     database = rng.standard_normal((5, 16)).astype(np.float32)
@@ -284,6 +314,8 @@ def test_no_queries_find_nothing():
         for distances, ids in (search_hamming(codes, codes[:0], k), search_l2(floats, floats[:0], k)):
             assert distances.shape == ids.shape == (0, min(k, 9)) and ids.dtype == np.int64
         ids, distances = rerank_l2(floats, floats[:0], np.empty((0, 7), np.int64), k)
+        assert (ids.shape, distances.shape) == ((0, 7), (0, min(k, 7)))
+        ids, distances = rerank_hamming(codes, codes[:0], np.empty((0, 7), np.int64), k)
         assert (ids.shape, distances.shape) == ((0, 7), (0, min(k, 7)))
     ids, distances = rerank_l2(floats, floats, np.empty((9, 0), np.int64), 3)
     assert ids.shape == distances.shape == (9, 0)
@@ -328,6 +360,9 @@ def test_errors_name_what_was_given_and_expected():
         (r"\(3, 3\); expected integers \(4, k\)", lambda: rerank_l2(floats, floats, some[:3], 3)),
         (r"candidates are float64", lambda: rerank_l2(floats, floats, some.astype(float), 3)),
         (r"NaN or infinity", lambda: rerank_l2(floats, floats * np.float32("nan"), some, 3)),
+        (r"depth is 0", lambda: rerank_hamming(codes, codes, some, 0)),
+        (r"width 2, queries 1", lambda: rerank_hamming(codes, codes[:, :1], some, 3)),
+        (r"from -1 to -1; expected indices of the 4", lambda: rerank_hamming(codes, codes, some - 1, 3)),
     ]
     for message, call in cases:
         with pytest.raises(ValueError, match=message):

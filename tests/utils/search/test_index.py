@@ -19,8 +19,8 @@ from paths import ROOT
 from scripts import error_of
 
 from utils.index import main
-from utils.search import STORES, ModelIdentity, Searchable, StoredRows, TwoStageIndex, store_rows
-from utils.search.index import disk
+from utils.search import STORES, ModelIdentity, Searchable, StoredRows, TwoStageIndex, search_hamming, store_rows
+from utils.search.index import disk, searchable
 
 
 def nearest(distances: np.ndarray, k: int) -> np.ndarray:
@@ -49,6 +49,16 @@ def check_search(index, data: dict, live: np.ndarray, *, k: int = 5, depth: int 
     assert np.array_equal(ids, live[nearest(of_floats, k)])
     np.testing.assert_allclose(distances, np.sort(of_floats, axis=1)[:, :k])
     assert len(index) == len(live)
+    of_first_byte = np.unpackbits(queries["codes"][:, None, :1] ^ data["codes"][live][:, :1], axis=2).sum(2)
+    cut = nearest(of_first_byte, depth)
+    distances, ids = index.search_codes(queries["codes"], depth, bits=8)
+    assert np.array_equal(ids, live[cut])
+    assert np.array_equal(distances, np.take_along_axis(of_first_byte, cut, axis=1))
+    bits = np.take_along_axis(of_codes, cut, axis=1)[:, :k]
+    ranked = np.lexsort((cut[:, :k], bits), axis=1)  # by distance, then row
+    again, distances = index.rerank_codes(queries["codes"], ids, k)
+    assert np.array_equal(again, live[np.hstack([np.take_along_axis(cut, ranked, axis=1), cut[:, k:]])])
+    assert np.array_equal(distances, np.take_along_axis(bits, ranked, axis=1))
 
 
 @pytest.fixture
@@ -211,6 +221,25 @@ def test_restricted_to_some_rows(tmp_path):
         index.restricted_to([3]).search(data["codes"][:1], data["floats"][:1])
     with pytest.raises(ValueError, match="105"):
         index.restricted_to([105])
+
+
+def test_a_prefix_is_read_alone(tmp_path, monkeypatch):
+    """From a copy of its own, which is made once: a search by few bits touches few bytes."""
+    index = TwoStageIndex.build(tmp_path / "index", model=MODEL, **images(60, 1))
+    searched = []
+    monkeypatch.setattr(searchable, "search_hamming",
+                        lambda rows, *more, **options: searched.append(rows) or search_hamming(rows, *more, **options))
+    queries = images(9, seed=99)["codes"]
+    for bits in (8, 8, 16, None):
+        index.search_codes(queries, 5, bits=bits)
+    assert [rows.shape for rows in searched] == [(60, 1), (60, 1), (60, 2), (60, 2)]
+    assert searched[0] is searched[1] and searched[0].flags.c_contiguous and searched[0].base is None
+    assert np.shares_memory(searched[2], index.codes) and np.shares_memory(searched[3], index.codes)
+    for bits in (0, 4, 12, 24, -8):
+        with pytest.raises(ValueError, match=f"bits is {bits}; expected a multiple of 8, at most the code's 16"):
+            index.search_codes(queries, 5, bits=bits)
+    with pytest.raises(ValueError, match="width"):
+        index.search_codes(np.zeros((3, 3), np.uint8), 5, bits=8)
 
 
 # --- what does not fit is refused ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from ..exact import rerank_l2, search_hamming, search_l2
+from ..exact import rerank_hamming, rerank_l2, search_hamming, search_l2
 from ..stores import StoredRows, store_rows
 from .disk import Ids, Rows, RowShape
 
@@ -32,7 +32,8 @@ class Found(NamedTuple):
 class Searchable:
     """Codes (n, bytes) uint8 and float descriptors (n, D), as float32 or stored rows, of n images; one may be missing.
 
-    live     ascending numbers of the rows that can be found; None: all. Their codes are copied at the first search
+    live     ascending numbers of the rows that can be found; None: all. Their codes are copied at the first search, as
+             are prefixes of codes at the first search by these
     reading  called before rows are read, with "codes" or "floats" and their numbers
     """
 
@@ -45,7 +46,8 @@ class Searchable:
                              "expected codes, floats or both, one each an image")
         if codes is not None and (codes.ndim != 2 or codes.dtype != np.uint8):
             raise ValueError(f"codes are {codes.dtype} {codes.shape}; expected uint8 (images, bytes) from pack_codes")
-        self._n, self.live, self._live_codes = lengths.pop(), live, codes if live is None else None
+        self._n, self.live = lengths.pop(), live
+        self._searched: dict[int, np.ndarray] = {}  # codes, or their first bytes, of the rows that can be found
         self._reading = reading
 
     def __len__(self) -> int:
@@ -77,15 +79,35 @@ class Searchable:
         ids, distances = self.rerank(floats, first_ids, depth, device=device)
         return Found(ids[:, :k], distances[:, :k], first_ids, first_distances)
 
-    def search_codes(self, codes: np.ndarray, k: int, *, device: torch.device | None = None
+    def search_codes(self, codes: np.ndarray, k: int, *, bits: int | None = None, device: torch.device | None = None
                      ) -> tuple[np.ndarray, np.ndarray]:
-        """Hamming distances (m, k) int32, ascending, and ids (m, k) int64 of the nearest codes, exhaustively."""
+        """Hamming distances (m, k) int32, ascending, and ids (m, k) int64 of the nearest codes, exhaustively.
+
+        bits  compares so many first bits of the codes, a multiple of 8; None: all. A copy of these is kept, so that no
+              search reads more. Raises ValueError for another number.
+        """
         held = self._held(self.codes, "codes")
         self.about_to_read("codes", slice(None))
-        if self._live_codes is None:
-            self._live_codes = held[self.live]
-        distances, places = search_hamming(self._live_codes, codes, k, device=device)
+        whole = held.shape[1]
+        if bits is not None and (bits % 8 or not 8 <= bits <= 8 * whole):
+            raise ValueError(f"bits is {bits}; expected a multiple of 8, at most the code's {8 * whole}")
+        width = whole if bits is None else bits // 8
+        if width not in self._searched:
+            found = held[:, :width]
+            self._searched[width] = np.ascontiguousarray(found if self.live is None else found[self.live])
+        if codes.ndim == 2 and codes.shape[1] == whole:
+            codes = codes[:, :width]
+        distances, places = search_hamming(self._searched[width], codes, k, device=device)
         return distances, places if self.live is None else self.live[places]
+
+    def rerank_codes(self, codes: np.ndarray, candidates: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of ids (m, k) the first `depth` by Hamming distance to whole codes (m, bytes), the others behind.
+
+        Returns ids (m, k) int64 and distances (m, min(depth, k)) int32; equal ones by row.
+        """
+        held = self._held(self.codes, "codes")
+        self.about_to_read("codes", self.checked(candidates[:, :depth].ravel()))
+        return rerank_hamming(held, codes, candidates, depth)
 
     def search_floats(self, floats: np.ndarray, k: int, *, device: torch.device | None = None
                       ) -> tuple[np.ndarray, np.ndarray]:
