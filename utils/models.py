@@ -22,6 +22,7 @@ from model.side_network import PUBLISHED_START
 
 from .distributed import first_on_each_node
 from .huggingface.folders import is_folder, read_hub
+from .search import ModelIdentity
 
 log = logging.getLogger("selavprpp")
 
@@ -199,6 +200,20 @@ def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...], map
         raise ValueError(f"--resume {chosen.resume} holds a {' + '.join(held)} model; this script needs its "
                          f"{' and '.join(missing)} branch (train_rerank.py trains both)")
     return load_model(checkpoint, shared=mapped), checkpoint
+
+
+def teacher_of(checkpoint: Checkpoint) -> ModelIdentity | None:
+    """The model whose descriptors this one learnt to give, if its last training was that (utils.distil).
+
+    Raises ValueError where the file tells of one that cannot be used.
+    """
+    last = (checkpoint.trainings or [{}])[-1]
+    told = last["data"].get("teacher") if isinstance(last.get("data"), dict) else None
+    if told is None:
+        return None
+    if not isinstance(told, dict) or not all(isinstance(told.get(name), str) for name in ModelIdentity._fields):
+        raise ValueError(f"{checkpoint.source}: what it says of its teacher cannot be used; give another file")
+    return ModelIdentity(*(told[name] for name in ModelIdentity._fields))
 
 
 def said_of_weights(pretrained: bool | None, file: str) -> list[str]:

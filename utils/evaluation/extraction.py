@@ -36,6 +36,8 @@ Network = Callable[..., Descriptors]
 class Extractor(Protocol):
     """A model as its descriptors are extracted and as results.json names it: `OwnModel` or hub.HubModel.
 
+    teacher   the model whose descriptors it learnt to give (utils.distil), so that its queries may come to a database
+              of that one; None: none
     code_bits, float_dim  of its descriptors; None: it has no such branch
     record    what results.json tells of it under "model"
     warnings  what a reader of its figures should know
@@ -43,6 +45,7 @@ class Extractor(Protocol):
     """
 
     identity: ModelIdentity
+    teacher: ModelIdentity | None
     code_bits: int | None
     float_dim: int | None
     device: torch.device
@@ -57,8 +60,9 @@ class OwnModel:
 
     warnings = ()
 
-    def __init__(self, model: SelaVPRpp):
+    def __init__(self, model: SelaVPRpp, *, teacher: ModelIdentity | None = None):
         self.model, config = model.eval(), model.config
+        self.teacher = teacher
         self.device = next(model.parameters()).device
         self.code_bits, self.float_dim = config.code_bits, config.float_dim
         self.identity = ModelIdentity(fingerprint(model), f"{config.backbone} {config.aggregation}")
@@ -93,7 +97,8 @@ def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Pat
     """Runs the model, in eval mode, over a set's images with one pass of the backbone for all branches.
 
     folder     gets an index "database" and one for these queries; what lies there of the same images, extracted in
-               the same way, is not done again
+               the same way, is not done again. A student's queries come to a database that its teacher has extracted,
+               in whatever way
     precision  a key of PRECISIONS: what the network computes in; descriptors are fp32 all the same
     store      how the float descriptors of the database are kept, one of STORES; those of queries stay fp32
 
@@ -108,6 +113,11 @@ def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Pat
         if side.folder.is_symlink():
             raise ValueError(f"{side.folder} is a link, which may lead anywhere; put that folder there itself, or give "
                              "another --index")
+    by_teacher = sides[0].model != extractor.identity
+    if by_teacher:
+        store = sides[0].row.store
+        log.info("%s: the database is kept as %s extracted it; queries are extracted by its student %s",
+                 sides[0].folder, sides[0].model, extractor.identity)
     cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
     finished = broadcast([IndexWriter.finished(side.folder, side.identity) for side in sides])
     unfinished = [side for side, done in zip(sides, finished, strict=True) if not done]
@@ -132,6 +142,9 @@ def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Pat
     elif is_first():
         log.info("%s holds the descriptors of %s already", folder, dataset.listing.label)
         cost = {**_cost_told(sides[-1].folder / COST), "reused": True}
+    if by_teacher:
+        cost["database_by"] = {**sides[0].model._asdict(), **{name: sides[0].identity.get(name)
+                                                              for name in ("prepared", "precision")}}
     opened = [TwoStageIndex.open(side.folder) for side in sides] if is_first() else [None, None]
     total(0)  # nobody goes on, or deletes the folder, before the first has it open
     return Extraction(*opened, cost)
@@ -189,15 +202,23 @@ class _Side:
 
 def _sides(model: Extractor, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], precision: str,
            store: str) -> list[_Side]:
-    listing, who = dataset.listing, model.identity
+    listing = dataset.listing
     sides, first = [], 0
+    place = folder / DATABASE
+    there = broadcast(IndexWriter.source_of(place) if model.teacher and not place.is_symlink() else None)
+    by_teacher = model.teacher and there and there.get("weights") == model.teacher.fingerprint
     for name, kept, coordinates, alone, prepared in (
             ("database", store, listing.database_utm, False, dataset.prepared[0]),
             ("query", "fp32", listing.query_utm, dataset.queries_vary, dataset.prepared[1])):
-        names = listing.names(name)
+        names, who = listing.names(name), model.identity
+        if name == "database" and by_teacher:
+            assert model.teacher is not None and there is not None
+            who, kept = model.teacher, there.get("store", kept)
         row = RowShape(model.code_bits // 8 if "binary" in branches else None,
                        model.float_dim if "float" in branches else None, kept)
         identity = source(who, names, branches=branches, prepared=prepared, precision=precision, store=kept)
+        if who == model.teacher:  # however that was extracted
+            identity = {**there, **{told: identity[told] for told in ("branches", "files")}}
         # Other queries may come to the same database, each set to a folder of its own.
         place = DATABASE if name == "database" else f"queries-{_sha256(json.dumps(identity))[:8]}"
         notes = {"folder": str(listing.folder.absolute()), "utm_zone": listing.utm_zone}
