@@ -42,6 +42,15 @@ class Origin(NamedTuple):
     trainings: Sequence[dict] = ()
 
 
+class Taught(NamedTuple):
+    """The model whose descriptors a student learnt to give, and how the images that either saw were prepared, in the
+    words of `data.preparation`."""
+
+    by: ModelIdentity
+    prepared: str
+    prepared_for_teacher: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """What was chosen of a model; what was not is the file's, or the paper's.
@@ -202,18 +211,20 @@ def model_for_evaluation(chosen: ModelOptions, *, branches: tuple[str, ...], map
     return load_model(checkpoint, shared=mapped), checkpoint
 
 
-def teacher_of(checkpoint: Checkpoint) -> ModelIdentity | None:
-    """The model whose descriptors this one learnt to give, if its last training was that (utils.distil).
+def taught_by(checkpoint: Checkpoint) -> Taught | None:
+    """What a student's file tells of its teacher; None where its last training was another than that (utils.distil).
 
-    Raises ValueError where the file tells of one that cannot be used.
+    Raises ValueError where that cannot be used.
     """
     last = (checkpoint.trainings or [{}])[-1]
-    told = last["data"].get("teacher") if isinstance(last.get("data"), dict) else None
-    if told is None:
+    data = last["data"] if isinstance(last.get("data"), dict) else {}
+    if "teacher" not in data:
         return None
-    if not isinstance(told, dict) or not all(isinstance(told.get(name), str) for name in ModelIdentity._fields):
+    by = data["teacher"] if isinstance(data["teacher"], dict) else {}
+    told = [by.get("fingerprint"), by.get("name"), data.get("prepared"), data.get("prepared_for_teacher")]
+    if not all(isinstance(word, str) for word in told):
         raise ValueError(f"{checkpoint.source}: what it says of its teacher cannot be used; give another file")
-    return ModelIdentity(*(told[name] for name in ModelIdentity._fields))
+    return Taught(ModelIdentity(*told[:2]), *told[2:])
 
 
 def said_of_weights(pretrained: bool | None, file: str) -> list[str]:

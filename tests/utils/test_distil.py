@@ -1,18 +1,21 @@
 """A student: what it learns, what its files say, and where its queries are searched for."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scripts import error_of, metrics, results, run_folder
+from scripts import close_log, error_of, evaluation_options, metrics, one_thread, results, run_folder
 
+import eval_rerank
 from datasets import evaluation_transform
 from datasets.transforms import read_image
-from model import fingerprint, load_model, read_checkpoint
+from model import build_model, fingerprint, load_model, read_checkpoint, save_checkpoint
 from utils.distil.__main__ import main
-from utils.models import teacher_of
+from utils.localize.__main__ import main as localize
+from utils.models import taught_by
 
 SIZE, TEACHERS = (28, 28), (56, 56)
 
@@ -49,8 +52,8 @@ def test_a_student_comes_nearer_to_its_teacher(student, teacher):
 
 def test_its_file_says_who_taught_it(student, teacher):
     checkpoint = read_checkpoint(student / "best_model.pth")
-    assert teacher_of(checkpoint) == (fingerprint(load_model(teacher)), "dinov2-tiny gem")
-    assert teacher_of(read_checkpoint(teacher)) is None
+    assert taught_by(checkpoint) == ((fingerprint(load_model(teacher)), "dinov2-tiny gem"), "28x28", "56x56")
+    assert taught_by(read_checkpoint(teacher)) is None
     told = checkpoint.trainings[-1]
     assert told["script"] == "utils.distil"
     assert told["data"] | {"set": "", "teacher": ""} == {
@@ -58,7 +61,7 @@ def test_its_file_says_who_taught_it(student, teacher):
     assert results(student)["model"]["trainings"] == checkpoint.trainings
     forged = dataclasses.replace(checkpoint, training=checkpoint.training | {"data": {"teacher": {"name": 3}}})
     with pytest.raises(ValueError, match="what it says of its teacher cannot be used; give another file"):
-        teacher_of(forged)
+        taught_by(forged)
 
 
 def described(model, paths, size) -> tuple[np.ndarray, np.ndarray]:
@@ -93,3 +96,61 @@ def test_what_a_student_cannot_be(data, teacher, student, tmp_path, monkeypatch,
     assert "it learns from dinov2-tiny gem (fingerprint " in said and ", and --teacher is dinov2-tiny gem (" in said
     said = error_of(main, *words(data, teacher)[:-2], *STUDENT, "--images", tmp_path, capsys=capsys)
     assert said == f"{tmp_path}: no image in it or below; expected .jpg, .jpeg, .png"
+
+
+def test_its_queries_come_to_an_index_of_its_teacher(data, teacher, student, tmp_path, capsys, monkeypatch):
+    """Kept as it is, whatever it was extracted with; another model is refused as ever."""
+    best, index = student / "best_model.pth", tmp_path / "index"
+    options = [*evaluation_options(data), "--index", index]
+    run_folder(eval_rerank.main, *options, "--resume", teacher, "--store", "fp16", cwd=tmp_path)
+    before = {path: path.read_bytes() for path in (index / "database").iterdir()}
+    kept = run_folder(eval_rerank.main, *options, "--resume", best, "--resize", *SIZE, "--report", cwd=tmp_path)
+    assert {path: path.read_bytes() for path in (index / "database").iterdir()} == before
+    found, expected = (np.load(folder / "predictions.npz") for folder in (kept, student))
+    assert np.array_equal(found["first_stage_ids"], expected["first_stage_ids"])
+    assert np.allclose(found["final_distances"], expected["final_distances"], atol=1e-3)
+    assert results(kept)["recalls"] == results(student)["recalls"]
+    assert results(kept)["extraction"]["database_by"] == results(student)["extraction"]["database_by"]
+    assert results(kept)["extraction"]["store"] == "fp16"
+    said = (f"descriptors of the database are by dinov2-tiny gem ({fingerprint(load_model(teacher))[:12]}, images of "
+            f"56x56), those of queries by its student {fingerprint(load_model(best))[:12]}")
+    page = (kept / "report.html").read_text()
+    assert said in page and "28 images without labels, taught by dinov2-tiny gem" in page
+    assert "the student learnt" not in (kept / "info.log").read_text()
+
+    again = run_folder(eval_rerank.main, *options, "--resume", best, cwd=tmp_path)  # --resize 56 56
+    assert "queries are prepared as 56x56, hard_resize, and the student learnt from 28x28: give that to --resize" in (
+        again / "info.log").read_text()
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other.pth"
+    save_checkpoint(build_model(read_checkpoint(best).config, seed=9), other, pretrained=False)
+    assert "database holds an index of other descriptors: model is" in error_of(
+        eval_rerank.main, *options, "--resume", other, capsys=capsys)
+
+
+def test_a_map_of_the_teacher_answers_a_student(data, teacher, student, tmp_path, capsys, monkeypatch):
+    """Seen at the student's own size; nothing is added by it, and another model stays refused."""
+    monkeypatch.chdir(tmp_path)
+    images, best = data / "pitts30k" / "images" / "test", student / "best_model.pth"
+    with one_thread():
+        localize(["build", "map", str(images / "database"), "--resume", str(teacher), "--resize", "56", "56"])
+        capsys.readouterr()
+        localize(["map", str(images / "queries"), "--resume", str(best), "--json"])
+    close_log()
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    database = sorted((images / "database").iterdir())
+    floats = described(load_model(teacher), database, TEACHERS)[1]
+    queries = sorted((images / "queries").iterdir())
+    away = np.linalg.norm(described(load_model(best), queries, SIZE)[1][:, None] - floats[None], axis=2)
+    assert [Path(answer["query"]) for answer in answers] == queries
+    assert [Path(answer["database"]).name for answer in answers] == [database[i].name for i in away.argmin(axis=1)]
+    said = error_of(localize, "add", "map", queries[0], "--resume", best, capsys=capsys)
+    assert "is an index of dinov2-tiny gem" in said and "asks it but adds nothing; give the file of the first" in said
+    stranger = tmp_path / "stranger.pth"
+    save_checkpoint(build_model(read_checkpoint(best).config, seed=9), stranger, pretrained=False)
+    assert "expected one model" in error_of(localize, "map", queries[0], "--resume", stranger, capsys=capsys)
+    damaged = tmp_path / "damaged.pth"
+    content = bytearray(best.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert "damaged.pth: damaged" in error_of(localize, "map", queries[0], "--resume", damaged, capsys=capsys)

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         training.resume(checkpoint)
 
     with tempfile.TemporaryDirectory(prefix=DESCRIPTORS, dir=run.folder) as folder:
-        evaluate = StudentEvaluator(teacher, options.evaluation, Path(folder), size=options.data.sizes[0],
+        evaluate = StudentEvaluator(teacher, options.evaluation, Path(folder), data=options.data,
                                     rerank_num=options.rerank_num)
         for batches in training.remaining_epochs(loader):
             for images, teachers_images in batches:  # of the same views

@@ -28,7 +28,7 @@ from ..device import PRECISIONS
 from ..evaluation.evaluator import Evaluation, EvaluationOptions, Evaluator, ExtractedSet, Stage
 from ..evaluation.extraction import OwnModel
 from ..loader import ImageLoader
-from ..models import ModelOptions, read_resume
+from ..models import ModelOptions, Taught, read_resume
 from ..search import ModelIdentity
 from ..training.loop import Training, TrainingOptions
 from ..training.memory import report_step_memory
@@ -64,6 +64,9 @@ class DistillationData:
         """(H, W) of what the student and the teacher see."""
         (height, width), (teachers_height, teachers_width) = self.size, self.teacher_size or self.size
         return (height, width), (teachers_height, teachers_width)
+
+    def taught(self, teacher: ModelIdentity) -> Taught:
+        return Taught(teacher, *map(preparation, self.sizes))
 
     def trained_on(self, images: ViewDataset) -> dict:
         """What a page must say of the images that a student saw, as results.json and the checkpoint hold it."""
@@ -146,9 +149,9 @@ class DistillationTraining(Training):
 
     def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         for batches in super().remaining_epochs(loader):
-            self.trained_on = self.data.trained_on(loader.dataset) | {
-                "teacher": self.teacher._asdict(), "prepared": preparation(self.data.sizes[0]),
-                "prepared_for_teacher": preparation(self.data.sizes[1])}
+            taught = self.data.taught(self.teacher)  # models.taught_by will read it
+            self.trained_on |= {"teacher": taught.by._asdict(), "prepared": taught.prepared,
+                                "prepared_for_teacher": taught.prepared_for_teacher}
             yield batches
 
 
@@ -156,13 +159,13 @@ class StudentEvaluator:
     """Called with a student and a set it counts recall with queries by the student and the database by its teacher,
     which is extracted at the first call, when the log tells the teacher's own recall, and stays in `folder`.
 
-    size  (H, W) in pixels of queries; images of the database are as the set has them
+    data  whose `size` queries have; images of the database are as the set has them
     """
 
-    def __init__(self, teacher: OwnModel, options: EvaluationOptions, folder: Path, *, size: tuple[int, int],
+    def __init__(self, teacher: OwnModel, options: EvaluationOptions, folder: Path, *, data: DistillationData,
                  rerank_num: int):
-        self.teacher, self.options, self.folder, self.size = teacher, options, folder, size
-        self.rerank_num = rerank_num
+        self.teacher, self.options, self.folder = teacher, options, folder
+        self.size, self.taught, self.rerank_num = data.sizes[0], data.taught(teacher.identity), rerank_num
         self.branches = tuple(name for name in BRANCHES if name in teacher.model.config.branches)
 
     def __call__(self, student: SelaVPRpp, dataset: BenchmarkDataset) -> Evaluation:
@@ -172,12 +175,11 @@ class StudentEvaluator:
         if not folder.exists():
             log.info("the teacher's own:")
             search(self.teacher, dataset)
-        prepared = preparation(self.size)
-        queries = BenchmarkDataset(dataset.listing, transform=dataset.transform,
-                                   query_transform=evaluation_transform(self.size), parts=dataset.parts,
-                                   prepared=(dataset.prepared[0], f"{prepared}, {EvaluationImages.test_method}"))
+        prepared = dataset.prepared[0], f"{self.taught.prepared}, {EvaluationImages.test_method}"
+        seen = BenchmarkDataset(dataset.listing, transform=dataset.transform, parts=dataset.parts, prepared=prepared,
+                                query_transform=evaluation_transform(self.size))
         try:
-            return search(OwnModel(student, teacher=self.teacher.identity), queries)
+            return search(OwnModel(student, taught=self.taught), seen)
         finally:
             for left in folder.glob("queries-*"):
                 shutil.rmtree(left)
