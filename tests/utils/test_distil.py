@@ -92,6 +92,8 @@ def test_what_a_student_cannot_be(data, teacher, student, tmp_path, monkeypatch,
     said = error_of(main, *words(data, teacher), *STUDENT, "code_bits=64", capsys=capsys)
     assert said == ("--set code_bits=64: a student has its teacher's descriptors, all learnt at once, so it is 512; "
                     "leave it out")
+    said = error_of(main, *words(data, teacher), *STUDENT, "hashing=sc", capsys=capsys)
+    assert said == "--set hashing=sc: of a loss by labels, and a student learns without; leave it out"
     said = error_of(main, *words(data, student / "best_model.pth"), "--resume", student, capsys=capsys)
     assert "it learns from dinov2-tiny gem (fingerprint " in said and ", and --teacher is dinov2-tiny gem (" in said
     said = error_of(main, *words(data, teacher)[:-2], *STUDENT, "--images", tmp_path, capsys=capsys)

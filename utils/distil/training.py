@@ -73,11 +73,19 @@ class DistillationData:
         return {"set": ", ".join(self.folders), "images": len(images)}
 
 
+# Of losses by labels, which a student does not learn by.
+_OF_LABELS = ("hashing", "quantization_weight", "pair_fraction")
+
+
 def student_config(chosen: ModelOptions, teacher: ModelConfig) -> tuple[Checkpoint | None, ModelConfig]:
     """The file of --resume, if any, and the student's configuration: descriptors of the teacher's kinds and lengths.
 
-    Raises ValueError where the file is of other ones, or where others were chosen.
+    Raises ValueError where the file is of other ones, and where others, or other losses, were chosen.
     """
+    for name in _OF_LABELS:
+        if name in chosen.fields:
+            raise ValueError(f"--set {name}={chosen.fields[name]}: of a loss by labels, and a student learns without; "
+                             "leave it out")
     taken: dict[str, object] = {"order": "joint", "code_bits": teacher.code_bits, "float_dim": teacher.float_dim}
     for name, value in taken.items():
         if chosen.fields.get(name, value) != value:
