@@ -11,9 +11,10 @@ from pathlib import Path
 from utils import cli
 from utils.data import evaluated_listings, prepared
 from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage, bytes_read
+from utils.evaluation.extraction import as_extractor
 from utils.evaluation.results import write_evaluation
 from utils.hub import hub_model
-from utils.models import model_for_evaluation, said_of_cuts
+from utils.models import model_for_evaluation, said_of_cuts, taught_by
 from utils.run import Run, exit_with
 
 
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(options.run, model=model.config)
 
     evaluate = evaluator(options.evaluation, run.folder)
-    evaluation = evaluate(model.to(options.device), dataset)
+    evaluation = evaluate(as_extractor(model.to(options.device), taught=taught_by(checkpoint)), dataset)
     write_evaluation(run, evaluation, model, checkpoint, answers=options.answers, shown=options.shown,
                      warnings=warnings)
 

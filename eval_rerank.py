@@ -16,8 +16,9 @@ from model import BRANCHES
 from utils import cli
 from utils.data import evaluated_listings, prepared
 from utils.evaluation.evaluator import EvaluationOptions, Evaluator, ExtractedSet, Stage, bytes_read, hamming
+from utils.evaluation.extraction import as_extractor
 from utils.evaluation.results import write_evaluation
-from utils.models import model_for_evaluation, said_of_cuts
+from utils.models import model_for_evaluation, said_of_cuts, taught_by
 from utils.run import Run, exit_with
 
 
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
     evaluate = evaluator(options.evaluation, run.folder, rerank_num=options.rerank_num, code_bits=options.code_bits,
                          shortlist=options.shortlist)
-    evaluation = evaluate(model.to(options.device), dataset)
+    evaluation = evaluate(as_extractor(model.to(options.device), taught=taught_by(checkpoint)), dataset)
     write_evaluation(run, evaluation, model, checkpoint, answers=options.answers, shown=options.shown,
                      warnings=warnings)
 

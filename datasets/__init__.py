@@ -20,6 +20,7 @@ _EXPORTS = {
     "training.triplets.batches": ("TripletDataset", "collate_triplets"),
     "training.triplets.listing": ("TripletListing", "read_triplet_folder"),
     "training.triplets.mining": ("MININGS", "TripletMiner"),
+    "training.views": ("ImageBatchSampler", "ViewDataset"),
     "transforms": ("DEFAULT_NORMALISATION", "NORMALISATIONS", "PATCH", "TEST_METHODS", "VARYING_SIZES",
                    "evaluation_transform", "nearest_multiple", "normalise", "query_transform", "training_transform"),
 }

@@ -13,9 +13,10 @@ import pytest
 from paths import ROOT
 from scripts import FLAGS
 
+from utils.cli import distil, selavpr
 from utils.cli import options as cli
-from utils.cli import selavpr
 from utils.data import EvaluatedSet, EvaluationImages, TrainingData
+from utils.distil.training import DistillationData
 from utils.evaluation.evaluator import EvaluationOptions
 from utils.evaluation.results import ShownOptions
 from utils.models import ModelOptions
@@ -28,7 +29,7 @@ from utils.training.loop import TrainingOptions
 PARSERS = {"train": cli.training_parser, "eval": cli.evaluation_parser}
 SELAVPR = {"train_selavpr.py": selavpr.training_parser, "eval_selavpr.py": selavpr.evaluation_parser}
 SCRIPTS = sorted([*FLAGS, *SELAVPR])
-COMMAND_LINES = [Path("utils/cli") / name for name in ("options.py", "parsing.py", "selavpr.py")]
+COMMAND_LINES = [Path("utils/cli") / name for name in ("distil.py", "options.py", "parsing.py", "selavpr.py")]
 PACKAGES = ("utils", "datasets", "losses", "model")
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).glob("**/*.py"))
 LOWER = {"utils": {"datasets", "losses", "model"}, "datasets": set(), "losses": set(), "model": set()}
@@ -104,12 +105,20 @@ def test_at_most_30_options_and_each_is_read(script):
     assert set(options) - read == set()
 
 
+def test_every_option_of_the_student_s_training_is_read():
+    options = {action.dest for action in distil.distillation_parser("")._actions} - {"help"}
+    read = set().union(*(attributes_of_args(tree(Path("utils/cli") / name)) for name in ("distil.py", "parsing.py")))
+    assert len(options) <= 30
+    assert options - read == set()
+
+
 def test_every_field_of_a_record_is_read():
     """A record's field that nobody reads is an option without effect."""
     records = {kind.__name__: kind for kind in (
         cli.TrainingCommand, cli.EvaluationCommand, ModelOptions, TrainingData, EvaluationImages, EvaluatedSet,
         TrainingOptions, EvaluationOptions, ShownOptions, RunOptions, selavpr.SelaVPRTrainingCommand,
-        selavpr.SelaVPREvaluationCommand, SelaVPROptions, TripletData, LocalOptions)}
+        selavpr.SelaVPREvaluationCommand, SelaVPROptions, TripletData, LocalOptions, distil.DistillationCommand,
+        DistillationData)}
     read = {node.attr for path in [*MODULES, *map(Path, SCRIPTS)] if path not in COMMAND_LINES
             for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
     assert {(name, field.name) for name, kind in records.items() for field in dataclasses.fields(kind)

@@ -157,6 +157,7 @@ class HubModel(nn.Module):
     """
 
     code_bits = None
+    taught = None
 
     def __init__(self, options: HubOptions, network: nn.Module, modules: HubModules):
         super().__init__()

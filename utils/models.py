@@ -23,6 +23,7 @@ from model.side_network import PUBLISHED_START
 
 from .distributed import first_on_each_node
 from .huggingface.folders import is_folder, read_hub
+from .search import ModelIdentity
 
 log = logging.getLogger("selavprpp")
 
@@ -43,6 +44,15 @@ class Origin(NamedTuple):
 
     pretrained: bool | None
     trainings: Sequence[dict] = ()
+
+
+class Taught(NamedTuple):
+    """The model whose descriptors a student learnt to give, and how the images that either saw were prepared, in the
+    words of `data.preparation`."""
+
+    by: ModelIdentity
+    prepared: str
+    prepared_for_teacher: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,6 +237,22 @@ def said_of_cuts(trained: ModelConfig, *, code_bits: int | None = None, float_di
     for warning in said:
         log.warning("%s", warning)
     return said
+
+
+def taught_by(checkpoint: Checkpoint) -> Taught | None:
+    """What a student's file tells of its teacher; None where its last training was another than that (utils.distil).
+
+    Raises ValueError where that cannot be used.
+    """
+    last = (checkpoint.trainings or [{}])[-1]
+    data = last["data"] if isinstance(last.get("data"), dict) else {}
+    if "teacher" not in data:
+        return None
+    by = data["teacher"] if isinstance(data["teacher"], dict) else {}
+    told = [by.get("fingerprint"), by.get("name"), data.get("prepared"), data.get("prepared_for_teacher")]
+    if not all(isinstance(word, str) for word in told):
+        raise ValueError(f"{checkpoint.source}: what it says of its teacher cannot be used; give another file")
+    return Taught(ModelIdentity(*told[:2]), *told[2:])
 
 
 def said_of_weights(pretrained: bool | None, file: str) -> list[str]:

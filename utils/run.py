@@ -231,7 +231,10 @@ def _out_of_memory(error: Exception) -> bool:
 
 def _command_that_goes_on(folder: Path) -> str:
     launcher = "torchrun ..." if processes() > 1 else "python"
-    return f"{launcher} {shlex.join([sys.argv[0], *resumed(sys.argv[1:], folder)])}"
+    module, script = getattr(sys.modules["__main__"], "__spec__", None), [sys.argv[0]]
+    if module is not None and module.origin == sys.argv[0]:  # it was started by -m
+        script = ["-m", module.name.removesuffix(".__main__")]
+    return f"{launcher} {shlex.join([*script, *resumed(sys.argv[1:], folder)])}"
 
 
 def resumed(words: Sequence[str], state: Path) -> list[str]:

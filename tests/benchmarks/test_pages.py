@@ -19,7 +19,7 @@ def rows(found: dict) -> list[str]:
     return [report.markdown()]
 
 
-TABLES = {"training": rows, "retrieval": rows, "local_matching": rows,
+TABLES = {"training": rows, "student": rows, "retrieval": rows, "local_matching": rows,
           "side_by_side": lambda found: [side_by_side.columns(found)],
           "precision": lambda found: [precision.table(found["sets"])],
           "loader": lambda found: [loader.table(seconds) for seconds in found["seconds_an_image"].values()],

@@ -96,14 +96,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def evaluation_options(parser: argparse.ArgumentParser, *, size: Sequence[int] = EvaluationImages.size,
-                       rerank: bool = False, training: bool = False) -> None:
-    """Of every script. size: of images, (H, W) in pixels; rerank, training: whether it re-ranks, whether it trains."""
+                       rerank: bool = False, training: bool = False, sized: bool = True) -> None:
+    """Of every script. size: of images, (H, W) in pixels; rerank, training: whether it re-ranks, whether it trains;
+    sized: False: other options say how large images are."""
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),
                             help="holds <name>/images/<split>/{database,queries}; or environment DATASETS_FOLDER")
     evaluation.add_argument("--dataset_name", default=EvaluatedSet.name,
                             help="test set: a protocol of datasets/README.md, or a folder")
-    evaluation.add_argument("--resize", type=positive, nargs=2, metavar=("H", "W"), help=size_help(size))
+    if sized:
+        evaluation.add_argument("--resize", type=positive, nargs=2, metavar=("H", "W"), help=size_help(size))
+    else:
+        parser.set_defaults(resize=None)
     if training:
         parser.set_defaults(test_method=EvaluationImages.test_method, recall_values=[*EvaluationOptions.recall_values])
     else:

@@ -20,6 +20,7 @@ from ..device import PRECISIONS, warm_up_compiled
 from ..distributed import broadcast, collect, own_share, total
 from ..files import write_json
 from ..loader import ImageLoader
+from ..models import Taught
 from ..ranks import is_first, progress
 from ..search import IndexWriter, ModelIdentity, RowShape, TwoStageIndex, pack_codes, store_rows
 from ..search.index.disk import regular
@@ -36,6 +37,8 @@ Network = Callable[..., Descriptors]
 class Extractor(Protocol):
     """A model as its descriptors are extracted and as results.json names it: `OwnModel` or hub.HubModel.
 
+    taught    of a student (utils.distil), whose queries may come to a database that its teacher extracted; None: it is
+              none
     code_bits, float_dim  of its descriptors; None: it has no such branch
     record    what results.json tells of it under "model"
     warnings  what a reader of its figures should know
@@ -43,6 +46,7 @@ class Extractor(Protocol):
     """
 
     identity: ModelIdentity
+    taught: Taught | None
     code_bits: int | None
     float_dim: int | None
     device: torch.device
@@ -57,8 +61,9 @@ class OwnModel:
 
     warnings = ()
 
-    def __init__(self, model: SelaVPRpp):
+    def __init__(self, model: SelaVPRpp, *, taught: Taught | None = None):
         self.model, config = model.eval(), model.config
+        self.taught = taught
         self.device = next(model.parameters()).device
         self.code_bits, self.float_dim = config.code_bits, config.float_dim
         self.identity = ModelIdentity(fingerprint(model), f"{config.backbone} {config.aggregation}")
@@ -69,9 +74,9 @@ class OwnModel:
         return fast_inference(self.model, dtype=dtype, compiled=compiled)
 
 
-def as_extractor(model: SelaVPRpp | Extractor) -> Extractor:
-    """What extracts with a model: its own `Extractor`, or itself where it is one."""
-    return OwnModel(model) if isinstance(model, SelaVPRpp) else model
+def as_extractor(model: SelaVPRpp | Extractor, *, taught: Taught | None = None) -> Extractor:
+    """What extracts with a model: its own `Extractor`, or itself where it is one. taught: of OwnModel."""
+    return OwnModel(model, taught=taught) if isinstance(model, SelaVPRpp) else model
 
 
 class Extraction(NamedTuple):
@@ -93,7 +98,8 @@ def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Pat
     """Runs the model, in eval mode, over a set's images with one pass of the backbone for all branches.
 
     folder     gets an index "database" and one for these queries; what lies there of the same images, extracted in
-               the same way, is not done again
+               the same way, is not done again. A student's queries come to a database that its teacher has extracted,
+               in whatever way
     precision  a key of PRECISIONS: what the network computes in; descriptors are fp32 all the same
     store      how the float descriptors of the database are kept, one of STORES; those of queries stay fp32
 
@@ -108,6 +114,13 @@ def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Pat
         if side.folder.is_symlink():
             raise ValueError(f"{side.folder} is a link, which may lead anywhere; put that folder there itself, or give "
                              "another --index")
+    by_teacher = sides[0].model != extractor.identity
+    if by_teacher:
+        store = sides[0].row.store
+        log.info("%s: the database is kept as %s extracted it; queries are extracted by its student %s",
+                 sides[0].folder, sides[0].model, extractor.identity)
+        for said in _other_preparations(extractor.taught, *(side.identity["prepared"] for side in sides)):
+            log.warning("%s", said)
     cost = {"precision": precision, "store": store, "reused": False, "rounding": None}
     finished = broadcast([IndexWriter.finished(side.folder, side.identity) for side in sides])
     unfinished = [side for side, done in zip(sides, finished, strict=True) if not done]
@@ -132,6 +145,9 @@ def extract(model: SelaVPRpp | Extractor, dataset: BenchmarkDataset, folder: Pat
     elif is_first():
         log.info("%s holds the descriptors of %s already", folder, dataset.listing.label)
         cost = {**_cost_told(sides[-1].folder / COST), "reused": True}
+    if by_teacher:
+        cost["database_by"] = {**sides[0].model._asdict(), **{name: sides[0].identity.get(name)
+                                                              for name in ("prepared", "precision")}}
     opened = [TwoStageIndex.open(side.folder) for side in sides] if is_first() else [None, None]
     total(0)  # nobody goes on, or deletes the folder, before the first has it open
     return Extraction(*opened, cost)
@@ -189,21 +205,36 @@ class _Side:
 
 def _sides(model: Extractor, dataset: BenchmarkDataset, folder: Path, *, branches: Sequence[str], precision: str,
            store: str) -> list[_Side]:
-    listing, who = dataset.listing, model.identity
+    listing = dataset.listing
     sides, first = [], 0
+    place = folder / DATABASE
+    there = broadcast(IndexWriter.source_of(place) if model.taught and not place.is_symlink() else None)
+    by_teacher = model.taught and there and there.get("weights") == model.taught.by.fingerprint
     for name, kept, coordinates, alone, prepared in (
             ("database", store, listing.database_utm, False, dataset.prepared[0]),
             ("query", "fp32", listing.query_utm, dataset.queries_vary, dataset.prepared[1])):
-        names = listing.names(name)
+        names, who = listing.names(name), model.identity
+        if name == "database" and by_teacher:
+            who, kept = model.taught.by, there.get("store", kept)
         row = RowShape(model.code_bits // 8 if "binary" in branches else None,
                        model.float_dim if "float" in branches else None, kept)
         identity = source(who, names, branches=branches, prepared=prepared, precision=precision, store=kept)
+        if who != model.identity:  # however that was extracted
+            identity = {**there, **{told: identity[told] for told in ("branches", "files")}}
         # Other queries may come to the same database, each set to a folder of its own.
         place = DATABASE if name == "database" else f"queries-{_sha256(json.dumps(identity))[:8]}"
         notes = {"folder": str(listing.folder.absolute()), "utm_zone": listing.utm_zone}
         sides.append(_Side(folder / place, first, names, coordinates, alone, row, who, identity, notes))
         first += len(names)
     return sides
+
+
+def _other_preparations(taught: Taught, database: object, queries: str) -> Iterator[str]:
+    if database != taught.prepared_for_teacher:
+        yield (f"the database's images were prepared as {database}, and the student learnt what its teacher says of "
+               f"{taught.prepared_for_teacher}")
+    if queries.partition(", ")[0] != taught.prepared:
+        yield f"queries are prepared as {queries}, and the student learnt from {taught.prepared}: give that to --resize"
 
 
 def source(model: ModelIdentity, names: Sequence[str], *, branches: Sequence[str], prepared: str, precision: str,

@@ -97,6 +97,8 @@ def _trained_on(origin: Origin) -> list[str]:
     for training in origin.trainings:
         data = training.get("data") or {}
         places = f"{data['places']:,} places, {data['images']:,} images" if "places" in data else "places not known"
+        if "teacher" in data:
+            places = f"{data['images']:,} images without labels, taught by {_text(data['teacher']['name'])}"
         lines.append(f"- {_text(Path(str(data.get('set', 'a set that is not named'))).name)}: {places} "
                      f"({_text(training.get('script'))}, {_text(training.get('precision'))}; epoch "
                      f"{_text(training.get('epoch'))}, chosen by {_text(training.get('selected_by'))})")

@@ -51,7 +51,7 @@ def _query(given: argparse.Namespace) -> None:
                      "queries drawn like these", fitted.threshold, 100 * fitted.risk, 1 - fitted.delta)
     if not paths:
         return
-    confidence = fitted_for(index)
+    confidence = fitted_for(index, eye)
     unreadable: dict[Path, str] = {}
     answered, signals = [], []
     with named("standard output"):

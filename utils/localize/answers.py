@@ -49,8 +49,8 @@ def search(index: TwoStageIndex, queries: Described) -> Search:
     return Search(head, signals_from(head, distances[:, :depth], positions=places, first_ids=first, bits=bits))
 
 
-def fitted_for(index: TwoStageIndex) -> Confidence | None:
-    """The confidence that was fitted on this map; None where there is none, or of another model.
+def fitted_for(index: TwoStageIndex, eye: Eye) -> Confidence | None:
+    """The confidence that was fitted on this map; None where there is none, or for queries of another model.
 
     What its reader must know goes to the log. Raises ValueError for a damaged one.
     """
@@ -59,7 +59,7 @@ def fitted_for(index: TwoStageIndex) -> Confidence | None:
         return None
     found = Confidence.from_dict(index.notes[FITTED])
     told = found.fitted_on
-    if told.get("model") != index.model.fingerprint:
+    if told.get("model") != eye.extractor.identity.fingerprint:
         log.warning("no confidence: that of %s was fitted on another model; fit it again", index.folder)
         return None
     if told.get("generation") != index.generation:

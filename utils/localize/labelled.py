@@ -41,6 +41,6 @@ def fit_confidence(index: TwoStageIndex, eye: Eye, labelled: Path, *, coordinate
     if not found:
         raise ValueError(f"{labelled}: none of its {len(pictures.paths)} images can be read")
     fitted = fit(joined(found), np.concatenate(right), risk=risk, set=str(labelled), threshold_m=threshold_m,
-                 model=index.model.fingerprint, generation=index.generation, images=len(index))
+                 model=eye.extractor.identity.fingerprint, generation=index.generation, images=len(index))
     index.note(**{FITTED: fitted.to_dict()})
     return fitted

@@ -23,7 +23,7 @@ from ..device import PRECISIONS, pick_device
 from ..evaluation.extraction import DATABASE, OwnModel, source
 from ..evaluation.forecast import check_disk
 from ..loader import ImageLoader
-from ..models import ModelOptions, model_for_evaluation, read_model
+from ..models import ModelOptions, model_for_evaluation, read_model, taught_by
 from ..ranks import progress
 from ..search import IndexWriter, RowShape, TwoStageIndex, pack_codes
 
@@ -94,8 +94,8 @@ def place_of(folder: Path) -> Path:
 
 
 def opened(folder: Path, chosen: ModelOptions, *, device: str | None = None) -> tuple[TwoStageIndex, Eye]:
-    """A map, and the model whose descriptors it holds: the chosen file's, or the published weights of the map's
-    backbone. Raises ValueError, which names both models, where the map is of another."""
+    """A map, and the model whose descriptors it holds, or a student of that one: the chosen file's, or the published
+    weights of the map's backbone. Raises ValueError, which names both models, where the map is of another."""
     index = TwoStageIndex.open(place_of(folder))
     width = index.shape
     branches = tuple(name for name in BRANCHES if (width.float_dim if name == "float" else width.code_bytes))
@@ -105,15 +105,20 @@ def opened(folder: Path, chosen: ModelOptions, *, device: str | None = None) -> 
             raise ValueError(f"{folder} is an index of {index.model}; give its model file by --resume")
         chosen = ModelOptions(backbone=backbone, aggregation=aggregation)
     # Of a file whatever it holds: one with other branches is another model, which is refused as such.
-    model, _ = model_for_evaluation(chosen, branches=() if chosen.resume else branches, mapped=True)
-    extractor = OwnModel(model.to(pick_device(device)))
-    try:
-        index.of(extractor.identity)  # which reads every weight: so equal, none is damaged
+    model, checkpoint = model_for_evaluation(chosen, branches=() if chosen.resume else branches, mapped=True)
+    taught = taught_by(checkpoint)
+    extractor = OwnModel(model.to(pick_device(device)), taught=taught)
+    try:  # which reads every weight: so equal, none is damaged
+        index.of(extractor.identity, teacher=taught and taught.by)
     except ValueError:
         if chosen.resume is not None:
             read_model(chosen.resume)  # is it another model, or a damaged file?
         raise
-    told = prepared_as(index.source.get("prepared"))
+    of_student = extractor.identity.fingerprint != index.model.fingerprint
+    if of_student:
+        read_model(chosen.resume)  # whose fingerprint nobody knows: is it damaged?
+        log.info("%s is of %s; its student %s asks", folder, index.model, extractor.identity)
+    told = prepared_as(taught.prepared if of_student else index.source.get("prepared"))
     if told is None:
         told = tuple(EvaluationImages.size), EvaluationImages.normalisation
         log.warning("%s does not say how its images were prepared; taking %s", folder, preparation(*told))
@@ -227,8 +232,11 @@ def add(index: TwoStageIndex, eye: Eye, given: Sequence[Path], *, coordinates: P
     """Adds images, and those in folders and below, and saves; returns how many.
 
     Raises ValueError, and changes nothing, where one is in the map already, for coordinates in another plane than the
-    map's, and where none can be read.
+    map's, where none can be read, and where a student would describe them.
     """
+    if eye.extractor.identity.fingerprint != index.model.fingerprint:
+        raise ValueError(f"{index.folder} is an index of {index.model}, whose student {eye.extractor.identity} asks it "
+                         "but adds nothing; give the file of the first")
     pictures = own_pictures(given, coordinates=coordinates)
     for warning in pictures.warnings:
         log.warning("%s", warning)

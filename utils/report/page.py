@@ -156,9 +156,15 @@ def _model_said(run: EvaluatedRun) -> str:
 
 
 def _trainings_said(run: EvaluatedRun) -> str:
-    said = [f"{Path(training['data']['set']).name}, {training['data']['places']:,} places ({training['script']}, epoch "
-            f"{training['epoch']}, chosen by {training['selected_by']})"
-            for training in run.results["model"].get("trainings") or () if "places" in training.get("data", {})]
+    said = []
+    for training in run.results["model"].get("trainings") or ():
+        data = training.get("data", {})
+        seen = f"{data['places']:,} places" if "places" in data else (
+            f"{data['images']:,} images without labels, taught by {data['teacher']['name']} "
+            f"{data['teacher']['fingerprint'][:12]}" if "teacher" in data else None)
+        if seen:
+            said.append(f"{Path(data['set']).name}, {seen} ({training['script']}, epoch {training['epoch']}, chosen by "
+                        f"{training['selected_by']})")
     return "; ".join(said) or "not known"
 
 

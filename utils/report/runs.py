@@ -119,7 +119,11 @@ class EvaluatedRun:
                          "the first")
         if options.get("test_method", "hard_resize") != "hard_resize":
             found.append(f"queries were prepared by {options['test_method']}, not by hard_resize, which is the default")
-        rounding = (results["extraction"] or {}).get("rounding")
+        extraction = results["extraction"] or {}
+        if by := extraction.get("database_by"):
+            found.append(f"descriptors of the database are by {by['name']} ({by['fingerprint'][:12]}, images of "
+                         f"{by['prepared']}), those of queries by its student {model.get('fingerprint', '')[:12]}")
+        rounding = extraction.get("rounding")
         if rounding:
             values = {"least cosine to the exact descriptor": rounding["least_cosine"],
                       "percent of bits changed": rounding["bits_changed_percent"]}

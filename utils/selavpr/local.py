@@ -46,6 +46,7 @@ class SelaVPRExtractor:
     """A SelaVPR as an `Extractor` of global descriptors, in eval mode from now on; and of local features."""
 
     code_bits = None
+    taught = None
     warnings = ()
 
     def __init__(self, model: SelaVPR):

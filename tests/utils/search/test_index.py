@@ -319,6 +319,15 @@ def test_mistakes_are_named(built, tmp_path):
     assert list(index.live_ids()) == []
 
 
+def test_a_student_of_its_model_is_accepted_and_one_of_another_is_not(built):
+    index, _ = built
+    student = ModelIdentity("77" * 32, "tiny gem")
+    index.of(student, teacher=MODEL)
+    index.of(MODEL, teacher=OTHER)
+    with pytest.raises(ValueError, match=r"index of base gem .*; the queries are from tiny gem \(fingerprint 77777777"):
+        index.of(student, teacher=OTHER)
+
+
 def test_another_model_is_refused_by_name(built):
     index, _ = built
     TwoStageIndex.open(index.folder, model=ModelIdentity(MODEL.fingerprint, "another name for it"))

@@ -17,11 +17,12 @@ import train
 import train_hashing
 import train_rerank
 import train_selavpr
+from utils.distil.__main__ import main as distil
 from utils.run import exit_with, resumed
 from utils.training.loop import Training
 
 MAINS = {"train.py": train.main, "train_hashing.py": train_hashing.main, "train_rerank.py": train_rerank.main,
-         "train_selavpr.py": train_selavpr.main}
+         "train_selavpr.py": train_selavpr.main, "distil.py": distil}
 
 
 def saved(path) -> dict:
@@ -116,6 +117,19 @@ def test_mined_triplets_of_a_broken_off_round(mining, after, triplets, tmp_path,
     code, line = broken_off("train_selavpr.py", words, after=after, cwd=tmp_path / "broken", monkeypatch=monkeypatch)
     assert code == 143
     compare(gone_on(line, cwd=tmp_path / "broken"), straight)
+
+
+@pytest.mark.slow
+def test_a_student_broken_off_in_its_second_epoch(data, float_run, tmp_path, monkeypatch):
+    """Two batches an epoch."""
+    words = ["--teacher", float_run / "best_model.pth", "--images", data / "gsv_cities" / "Images", "--datasets_folder",
+             data, "--val_datasets", "msls", "--train_resize", 28, 28, "--teacher_resize", 56, 56, "--num_workers", 0,
+             "--train_batch_size", 14, "--precision", "fp32", "--device", "cpu", "--epochs_num", 2, *RANDOM]
+    straight = run_folder(distil, *words, cwd=tmp_path)
+    (tmp_path / "broken").mkdir()
+    code, line = broken_off("distil.py", words, after=3, cwd=tmp_path / "broken", monkeypatch=monkeypatch)
+    assert code == 143
+    compare(gone_on(line, "--num_workers", 1, cwd=tmp_path / "broken"), straight)
 
 
 @pytest.fixture(scope="module")

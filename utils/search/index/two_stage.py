@@ -56,9 +56,13 @@ class TwoStageIndex(Searchable):
         if model is not None:
             self.of(model)
 
-    def of(self, model: ModelIdentity) -> None:
-        """Raises ValueError, which names both, where the index is of another model."""
-        if self.model is not None and model.fingerprint != self.model.fingerprint:
+    def of(self, model: ModelIdentity, *, teacher: ModelIdentity | None = None) -> None:
+        """Raises ValueError, which names both, where the index is of another model, and not of its teacher either.
+
+        teacher  whose descriptors the model was trained to give; None: it has none
+        """
+        accepted = {asking.fingerprint for asking in (model, teacher) if asking is not None}
+        if self.model is not None and self.model.fingerprint not in accepted:
             raise ValueError(f"{self.folder} is an index of {self.model}; the queries are from {model}; "
                              "expected one model: extract again with it, or load the other")
 

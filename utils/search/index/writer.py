@@ -126,11 +126,8 @@ class IndexWriter(contextlib.AbstractContextManager):
         False where there is no index yet. Raises ValueError where it is one of another identity, which names what
         differs, or was changed since.
         """
-        folder = Path(folder)
-        try:
-            with disk.database(folder) as db:
-                about, _ = disk.read_about(db, folder)
-        except FileNotFoundError:
+        about = _about(Path(folder))
+        if about is None:
             return False
         if about.generation:
             _check_same(about.source, identity, f"{folder} holds an index of other descriptors")
@@ -138,6 +135,20 @@ class IndexWriter(contextlib.AbstractContextManager):
             raise ValueError(f"{folder} holds an index whose images were changed after its extraction; "
                              "give another folder")
         return about.generation == 1
+
+    @staticmethod
+    def source_of(folder: str | Path) -> dict | None:
+        """The identity of the finished index in the folder; None where there is none, or an unfinished extraction."""
+        about = _about(Path(folder))
+        return about.source if about and about.generation else None
+
+
+def _about(folder: Path) -> About | None:
+    try:
+        with disk.database(folder) as db:
+            return disk.read_about(db, folder)[0]
+    except FileNotFoundError:
+        return None
 
 
 def _check_same(found: dict, wanted: dict, what: str) -> None:

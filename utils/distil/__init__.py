@@ -1,0 +1,1 @@
+"""Trains a student to give a larger model's descriptors, without labels: `python -m utils.distil`."""
