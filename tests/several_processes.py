@@ -1,16 +1,19 @@
-"""What tests/test_distributed.py computes both in its own process and, by torchrun, in several: the same functions.
+"""What tests/test_distributed.py computes both in its own process and in two: the same functions.
 
-As a script: `several_processes.py FOLDER DATA` computes everything in this one of several processes, and leaves it in
-FOLDER/<rank>.pt.
+As a script: `several_processes.py FOLDER DATA` computes everything in two processes, with the environment that torchrun
+gives, and leaves it in FOLDER/<rank>.pt. They are forked, for torch takes as long to import as all that is computed.
 """
 
+import importlib
+import os
+import socket
 import sys
 from pathlib import Path
 
 import torch
 from descriptors import evaluator_of
 from images import SIDE
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from losses import mine_pairs, multi_similarity_loss, similarity_constrained_loss
@@ -179,7 +182,8 @@ def exchanges() -> dict:
             "largest": distributed.largest(-r), "share": distributed.own_share(5), "weights": model.state_dict()}
 
 
-def main(folder: Path, data: Path) -> None:
+def main(number: int, folder: Path, data: Path) -> None:
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
     distributed.start(torch.device("cpu"))
 
     def fetch() -> bool:
@@ -195,4 +199,9 @@ def main(folder: Path, data: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    importlib.import_module("torch._dynamo")  # by DistributedDataParallel it would be imported in both
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2",
+                       "LOCAL_WORLD_SIZE": "2"}
+    multiprocessing.start_processes(main, tuple(map(Path, sys.argv[1:])), nprocs=2, start_method="fork")

@@ -53,8 +53,10 @@ def training(data, *more: object, epochs: int = 2) -> list:
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    return run_folder(train_selavpr.main, *training(data), cwd=tmp_path_factory.mktemp("trained"))
+def trained(data, memory_not_measured, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.training.memory.step_memory", memory_not_measured)
+        return run_folder(train_selavpr.main, *training(data), cwd=tmp_path_factory.mktemp("trained"))
 
 
 def weights(folder, name="last_model.pth") -> dict[str, torch.Tensor]:

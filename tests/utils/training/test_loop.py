@@ -518,7 +518,7 @@ def test_a_machine_that_cannot_compile_is_told_so(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_is_told_before_training(data, tmp_path, monkeypatch):
+def test_memory_is_told_before_training(data, memory_measured, tmp_path, monkeypatch):
     options = [*training_options(data), *RANDOM, "--epochs_num", 1]
     text = (run_folder(train.main, *options, cwd=tmp_path) / "info.log").read_text()
     assert re.search(r"memory: a step of \d+ images takes about [\d.]+[kMG]B, [\d.]+[kMG]B of them kept", text)

@@ -307,7 +307,7 @@ def test_other_heads_train_and_evaluate(aggregation, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_image_that_is_too_small_for_salad(data, capsys, monkeypatch, tmp_path):
+def test_an_image_that_is_too_small_for_salad(data, capsys, memory_measured, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     message = error_of(train.main, *training_options(data), *RANDOM, "--aggregation", "salad", capsys=capsys)
     assert message == "SALAD needs more than 64 patches, got 16 (4 x 4); use images larger than 112 x 112"

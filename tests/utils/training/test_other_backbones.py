@@ -25,7 +25,7 @@ def small(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "licence"), [("dinov3-plus", "DINOv3 License"), ("deit", "Apache-2.0")])
-def test_from_an_official_file_to_results(backbone, licence, data, tmp_path):
+def test_from_an_official_file_to_results(backbone, licence, data, memory_measured, tmp_path):
     state, file = official(SMALL[backbone]), tmp_path / "official.pth"
     torch.save({"model": state} if SMALL[backbone].family is DEIT else state, file)
     options = [*training_options(data), "--epochs_num", 1]
