@@ -2,8 +2,20 @@
 
 import dataclasses
 
+from ..paper.runner import Step
 from ..real_sets.measure import Row
-from ..real_sets.plan import OURS, OURS_BINARY, PLACEMENT, SIZE, Model, World
+from ..real_sets.plan import (
+    BACKBONE,
+    EPOCHS,
+    MACHINE,
+    OURS,
+    OURS_BINARY,
+    SIZE,
+    Model,
+    Place,
+    World,
+    images,
+)
 
 HARD_CITY = {"train_places": 800, "val_places": 120, "test_places": 240, "lookalikes": 10}
 CITY = World(training_set="gsv_cities", val="msls", test="pitts30k", drawn="hard_city")
@@ -11,6 +23,7 @@ CITY_EPOCHS = 4  # of twice the places and more
 LENGTHS = (64, 128, 256, 512)  # bits of codes, and values of float descriptors
 NESTED = ",".join(map(str, LENGTHS))
 STUDENT_SIZE = 80  # a quarter of the teacher's patches
+STUDENT_BATCH = 16  # images: what a student learns takes many steps
 SIZES_IN_CITY = {SIZE: 112, STUDENT_SIZE: 64}  # of images that are drawn 126 pixels high
 
 CODES = Model(name="codes", script="train_hashing.py")
@@ -22,8 +35,8 @@ def with_fields(model: Model, suffix: str, *fields: str) -> Model:
 
 def in_city(model: Model) -> Model:
     """The same training there."""
-    return dataclasses.replace(model, name=f"city-{model.name}", world=CITY, epochs=CITY_EPOCHS,
-                               size=SIZES_IN_CITY[model.size],
+    return dataclasses.replace(model, name=f"city-{model.name}", world=CITY, size=SIZES_IN_CITY[model.size],
+                               epochs=model.epochs * CITY_EPOCHS // EPOCHS,
                                start=model.start and in_city(model.start))
 
 
@@ -64,4 +77,46 @@ def float_rows(dim: int) -> list[Row]:
 
 TEACHER = OURS_BINARY
 LABELLED_STUDENT = Model(name="student-labels", script="train_rerank.py", words=("--variant", "joint"),
-                         fields=(f"placement={PLACEMENT}",), size=STUDENT_SIZE)
+                         size=STUDENT_SIZE, epochs=2 * EPOCHS, halving=4)
+
+
+class Student(Model):
+    """By utils.distil; `start` is its teacher, from which it learns on the images of the world's training set."""
+
+    def training(self, seed: int, place: Place) -> Step:
+        assert self.start is not None
+        world, root, teacher = self.world, place.root(self.world), self.start.training(seed, place)
+        images_of = root / world.training_set / "Images"
+        folders = [images_of / city for city in world.cities] or [images_of]
+        words = ("-m", "utils.distil", "--teacher", str(teacher.best_model), "--backbone", BACKBONE,
+                 "--foundation_model_path", str(place.pretrained), "--set", *self.fields, "recompute=false",
+                 "--images", *map(str, folders), "--train_resize", *2 * [str(self.size)],
+                 "--teacher_resize", *2 * [str(self.start.size)], "--train_batch_size", str(STUDENT_BATCH),
+                 "--epochs_num", str(self.epochs), "--lr", self.lr, "--lr_halving", str(self.halving),
+                 "--seed", str(seed), "--val_datasets", world.val, "--datasets_folder", str(root), "--dataset_name", world.test,
+                 "--infer_batch_size", "64")
+        return Step(out=place.out, name=f"{self.name}/seed{seed}/train", command=words, machine=MACHINE, after=teacher)
+
+    def evaluation(self, seed: int, test_set: str, place: Place, words: tuple[str, ...] = ()) -> Step:
+        """Queries by the student in an index that its teacher makes first."""
+        trained = self.training(seed, place)
+        if test_set == self.world.test:
+            return trained
+        assert self.start is not None
+        index = ("--index", str(place.out / "indexes" / f"{self.start.name}-seed{seed}-{test_set}"))
+        made = dataclasses.replace(self.start.evaluation(seed, test_set, place, index), after=trained)
+        command = ("eval_rerank.py", "--resume", str(trained.best_model),
+                   *images(self, test_set, place.root(self.world)), *index)
+        return Step(out=place.out, name=f"{self.name}/seed{seed}/{test_set}", command=command, machine=MACHINE,
+                    after=made)
+
+
+STUDENT = Student(name="student", script="-m utils.distil", start=TEACHER, size=STUDENT_SIZE, epochs=2 * EPOCHS,
+                  halving=4)
+# The first row is what the others are compared with; the teacher's images are larger.
+STUDENT_ROWS = [
+    Row("student by labels, re-ranked", LABELLED_STUDENT), Row("student by its teacher, re-ranked", STUDENT),
+    Row("teacher, re-ranked", TEACHER),
+    Row("student by labels, codes", LABELLED_STUDENT, "first_stage"),
+    Row("student by its teacher, codes", STUDENT, "first_stage"), Row("teacher, codes", TEACHER, "first_stage"),
+]

@@ -65,7 +65,8 @@ class Step:
     @property
     def best_model(self) -> Path | None:
         """Where the runner links a training's best weights: a path without the run's date; None: no training."""
-        return self.folder / "best_model.pth" if self.command[0].startswith("train") else None
+        trains = self.command[0].startswith("train") or self.command[:2] == ("-m", "utils.distil")
+        return self.folder / "best_model.pth" if trains else None
 
     @property
     def chain(self) -> "list[Step]":

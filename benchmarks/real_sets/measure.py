@@ -13,7 +13,7 @@ from utils.evaluation.baselines import BASELINES, search_baseline
 
 from ..paper.runner import Runner, Step
 from .frozen import SIZE, backbone_of, search_frozen
-from .plan import PLACES, Model, Place, evaluation, write_subset
+from .plan import PLACES, Model, Place, write_subset
 
 RECALLS = (1, 5, 10)
 Recalls = list[float]  # in percent, at RECALLS
@@ -63,7 +63,7 @@ class Trainer:
         for row, seed in wanted:
             if row.model.places != PLACES:
                 write_subset(self.place, row.model.places, seed)
-        steps = [evaluation(row.model, seed, name, self.place, row.words) for row, seed in wanted
+        steps = [row.model.evaluation(seed, name, self.place, row.words) for row, seed in wanted
                  for name in test_sets]
         chains = [step.chain for step in steps]
         for depth in range(max(map(len, chains), default=0)):
@@ -78,7 +78,7 @@ class Trainer:
 
     def results(self, row: Row, seed: int, test_set: str) -> Path:
         """The results.json of what was asked for. Raises Failed where its command failed."""
-        return self._futures[evaluation(row.model, seed, test_set, self.place, row.words)].result()
+        return self._futures[row.model.evaluation(seed, test_set, self.place, row.words)].result()
 
     def recalls(self, row: Row, seed: int, test_set: str) -> Recalls:
         recalls = json.loads(self.results(row, seed, test_set).read_text())["recalls"][row.stage]

@@ -55,6 +55,7 @@ class Model:
     start   whose best weights it begins with
     world   DRAWN: everything on the toy city
     size    of its images' sides, in pixels
+    halving epochs after which the learning rate is halved
     """
 
     name: str
@@ -68,12 +69,44 @@ class Model:
     start: "Model | None" = None
     world: World = PHOTOGRAPHS
     size: int = SIZE
+    halving: int = HALVING
 
     @property
     def on_toy_city(self) -> "Model":
         """The same training there."""
         return dataclasses.replace(self, name=f"toy-city-{self.name}", world=DRAWN,
                                    start=self.start and self.start.on_toy_city)
+
+    def training(self, seed: int, place: "Place") -> Step:
+        """Whose results.json is of its world's test set."""
+        world, root = self.world, place.root(self.world)
+        after = self.start.training(seed, place) if self.start else None
+        start = (["--resume", str(after.best_model)] if after else
+                 ["--backbone", BACKBONE, "--foundation_model_path", RANDOM if self.random else str(place.pretrained)])
+        folder = root / world.training_set if self.places == PLACES else subset_folder(place, self.places, seed)
+        data = ("--training_dataset", str(folder))
+        learning = ("--train_batch_size", str(PLACES_A_BATCH), "--epochs_num", str(self.epochs), "--lr", self.lr)
+        if self.script == SELAVPR.script:
+            own = (*data, *learning, "--patience", str(self.epochs), "--precision", "bf16", "--seed", str(seed),
+                   "--val_dataset", world.val)
+        else:
+            cities = ("--cities", *world.cities) if world.cities else ()
+            own = ("--set", *self.fields, "recompute=false", *data, *cities, *learning, "--lr_halving",
+                   str(self.halving), "--seed", str(seed), "--val_datasets", world.val,
+                   "--train_resize", *2 * [str(self.size)])
+        words = (self.script, *start, *self.words, *own, *images(self, world.test, root))
+        return Step(out=place.out, name=f"{self.name}/seed{seed}/train", command=words, machine=MACHINE, after=after)
+
+    def evaluation(self, seed: int, test_set: str, place: "Place", words: tuple[str, ...] = ()) -> Step:
+        """Of the model's best weights; the training itself for its own test set, unless there are further words."""
+        trained = self.training(seed, place)
+        if test_set == self.world.test and not words:
+            return trained
+        command = (self.script.replace("train", "eval"), "--resume", str(trained.best_model),
+                   *images(self, test_set, place.root(self.world)), *words)
+        what = test_set + "".join(Path(word).name for word in words).replace("--", "-")
+        name = f"{self.name}/seed{seed}/{what}"
+        return Step(out=place.out, name=name, command=command, machine=MACHINE, after=trained)
 
 
 OURS = Model(name="float")
@@ -152,37 +185,6 @@ class Place:
         """Test sets whose queries are enough to compare models by."""
         return [name for name in self.test_sets
                 if sum(1 for _ in (self.real / name / "images/test/queries").iterdir()) >= ENOUGH_QUERIES]
-
-
-def training(model: Model, seed: int, place: Place) -> Step:
-    """Whose results.json is of its world's test set."""
-    world, root = model.world, place.root(model.world)
-    after = training(model.start, seed, place) if model.start else None
-    start = (["--resume", str(after.best_model)] if after else
-             ["--backbone", BACKBONE, "--foundation_model_path", RANDOM if model.random else str(place.pretrained)])
-    folder = root / world.training_set if model.places == PLACES else subset_folder(place, model.places, seed)
-    data = ("--training_dataset", str(folder))
-    learning = ("--train_batch_size", str(PLACES_A_BATCH), "--epochs_num", str(model.epochs), "--lr", model.lr)
-    if model.script == SELAVPR.script:
-        own = (*data, *learning, "--patience", str(model.epochs), "--precision", "bf16", "--seed", str(seed),
-               "--val_dataset", world.val)
-    else:
-        cities = ("--cities", *world.cities) if world.cities else ()
-        own = ("--set", *model.fields, "recompute=false", *data, *cities, *learning, "--lr_halving", str(HALVING),
-               "--seed", str(seed), "--val_datasets", world.val, "--train_resize", *2 * [str(model.size)])
-    words = (model.script, *start, *model.words, *own, *images(model, world.test, root))
-    return Step(out=place.out, name=f"{model.name}/seed{seed}/train", command=words, machine=MACHINE, after=after)
-
-
-def evaluation(model: Model, seed: int, test_set: str, place: Place, words: tuple[str, ...] = ()) -> Step:
-    """Of the model's best weights; the training itself for its own test set, unless there are further words."""
-    trained = training(model, seed, place)
-    if test_set == model.world.test and not words:
-        return trained
-    command = (model.script.replace("train", "eval"), "--resume", str(trained.best_model),
-               *images(model, test_set, place.root(model.world)), *words)
-    name = f"{model.name}/seed{seed}/{test_set}{''.join(words).replace('--', '-')}"
-    return Step(out=place.out, name=name, command=command, machine=MACHINE, after=trained)
 
 
 MACHINE = ("--num_workers", "0", "--device", "cpu")

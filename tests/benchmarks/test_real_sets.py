@@ -29,9 +29,7 @@ from benchmarks.real_sets.plan import (
     STARTS,
     TUNED_MODELS,
     Place,
-    evaluation,
     subset_folder,
-    training,
     write_subset,
 )
 from benchmarks.report import PAGES, RESULTS
@@ -70,7 +68,7 @@ def test_every_test_set_of_the_folder_is_taken(place):
 def test_models_that_are_different_trainings_and_what_the_scripts_take(models, place):
     commands = set()
     for model in models.values():
-        step = training(model, 0, place)
+        step = model.training(0, place)
         commands.add(step.command)
         words = list(step.command)
         variant = words[words.index("--variant") + 1] if "--variant" in words else None
@@ -85,7 +83,7 @@ def test_models_that_are_different_trainings_and_what_the_scripts_take(models, p
 
 @pytest.mark.parametrize("model", [SELAVPR, SELAVPR.on_toy_city])
 def test_the_predecessor_s_script_takes_its_words(model, place):
-    step = training(model, 2, place)
+    step = model.training(2, place)
     args = training_parser("").parse_args([str(word) for word in step.command[1:]])
     root = place.toy_city if model.world is DRAWN else place.real
     assert (args.datasets_folder, args.training_dataset) == (root, str(root / model.world.training_set))
@@ -94,8 +92,8 @@ def test_the_predecessor_s_script_takes_its_words(model, place):
 
 
 def test_on_the_toy_city_everything_is_drawn(place):
-    step = evaluation(OURS_BINARY.on_toy_city, 0, "pitts30k", place)
-    assert step == training(OURS_BINARY.on_toy_city, 0, place)
+    step = OURS_BINARY.on_toy_city.evaluation(0, "pitts30k", place)
+    assert step == OURS_BINARY.on_toy_city.training(0, place)
     assert [one.name for one in step.chain] == ["toy-city-float/seed0/train", "toy-city-rerank/seed0/train"]
     assert all(str(place.toy_city / "gsv_cities") in one.command and "--cities" not in one.command
                for one in step.chain)
@@ -114,9 +112,9 @@ def test_placements_are_the_paper_s_shares_of_half_as_many_blocks():
 
 
 def test_a_training_evaluates_its_own_test_set(place):
-    assert evaluation(OURS, 1, "sped_thumbs", place) == training(OURS, 1, place)
-    other = evaluation(OURS_BINARY, 1, "held_out", place)
-    assert other.command[:3] == ("eval_rerank.py", "--resume", str(training(OURS_BINARY, 1, place).best_model))
+    assert OURS.evaluation(1, "sped_thumbs", place) == OURS.training(1, place)
+    other = OURS_BINARY.evaluation(1, "held_out", place)
+    assert other.command[:3] == ("eval_rerank.py", "--resume", str(OURS_BINARY.training(1, place).best_model))
     assert [step.command[0] for step in other.chain] == ["train.py", "train_rerank.py", "eval_rerank.py"]
 
 

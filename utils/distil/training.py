@@ -74,7 +74,7 @@ class DistillationData:
 
 
 # Of losses by labels, which a student does not learn by.
-_OF_LABELS = ("hashing", "quantization_weight", "pair_fraction")
+_OF_LABELS = ("hashing", "quantization_weight", "pair_fraction", "nested_distillation", "places")
 
 
 def student_config(chosen: ModelOptions, teacher: ModelConfig) -> tuple[Checkpoint | None, ModelConfig]:
@@ -86,7 +86,8 @@ def student_config(chosen: ModelOptions, teacher: ModelConfig) -> tuple[Checkpoi
         if name in chosen.fields:
             raise ValueError(f"--set {name}={chosen.fields[name]}: of a loss by labels, and a student learns without; "
                              "leave it out")
-    taken: dict[str, object] = {"order": "joint", "code_bits": teacher.code_bits, "float_dim": teacher.float_dim}
+    taken: dict[str, object] = {"order": "joint", **{name: getattr(teacher, name) for name in (
+        "code_bits", "float_dim", "nested_bits", "nested_floats")}}
     for name, value in taken.items():
         if chosen.fields.get(name, value) != value:
             raise ValueError(f"--set {name}={chosen.fields[name]}: a student has its teacher's descriptors, all learnt "
