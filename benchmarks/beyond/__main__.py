@@ -77,39 +77,47 @@ def write_sections(trainer: Trainer, seeds: Sequence[int]) -> bool:
 def sections(trainer: Trainer, seeds: Sequence[int]) -> Iterator[Section]:
     """Titles, and what gives their text once their trainings, which are queued here, are done."""
     ask(trainer, plan.PLACES_ROWS, seeds)
-    yield "Hard places", lambda: "\n\n".join((compared(plan.PLACES_ROWS, trainer, seeds), mining(trainer, seeds)))
-    for what, rows_of in (("codes", plan.code_rows), ("float descriptors", plan.float_rows)):
+    trainer.ask(plan.SMALL_BATCH_ROWS, seeds, test_sets=[plan.CITY.test])
+    yield "Hard places", lambda: "\n\n".join((
+        compared(plan.PLACES_ROWS, trainer, seeds),
+        f"The same in batches of {plan.SMALL_BATCH} places, in which those of one estate seldom meet by chance:",
+        compared(plan.SMALL_BATCH_ROWS, trainer, seeds, sets=SETS[:1]),
+        "How hard the batches were, and what that cost, over epochs and seeds:", mining(trainer, seeds)))
+    for what, rows_of, sets in (("codes", plan.code_rows, SETS), ("float descriptors", plan.float_rows, SETS[1:])):
         for length in plan.LENGTHS:
-            ask(trainer, rows_of(length), seeds)
-        yield f"Nested {what}", lambda rows_of=rows_of: "\n\n".join(
-            f"At {length}:\n\n{compared(rows_of(length), trainer, seeds)}" for length in plan.LENGTHS)
+            ask(trainer, rows_of(length), seeds, sets=sets)
+        yield f"Nested {what}", lambda rows_of=rows_of, sets=sets: "\n\n".join(
+            f"At {length}:\n\n{compared(rows_of(length), trainer, seeds, sets=sets)}" for length in plan.LENGTHS)
     ask(trainer, plan.STUDENT_ROWS, seeds)
     yield "Students", lambda: compared(plan.STUDENT_ROWS, trainer, seeds)
 
 
-def ask(trainer: Trainer, rows: Sequence[Row], seeds: Sequence[int]) -> None:
-    trainer.ask([plan.row_in_city(row) for row in rows], seeds, test_sets=[plan.CITY.test])
+def ask(trainer: Trainer, rows: Sequence[Row], seeds: Sequence[int], *, sets: Sequence[str] = SETS) -> None:
+    if SETS[0] in sets:
+        trainer.ask([plan.row_in_city(row) for row in rows], seeds, test_sets=[plan.CITY.test])
     trainer.ask(rows, seeds, test_sets=SETS[1:])
 
 
-def compared(rows: Sequence[Row], trainer: Trainer, seeds: Sequence[int]) -> str:
+def compared(rows: Sequence[Row], trainer: Trainer, seeds: Sequence[int], *, sets: Sequence[str] = SETS) -> str:
     """Recalls, and how far each R@1 is from the first row's, with its interval over seeds and queries."""
     lines = []
     for row in rows:
         cells = []
-        for name in SETS:
+        for name in sets:
             (first, of), (own, _) = (at(one, name) for one in (rows[0], row))
             cells.append(recalls_text(recalls(own, of, trainer, seeds)))
             cells.append("" if row is rows[0] else interval_text(*difference_over_seeds(
                 trainer.runs(first, seeds, of), trainer.runs(own, seeds, of), k=1, stage=row.stage)))
         lines.append((row.name, *cells))
-    head = ["row", *(cell for name in SETS for cell in (name, f"R@1 - {rows[0].name}"))]
+    head = ["row", *(cell for name in sets for cell in (name, f"R@1 - {rows[0].name}"))]
     return table(head, lines, figures=len(head) - 1)
 
 
 def at(row: Row, name: str) -> tuple[Row, str]:
     """The row and the test set that a column of this name is of."""
-    return (plan.row_in_city(row), plan.CITY.test) if name == SETS[0] else (row, name)
+    if name != SETS[0]:
+        return row, name
+    return (row if row.model.world is plan.CITY else plan.row_in_city(row)), plan.CITY.test
 
 
 def recalls(row: Row, test_set: str, trainer: Trainer, seeds: Sequence[int]) -> list[Recalls]:
@@ -119,7 +127,9 @@ def recalls(row: Row, test_set: str, trainer: Trainer, seeds: Sequence[int]) -> 
 def mining(trainer: Trainer, seeds: Sequence[int]) -> str:
     """How hard the batches were and what finding them cost, over epochs and seeds."""
     lines = []
-    for name, row in (("harder city", plan.row_in_city(plan.PLACES_ROWS[1])), ("photographs", plan.PLACES_ROWS[1])):
+    for name, row in (("harder city", plan.row_in_city(plan.PLACES_ROWS[1])),
+                      (f"the same, batches of {plan.SMALL_BATCH}", plan.SMALL_BATCH_ROWS[1]),
+                      ("photographs", plan.PLACES_ROWS[1])):
         test_set = row.model.world.test
         epochs = [json.loads(line) for run in trainer.runs(row, seeds, test_set)
                   for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -142,9 +152,9 @@ toy city, tested on its {plan.CITY.test}. R@1 +- its deviation over seeds / R@5 
 difference of R@1 to the first row and its 95 % interval over seeds and queries (`utils.compare`; of three seeds it is
 somewhat too narrow). {machine['cores']} cores ({machine['cpu']}), torch {software['torch']}.
 
-The toy city is harder in two ways ({city}): there are more places, and each set of buildings stands at ten of them,
-more than 100 m apart in one city, which differ in doors, signs, balconies, blind windows, and in what stands before and
-behind them.
+The toy city is harder in two ways ({city}): there are more places, and each set of
+buildings stands at ten of them (an estate), more than 100 m apart in one city, which differ in doors, signs, balconies,
+blind windows, and in what stands before and behind them.
 """
 
 

@@ -56,6 +56,7 @@ class Model:
     world   DRAWN: everything on the toy city
     size    of its images' sides, in pixels
     halving epochs after which the learning rate is halved
+    batch   places in one
     """
 
     name: str
@@ -70,6 +71,7 @@ class Model:
     world: World = PHOTOGRAPHS
     size: int = SIZE
     halving: int = HALVING
+    batch: int = PLACES_A_BATCH
 
     @property
     def on_toy_city(self) -> "Model":
@@ -85,7 +87,7 @@ class Model:
                  ["--backbone", BACKBONE, "--foundation_model_path", RANDOM if self.random else str(place.pretrained)])
         folder = root / world.training_set if self.places == PLACES else subset_folder(place, self.places, seed)
         data = ("--training_dataset", str(folder))
-        learning = ("--train_batch_size", str(PLACES_A_BATCH), "--epochs_num", str(self.epochs), "--lr", self.lr)
+        learning = ("--train_batch_size", str(self.batch), "--epochs_num", str(self.epochs), "--lr", self.lr)
         if self.script == SELAVPR.script:
             own = (*data, *learning, "--patience", str(self.epochs), "--precision", "bf16", "--seed", str(seed),
                    "--val_dataset", world.val)
