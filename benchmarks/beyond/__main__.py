@@ -83,13 +83,19 @@ def sections(trainer: Trainer, seeds: Sequence[int]) -> Iterator[Section]:
         f"The same in batches of {plan.SMALL_BATCH} places, in which those of one estate seldom meet by chance:",
         compared(plan.SMALL_BATCH_ROWS, trainer, seeds, sets=SETS[:1]),
         "How hard the batches were, and what that cost, over epochs and seeds:", mining(trainer, seeds)))
-    for what, rows_of, sets in (("codes", plan.code_rows, SETS), ("float descriptors", plan.float_rows, SETS[1:])):
-        for length in plan.LENGTHS:
-            ask(trainer, rows_of(length), seeds, sets=sets)
-        yield f"Nested {what}", lambda rows_of=rows_of, sets=sets: "\n\n".join(
-            f"At {length}:\n\n{compared(rows_of(length), trainer, seeds, sets=sets)}" for length in plan.LENGTHS)
+    yield "Nested codes", nested(plan.code_rows, trainer, seeds, sets=SETS)
     ask(trainer, plan.STUDENT_ROWS, seeds)
     yield "Students", lambda: compared(plan.STUDENT_ROWS, trainer, seeds)
+    yield "Nested float descriptors", nested(plan.float_rows, trainer, seeds, sets=SETS[1:])
+
+
+def nested(rows_of: Callable[[int], list[Row]], trainer: Trainer, seeds: Sequence[int], *, sets: Sequence[str]
+           ) -> Callable[[], str]:
+    """Queues every length; a table of each."""
+    for length in plan.LENGTHS:
+        ask(trainer, rows_of(length), seeds, sets=sets)
+    return lambda: "\n\n".join(f"At {length}:\n\n{compared(rows_of(length), trainer, seeds, sets=sets)}"
+                               for length in plan.LENGTHS)
 
 
 def ask(trainer: Trainer, rows: Sequence[Row], seeds: Sequence[int], *, sets: Sequence[str] = SETS) -> None:
