@@ -42,10 +42,9 @@ def main(argv: list[str] | None = None) -> None:
             descriptors, labels = gather(descriptors, labels)  # the whole batch, under torchrun
             training.seen(descriptors, labels)
             loss, parts = 0.0, {}
-            for part, places in training.halves(descriptors, labels):  # one part, the whole batch, unless asked for two
-                for f in float_prefixes(part, config.float_lengths):  # the whole descriptor, or nested ones too
-                    pairs = mine_pairs(f, places, epsilon=0.1)
-                    loss = loss + multi_similarity_loss(f, pairs, alpha=1.0, beta=50.0, base=0.0)
+            for f in float_prefixes(descriptors, config.float_lengths):  # the whole descriptor, or nested ones too
+                pairs = mine_pairs(f, labels, epsilon=0.1)
+                loss = loss + multi_similarity_loss(f, pairs, alpha=1.0, beta=50.0, base=0.0)
             if config.nested_distillation:
                 parts["distillation"] = distillation_loss(descriptors, config.float_lengths)
                 loss = loss + config.nested_distillation * parts["distillation"]

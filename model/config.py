@@ -13,7 +13,7 @@ BRANCHES = ("float", "binary")
 LARGEST = 2**31 - 1  # of a number that sizes weights: torch counts their bytes in 64 bits
 HASHING_METHODS = ("direct", "lc", "lc-error", "sc", "ste", "sc+ste")
 ORDERS = ("float-binary", "binary-float", "joint")
-PLACES = ("paper", "hard", "hard-halves")
+PLACES = ("paper", "hard")
 
 
 class Family(NamedTuple):
@@ -158,8 +158,7 @@ class ModelConfig:
     nested_distillation  weight of what a shorter prefix learns from the next longer one
     order                how two branches are trained (section III-C): "float-binary", "binary-float" or "joint"
     places               which places meet in a training batch. "paper": any of a city; "hard": half of a batch are such
-                         as looked alike in the epoch before, 100 m apart and more; "hard-halves": likewise, and the
-                         losses of both halves are added up
+                         as looked alike in the epoch before, 100 m apart and more
     recompute            training keeps the inputs of adapters and heads alone and computes the rest again for the
                          gradient; False, as published: everything is kept, equal results in some six times the memory
 

@@ -78,7 +78,7 @@ def test_a_table_tells_recalls_and_what_differs_from_its_first_row(tmp_path):
     lines = command.compared(rows, trainer, (1, 2)).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == [row.name for row in rows]
     cells = [cell.strip() for cell in lines[-1].strip("|").split("|")]
-    assert cells[1:] == ["50.0 +- 0.0 / 50.0 / 50.0", "+50.0 (+0.0 .. +100.0)"] * len(command.SETS)
+    assert cells[1:] == ["25.0 +- 0.0 / 25.0 / 25.0", "+25.0 (+0.0 .. +75.0)"] * len(command.SETS)
     one = command.compared(rows, trainer, (1, 2), sets=command.SETS[:1]).splitlines()
     assert [line.count("|") for line in one] == [4] * len(one)
 

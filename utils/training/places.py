@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,16 +57,6 @@ class PlaceTraining(Training):
             bits = pad(sums >= 0, (0, -sums.shape[1] % 8)).unflatten(1, (-1, 8))
             packed = (bits * 2 ** torch.arange(7, -1, -1, device=bits.device)).sum(2).to(torch.uint8)
             self.noted.append((labels[::self.data.images_per_place], packed))
-
-    def halves(self, *rows: Tensor | None) -> Iterator[Sequence[Tensor | None]]:
-        """A whole batch's rows (P*K, ...), the labels last, as the loss takes them: all at once or, under
-        "hard-halves", those of the families first and then the rest. None stays None."""
-        half = len(rows[-1]) // self.data.images_per_place // 2 * self.data.images_per_place
-        if self.mined and half and self.model.config.places == "hard-halves":
-            yield [tensor if tensor is None else tensor[:half] for tensor in rows]
-            yield [tensor if tensor is None else tensor[half:] for tensor in rows]
-        else:
-            yield rows
 
     def begin_epoch(self, loader: DataLoader, *, done: int) -> None:
         super().begin_epoch(loader, done=done)

@@ -13,7 +13,6 @@ import train
 import train_hashing
 import train_rerank
 from datasets import CityBatchSampler, PlaceDataset
-from losses import mine_pairs
 from utils.data import TrainingData, training_loader
 from utils.training.places import PlaceTraining, look_alikes, nearest_bits
 
@@ -27,21 +26,16 @@ def papers_batches(streets, epoch):
 # --- a training
 
 @pytest.mark.parametrize(("script", "more"), [
-    (train, ()), pytest.param(train_hashing, ["--set", "places=hard-halves"], marks=pytest.mark.slow),
-    pytest.param(train_rerank, ["--variant", "joint"], marks=pytest.mark.slow)], ids=["float", "halves", "joint"])
+    (train, ()), pytest.param(train_hashing, (), marks=pytest.mark.slow),
+    pytest.param(train_rerank, ["--variant", "joint"], marks=pytest.mark.slow)], ids=["float", "binary", "joint"])
 def test_from_the_second_epoch_on_batches_are_harder(script, more, streets, tmp_path, monkeypatch):
-    seen, told, mined = PlaceTraining.seen, {0: [], 1: []}, []
+    seen, told = PlaceTraining.seen, {0: [], 1: []}
 
     def telling(training, descriptors, labels):
         told[training.epoch].append(labels[::2].tolist())
         seen(training, descriptors, labels)
 
-    def mining(rows, labels, **options):
-        mined.append(len(rows))
-        return mine_pairs(rows, labels, **options)
-
     monkeypatch.setattr(PlaceTraining, "seen", telling)
-    monkeypatch.setattr(script, "mine_pairs", mining)
     hard = run_folder(script.main, *training_options(streets), *HARD, *RANDOM, *more, "--epochs_num", 2, cwd=tmp_path)
     papers = [papers_batches(streets, epoch) for epoch in (0, 1)]
     assert told[0] == papers[0]
@@ -60,9 +54,6 @@ def test_from_the_second_epoch_on_batches_are_harder(script, more, streets, tmp_
     log = (hard / "info.log").read_text()
     assert "epoch 1: the paper's batches" in log and "epoch 2: look-alikes of 28 places found in " in log
     assert "epoch 2: mining took " in log
-    whole, halves = [16, 16, 16, 8], [8] * 6 + [4] * 2  # images, of 28 places in batches of 8
-    of_both = np.repeat([*whole, *(halves if "places=hard-halves" in more else whole)], 1 + (script is train_rerank))
-    assert mined == of_both.tolist()
 
 
 @pytest.mark.parametrize("city", ["cph", "SF12", "Copenhagen0", "sanfrancisco3"])
@@ -71,8 +62,8 @@ def test_validation_cities_are_refused(city, streets, tmp_path):
     (tmp_path / "Dataframes" / f"{city}.csv").symlink_to(streets / "gsv_cities" / "Dataframes" / "Lisbon.csv")
     (tmp_path / "Images").symlink_to(streets / "gsv_cities" / "Images")
     data = TrainingData(training_dataset=str(tmp_path), datasets_folder=tmp_path, images_per_place=2)
-    with pytest.raises(ValueError, match=f"^places=hard-halves with {city}: MSLS-val, by which "):
-        training_loader(data, device=torch.device("cpu"), places="hard-halves")
+    with pytest.raises(ValueError, match=f"^places=hard with {city}: MSLS-val, by which "):
+        training_loader(data, device=torch.device("cpu"), places="hard")
     assert training_loader(data, device=torch.device("cpu")).dataset.n_places == 12  # the paper's take any city
 
 
@@ -180,14 +171,3 @@ def test_a_code_is_of_the_sum_of_a_places_images(width):
     paper = made("paper")
     paper.seen(values, torch.zeros(6))
     assert paper.noted == []
-
-
-def test_halves_of_a_batch():
-    rows, labels = torch.arange(20.0), torch.arange(5).repeat_interleave(4)
-    for places in ("paper", "hard"):
-        (whole, none, whole_labels), = made(places).halves(rows, None, labels)
-        assert whole is rows and none is None and whole_labels is labels
-    first, rest = made("hard-halves").halves(rows, None, labels)
-    assert [first[0].tolist(), rest[0].tolist()] == [[*range(8)], [*range(8, 20)]]
-    assert first[1] is rest[1] is None and first[2].unique().tolist() == [0, 1]
-    assert len(list(made("hard-halves").halves(rows[:4], labels[:4]))) == 1  # a lone place is not halved
