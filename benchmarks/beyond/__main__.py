@@ -84,6 +84,9 @@ def sections(trainer: Trainer, seeds: Sequence[int]) -> Iterator[Section]:
         compared(plan.SMALL_BATCH_ROWS, trainer, seeds, sets=SETS[:1]),
         "How hard the batches were, and what that cost, over epochs and seeds:", mining(trainer, seeds)))
     yield "Nested codes", nested(plan.code_rows, trainer, seeds, sets=SETS)
+    trainer.ask(plan.STAGES_ROWS, seeds, test_sets=[plan.CITY.test])
+    yield "In three stages", lambda: "\n\n".join((
+        compared(plan.STAGES_ROWS, trainer, seeds, sets=SETS[:1]), bytes_read(trainer, seeds[0])))
     ask(trainer, plan.STUDENT_ROWS, seeds)
     yield "Students", lambda: compared(plan.STUDENT_ROWS, trainer, seeds)
     yield "Nested float descriptors", nested(plan.float_rows, trainer, seeds, sets=SETS[1:])
@@ -128,6 +131,18 @@ def at(row: Row, name: str) -> tuple[Row, str]:
 
 def recalls(row: Row, test_set: str, trainer: Trainer, seeds: Sequence[int]) -> list[Recalls]:
     return [trainer.recalls(row, seed, test_set) for seed in seeds]
+
+
+def bytes_read(trainer: Trainer, seed: int) -> str:
+    """What a query reads, in the city and, by the same count, among a million images with 1,000 in the shortlist."""
+    lines = []
+    for row in plan.STAGES_ROWS:
+        found = json.loads(trainer.results(row, seed, plan.CITY.test).read_text())
+        bits, *shortlist = [*map(int, row.words[1:])] or [plan.LENGTHS[-1]]
+        whole, floats = (found["bytes_per_image"][name] for name in ("binary", "float"))
+        million = 10**6 * bits // 8 + (1000 * whole if shortlist else 0) + 100 * floats
+        lines.append((row.name, f"{found['bytes_read_per_query']:,}", f"{million:,}"))
+    return table(("search", "bytes a query reads", "among 1,000,000 images, 1,000 for 300"), lines, figures=2)
 
 
 def mining(trainer: Trainer, seeds: Sequence[int]) -> str:

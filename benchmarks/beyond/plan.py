@@ -71,6 +71,13 @@ def code_rows(bits: int) -> list[Row]:
             Row("nested, distilled", DISTILLED_CODES, words=words)]
 
 
+# Of the city's 720 images: 300 of them stand for the 1,000 of a large set.
+NESTED_BRANCHES = with_fields(OURS_BINARY, "nested", f"nested_bits={NESTED}")
+STAGES_ROWS = [row_in_city(row) for row in (
+    Row("512 bits, then floats of 100", NESTED_BRANCHES),
+    Row("64 bits, then floats of 100", NESTED_BRANCHES, words=("--code_bits", "64")),
+    Row("64 bits, 512 of 300, then floats of 100", NESTED_BRANCHES, words=("--code_bits", "64", "300")))]
+
 FLOATS_ALONE = {dim: OURS if dim == LENGTHS[-1] else with_fields(OURS, str(dim), f"float_dim={dim}")
                 for dim in TRAINED_ALONE}
 NESTED_FLOATS = with_fields(OURS, "nested", f"nested_floats={NESTED}")

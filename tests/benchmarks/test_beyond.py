@@ -25,7 +25,7 @@ def place(tmp_path):
     return Place(tmp_path / "real", tmp_path / "out")
 
 
-@pytest.mark.parametrize("row", [*ROWS, *map(plan.row_in_city, ROWS), *plan.SMALL_BATCH_ROWS],
+@pytest.mark.parametrize("row", [*ROWS, *map(plan.row_in_city, ROWS), *plan.SMALL_BATCH_ROWS, *plan.STAGES_ROWS],
                          ids=lambda row: f"{row.model.name} {' '.join(row.words)}")
 def test_the_scripts_take_every_command(row, place):
     for step in row.model.evaluation(0, "corridor", place, row.words).chain:
@@ -44,7 +44,7 @@ def test_the_scripts_take_every_command(row, place):
 
 
 def test_rows_of_a_table_are_different_models():
-    for rows in (plan.PLACES_ROWS, plan.SMALL_BATCH_ROWS, *map(plan.code_rows, plan.LENGTHS),
+    for rows in (plan.PLACES_ROWS, plan.SMALL_BATCH_ROWS, plan.STAGES_ROWS, *map(plan.code_rows, plan.LENGTHS),
                  *map(plan.float_rows, plan.LENGTHS)):
         assert len({(row.model, row.words) for row in rows}) == len({row.name for row in rows}) == len(rows)
     assert plan.SMALL_BATCH_ROWS[0].model.batch < plan.PLACES_ROWS[0].model.batch
@@ -88,6 +88,18 @@ def test_what_mining_cost_is_the_mean_over_epochs_and_seeds(tmp_path):
     for line in command.mining(MadeUp(tmp_path, rows), (1, 3)).splitlines()[2:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[1:] == [f"{statistics.mean((10, 30)):.1f}", "20.0", "2.00 s", "1.00 %"]
+
+
+def test_bytes_that_a_query_reads(tmp_path):
+    class Evaluated:
+        def results(self, row, seed, test_set):
+            (tmp_path / "results.json").write_text(json.dumps(
+                {"bytes_read_per_query": 4321, "bytes_per_image": {"binary": 64, "float": 2048}}))
+            return tmp_path / "results.json"
+
+    lines = command.bytes_read(Evaluated(), 0).splitlines()[2:]
+    assert [line.strip("| ").split(" | ")[1] for line in lines] == ["4,321"] * 3
+    assert [line.strip("| ").split(" | ")[2] for line in lines] == ["64,204,800", "8,204,800", "8,268,800"]
 
 
 def test_what_is_missing_is_one_line(tmp_path, capsys):
