@@ -60,7 +60,7 @@ TRAINED_ALONE = (64, 256, 512)
 ALONE = {bits: CODES if bits == LENGTHS[-1] else with_fields(CODES, str(bits), f"code_bits={bits}")
          for bits in TRAINED_ALONE}
 NESTED_CODES = with_fields(CODES, "nested", f"nested_bits={NESTED}")
-DISTILLED_CODES = with_fields(NESTED_CODES, "distilled", "nested_distillation=1")
+DISTILLED_CODES = with_fields(NESTED_CODES, "distilled-weakly", "nested_distillation=0.01")
 
 
 def code_rows(bits: int) -> list[Row]:
