@@ -79,7 +79,7 @@ STAGES_ROWS = [row_in_city(row) for row in (
     Row("64 bits, 512 of 300, then floats of 100", NESTED_BRANCHES, words=("--code_bits", "64", "300")))]
 
 FLOATS_ALONE = {dim: OURS if dim == LENGTHS[-1] else with_fields(OURS, str(dim), f"float_dim={dim}")
-                for dim in TRAINED_ALONE}
+                for dim in (LENGTHS[0], LENGTHS[-1])}
 NESTED_FLOATS = with_fields(OURS, "nested", f"nested_floats={NESTED}")
 
 
