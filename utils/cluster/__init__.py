@@ -68,6 +68,7 @@ def got(asked: Sequence[Any], who: Sequence[str], *, cpus: int = 1) -> list[Any]
             names = [name for ref, name in zip(asked, who, strict=True) if ref in late]
             there, free = (found.get("CPU", 0) for found in (ray.cluster_resources(), ray.available_resources()))
             log.warning("%s%s: no answer for %g s; to start it takes a machine with %d free cores, this Ray has %g, %g "
-                        "free: add a machine, or end what holds them; waiting", names[0],
-                        f" and {len(names) - 1} more" if names[1:] else "", PATIENCE, cpus, there, free)
+                        "free: %s; waiting", names[0], f" and {len(names) - 1} more" if names[1:] else "", PATIENCE,
+                        cpus, there, free, "add a machine, or end what holds them" if free < cpus else
+                        "it may be slow, or these are on several machines")
         return ray.get(asked)
