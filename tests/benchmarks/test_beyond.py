@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from scripts import error_of
 
 from benchmarks.beyond import __main__ as command
 from benchmarks.beyond import plan
+from benchmarks.real_sets.page import recalls_text
 from benchmarks.real_sets.plan import BACKBONE, Place
+from benchmarks.report import PAGES, RESULTS
 from model import ModelConfig
 from utils.cli import distillation_parser, evaluation_parser, training_parser
 from utils.cli.variants import chosen_fields
@@ -105,3 +108,20 @@ def test_bytes_that_a_query_reads(tmp_path):
 def test_what_is_missing_is_one_line(tmp_path, capsys):
     said = error_of(command.main, tmp_path, capsys=capsys)
     assert str(tmp_path / "deit_tiny") in said and "expected FOLDER to hold it" in said
+
+
+def test_the_page_has_the_means_of_what_was_measured():
+    """docs/benchmarks/beyond.md against the recalls of every seed in benchmarks/results."""
+    text, samples = (PAGES / "beyond.md").read_text(), json.loads((RESULTS / "beyond.json").read_text())
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    checked = 0
+    for row in (*plan.PLACES_ROWS, *plan.STAGES_ROWS, *(row for bits in plan.LENGTHS for row in plan.code_rows(bits))):
+        for of in command.SETS if row not in plan.STAGES_ROWS else command.SETS[:1]:
+            own, test_set = command.at(row, of)
+            name = Path(own.model.evaluation(0, test_set, Place(Path(), Path()), own.words).name).name
+            what = {"train": f"toy_city/{test_set}" if own.model.world is plan.CITY else test_set}.get(name, name)
+            seeds = [samples[f"{own.model.name}/seed{seed}/{what}"][row.stage] for seed in range(3)]
+            assert any(found[0] == row.name and recalls_text(seeds) in found for found in cells), (row.name, of)
+            checked += 1
+    assert checked == 2 * 3 + 3 + (4 + 3 + 4 + 3) * 3
