@@ -216,8 +216,10 @@ def test_the_page_retrieves_without_torch(tmp_path, monkeypatch):
     bare = tmp_path / "bare"  # a Python with what the page asks for, and nothing else
     venv.create(bare, symlinks=True)
     library, = bare.glob("lib/python*/site-packages")
-    packages = [Path(importlib.util.find_spec(name).origin).parent for name in ("numpy", "faiss", "PIL", "onnxruntime")]
-    for part in {*packages, *(libs for package in packages for libs in package.parent.glob("*.libs"))}:
+    packages = [Path(importlib.util.find_spec(name).origin).parent for name in (
+        "numpy", "faiss", "packaging", "PIL", "onnxruntime")]
+    beside = [found for package in packages for what in ("*.libs", "nvidia") for found in package.parent.glob(what)]
+    for part in {*packages, *beside}:  # nvidia: libraries that faiss-gpu loads
         (library / part.name).symlink_to(part)
     model = saved(tmp_path / "m.pth")
     export_model.main([str(tmp_path / "m.pth"), "--preprocess", "--resize", "70", "90"])
