@@ -7,86 +7,48 @@ which is drawn in OUT, and writes OUT/beyond.md, section by section. The same ca
 beyond.json has the recalls of every seed.
 """
 
-import argparse
+import itertools
 import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 
 from datasets.toy_city.city import build_toy_city
 from utils.compare import difference_over_seeds
-from utils.files import write_json
 from utils.run import exit_with, hardware, versions
 
-from ..paper.runner import Failed
-from ..real_sets.__main__ import write_page
 from ..real_sets.measure import Recalls, Row, Trainer
 from ..real_sets.page import interval_text, recalls_text
-from ..real_sets.plan import FILE, TEST_SET, Place
+from ..real_sets.plan import FILE, TEST_SET, TRAINING_SET
+from ..real_sets.sections import Section, command_parser, measure, place_of
 from ..report import table
 from . import plan
 
 SETS = ("harder city", TEST_SET, "corridor")
-Section = tuple[str, Callable[[], str]]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.beyond", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the real sets and the pre-trained file")
-    parser.add_argument("--out", type=Path, default=Path("logs/beyond"),
-                        help="run folders and the page are written here; default: logs/beyond")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="commands at a time, which share the cores; default: 1")
+    parser = command_parser("beyond", __doc__)
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: expected at least 1")
-    place = Place(args.folder.resolve(), args.out.resolve())
-    for needed in (place.pretrained, *(place.real / name for name in (plan.OURS.world.training_set, *SETS[1:]))):
-        if not needed.exists():
-            raise FileNotFoundError(f"{needed}: not there; expected FOLDER to hold it")
-    place.out.mkdir(parents=True, exist_ok=True)
+    place = place_of(parser, args, (FILE, TRAINING_SET, *SETS[1:]))
     build_toy_city(place.out / plan.CITY.drawn, **plan.HARD_CITY)
-    trainer = Trainer(place, args.jobs)
-    try:
-        failed = write_sections(trainer, args.seeds)
-    finally:
-        trainer.close()
-    print(place.out / "beyond.md")
-    sys.exit(1 if failed else 0)
-
-
-def write_sections(trainer: Trainer, seeds: Sequence[int]) -> bool:
-    """Queues everything, and writes the page anew with every section that is done; whether a command failed."""
-    out, failed = trainer.place.out, False
-    text = [introduction(seeds)]
-    for title, write in [*sections(trainer, seeds)]:
-        try:
-            text.append(f"## {title}\n\n{write().strip()}\n")
-        except Failed as error:
-            text.append(f"## {title}\n\nNot measured: {error}\n")
-            failed = True
-        write_page(out / "beyond.md", [*text, f"{trainer.seconds() / 3600:.1f} hours of commands.\n"])
-        write_json(trainer.samples(), out / "beyond.json")
-    return failed
+    measure("beyond", place, introduction(args.seeds), lambda trainer: sections(trainer, args.seeds), jobs=args.jobs)
 
 
 def sections(trainer: Trainer, seeds: Sequence[int]) -> Iterator[Section]:
     """Titles, and what gives their text once their trainings, which are queued here, are done."""
     ask(trainer, plan.PLACES_ROWS, seeds)
     trainer.ask(plan.SMALL_BATCH_ROWS, seeds, test_sets=[plan.CITY.test])
-    yield "Hard places", lambda: "\n\n".join((
+    yield "Hard places", lambda: paragraphs(
         compared(plan.PLACES_ROWS, trainer, seeds),
         f"The same in batches of {plan.SMALL_BATCH} places, in which those of one estate seldom meet by chance:",
         compared(plan.SMALL_BATCH_ROWS, trainer, seeds, sets=SETS[:1]),
-        "How hard the batches were, and what that cost, over epochs and seeds:", mining(trainer, seeds)))
+        "How hard the batches were, and what that cost, over epochs and seeds:", mining(trainer, seeds))
     yield "Nested codes", nested(plan.code_rows, trainer, seeds, sets=SETS)
     trainer.ask(plan.STAGES_ROWS, seeds, test_sets=[plan.CITY.test])
-    yield "In three stages", lambda: "\n\n".join((
-        compared(plan.STAGES_ROWS, trainer, seeds, sets=SETS[:1]), bytes_read(trainer, seeds[0])))
+    yield "In three stages", lambda: paragraphs(
+        compared(plan.STAGES_ROWS, trainer, seeds, sets=SETS[:1]), bytes_read(trainer, seeds[0]))
     ask(trainer, plan.STUDENT_ROWS, seeds)
     yield "Students", lambda: compared(plan.STUDENT_ROWS, trainer, seeds)
     yield "Nested float descriptors", nested(plan.float_rows, trainer, seeds, sets=SETS[1:])
@@ -97,8 +59,12 @@ def nested(rows_of: Callable[[int], list[Row]], trainer: Trainer, seeds: Sequenc
     """Queues every length; a table of each."""
     for length in plan.LENGTHS:
         ask(trainer, rows_of(length), seeds, sets=sets)
-    return lambda: "\n\n".join(f"At {length}:\n\n{compared(rows_of(length), trainer, seeds, sets=sets)}"
-                               for length in plan.LENGTHS)
+    return lambda: paragraphs(*itertools.chain(*(
+        (f"At {length}:", compared(rows_of(length), trainer, seeds, sets=sets)) for length in plan.LENGTHS)))
+
+
+def paragraphs(*texts: str) -> str:
+    return "\n\n".join(text.strip() for text in texts)
 
 
 def ask(trainer: Trainer, rows: Sequence[Row], seeds: Sequence[int], *, sets: Sequence[str] = SETS) -> None:

@@ -34,10 +34,9 @@ def with_fields(model: Model, suffix: str, *fields: str) -> Model:
 
 
 def in_city(model: Model) -> Model:
-    """The same training there."""
-    return dataclasses.replace(model, name=f"city-{model.name}", world=CITY, size=SIZES_IN_CITY[model.size],
-                               epochs=model.epochs * CITY_EPOCHS // EPOCHS,
-                               start=model.start and in_city(model.start))
+    """The same training there, of smaller images and fewer epochs."""
+    return dataclasses.replace(model.moved(CITY), size=SIZES_IN_CITY[model.size],
+                               epochs=model.epochs * CITY_EPOCHS // EPOCHS, start=model.start and in_city(model.start))
 
 
 def row_in_city(row: Row) -> Row:
@@ -103,7 +102,7 @@ class Student(Model):
         world, root, teacher = self.world, place.root(self.world), self.start.training(seed, place)
         images_of = root / world.training_set / "Images"
         folders = [images_of / city for city in world.cities] or [images_of]
-        words = ("-m", "utils.distil", "--teacher", str(teacher.best_model), "--backbone", BACKBONE,
+        words = (*self.script.split(), "--teacher", str(teacher.best_model), "--backbone", BACKBONE,
                  "--foundation_model_path", str(place.pretrained), "--set", *self.fields, "recompute=false",
                  "--images", *map(str, folders), "--train_resize", *2 * [str(self.size)],
                  "--teacher_resize", *2 * [str(self.start.size)], "--train_batch_size", str(STUDENT_BATCH),

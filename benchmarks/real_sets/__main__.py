@@ -8,22 +8,17 @@ was interrupted; real_sets.json has the recalls of every seed. Without deit_tiny
 pre-trained weights are measured.
 """
 
-import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 
 from datasets.toy_city.city import build_toy_city
-from utils.files import temporary_path, write_json
 from utils.run import exit_with, hardware, versions
 
 from ..paper.plan import AVERAGE, is_part
-from ..paper.runner import Failed
 from ..paper.tables import TABLES
-from ..report import words_under
 from . import page
 from .measure import Row, Trainer, without_learning
 from .plan import (
@@ -50,8 +45,8 @@ from .plan import (
     Model,
     Place,
 )
+from .sections import Section, command_parser, measure, place_of
 
-WORDS = "## What was tried, and what the figures say"
 RANDOM_ROWS = [Row("random backbone, float", RANDOM_FLOAT),
                Row("random backbone, binary", RANDOM_BINARY, "first_stage"),
                Row("random backbone, binary, re-ranked by float", RANDOM_BINARY)]
@@ -72,51 +67,15 @@ EPOCHS_OF_RANKS = (1, 2, 4)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_sets", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds the real sets")
-    parser.add_argument("--out", type=Path, default=Path("logs/real_sets"),
-                        help="run folders and the page are written here; default: logs/real_sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser = command_parser("real_sets", __doc__)
     parser.add_argument("--start_seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4],
                         help="of the comparison of starts; default: 0 to 4")
-    parser.add_argument("--jobs", type=int, default=1, help="commands at a time, which share the cores; default: 1")
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: expected at least 1")
-    place = Place(args.folder.resolve(), args.out.resolve())
-    for needed in (place.real / TRAINING_SET / "Dataframes", place.real / TEST_SET / "images"):
-        if not needed.is_dir():
-            raise FileNotFoundError(f"{needed}: no such folder; expected FOLDER to hold {TRAINING_SET} and {TEST_SET}")
-    place.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(place, args.jobs)
-    try:
-        failed = write_sections(trainer, args.seeds, args.start_seeds)
-    finally:
-        trainer.close()
-    print(place.out / "real_sets.md")
-    sys.exit(1 if failed else 0)
-
-
-def write_sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -> bool:
-    """Queues everything, and writes the page anew with every section that is done; whether a command failed."""
-    place, failed = trainer.place, False
-    wanted = list(sections(trainer, seeds, start_seeds))
+    place = place_of(parser, args, (f"{TRAINING_SET}/Dataframes", f"{TEST_SET}/images"))
     if not place.pretrained.is_file():
         print(f"{place.pretrained}: no such file; only rows without it are measured", file=sys.stderr)
-    text = [introduction(place)]
-    for title, write in wanted:
-        try:
-            text.append(f"## {title}\n\n{write().strip()}\n")
-        except Failed as error:
-            text.append(f"## {title}\n\nNot measured: {error}\n")
-            failed = True
-        write_page(place.out / "real_sets.md", [*text, f"{trainer.seconds() / 3600:.1f} hours of commands.\n"])
-        write_json(trainer.samples(), place.out / "real_sets.json")
-    return failed
-
-
-Section = tuple[str, Callable[[], str]]
+    measure("real_sets", place, introduction(place),
+            lambda trainer: sections(trainer, args.seeds, args.start_seeds), jobs=args.jobs)
 
 
 def sections(trainer: Trainer, seeds: list[int], start_seeds: list[int]) -> Iterator[Section]:
@@ -175,13 +134,6 @@ def introduction(place: Place) -> str:
             f"`python -m benchmarks.real_sets FOLDER` trains by the project's scripts, beside `{FILE}`, and "
             f"evaluates on {', '.join(place.test_sets)}: R@1 / R@5 / R@10 in percent. {machine['cores']} cores "
             f"({machine['cpu']}), torch {software['torch']}.\n")
-
-
-def write_page(path: Path, text: list[str]) -> None:
-    """What stands under its last heading, where there is one already, stays."""
-    kept = words_under(path, WORDS)
-    with temporary_path(path) as temporary:
-        temporary.write_text("\n".join([*text, *([WORDS, "", kept, ""] if kept else [])]))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def predecessor(rows: Sequence[Row], trainer: Trainer, seeds: Sequence[int]) -> 
 
 
 def on_toy_city(row: Row) -> Row:
-    return dataclasses.replace(row, model=row.model.on_toy_city)
+    return dataclasses.replace(row, model=row.model.moved(DRAWN))
 
 
 def beside_the_paper(rows: Sequence[Row], paper: Mapping[str, float], trainer: Trainer, seeds: Sequence[int]) -> str:

@@ -73,11 +73,10 @@ class Model:
     halving: int = HALVING
     batch: int = PLACES_A_BATCH
 
-    @property
-    def on_toy_city(self) -> "Model":
-        """The same training there."""
-        return dataclasses.replace(self, name=f"toy-city-{self.name}", world=DRAWN,
-                                   start=self.start and self.start.on_toy_city)
+    def moved(self, world: World) -> "Model":
+        """The same training in a drawn world, with what it starts from."""
+        return dataclasses.replace(self, name=f"{world.drawn.replace('_', '-')}-{self.name}", world=world,
+                                   start=self.start and self.start.moved(world))
 
     def training(self, seed: int, place: "Place") -> Step:
         """Whose results.json is of its world's test set."""

@@ -107,7 +107,7 @@ def test_bytes_that_a_query_reads(tmp_path):
 
 def test_what_is_missing_is_one_line(tmp_path, capsys):
     said = error_of(command.main, tmp_path, capsys=capsys)
-    assert str(tmp_path / "deit_tiny") in said and "expected FOLDER to hold it" in said
+    assert str(tmp_path / "deit_tiny") in said and "expected FOLDER to hold deit_tiny" in said
 
 
 def test_the_page_has_the_means_of_what_was_measured():

@@ -32,6 +32,7 @@ from benchmarks.real_sets.plan import (
     subset_folder,
     write_subset,
 )
+from benchmarks.real_sets.sections import WORDS
 from benchmarks.report import PAGES, RESULTS
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
 from datasets.transforms import read_image
@@ -81,7 +82,7 @@ def test_models_that_are_different_trainings_and_what_the_scripts_take(models, p
     assert all(everything[model.name] == model for model in models.values())  # no folder of two models
 
 
-@pytest.mark.parametrize("model", [SELAVPR, SELAVPR.on_toy_city])
+@pytest.mark.parametrize("model", [SELAVPR, SELAVPR.moved(DRAWN)])
 def test_the_predecessor_s_script_takes_its_words(model, place):
     step = model.training(2, place)
     args = training_parser("").parse_args([str(word) for word in step.command[1:]])
@@ -92,8 +93,8 @@ def test_the_predecessor_s_script_takes_its_words(model, place):
 
 
 def test_on_the_toy_city_everything_is_drawn(place):
-    step = OURS_BINARY.on_toy_city.evaluation(0, "pitts30k", place)
-    assert step == OURS_BINARY.on_toy_city.training(0, place)
+    step = OURS_BINARY.moved(DRAWN).evaluation(0, "pitts30k", place)
+    assert step == OURS_BINARY.moved(DRAWN).training(0, place)
     assert [one.name for one in step.chain] == ["toy-city-float/seed0/train", "toy-city-rerank/seed0/train"]
     assert all(str(place.toy_city / "gsv_cities") in one.command and "--cities" not in one.command
                for one in step.chain)
@@ -262,7 +263,7 @@ def test_the_page_has_the_means_of_what_was_measured():
             assert rows[row.name][place].removesuffix(" |") == page.recalls_text(seeds)
     for row in command.PREDECESSOR_ROWS:
         for place, (of, model) in {1: ("sped_thumbs", row.model), 3: ("corridor", row.model),
-                                   5: ("toy_city/pitts30k", row.model.on_toy_city)}.items():
+                                   5: ("toy_city/pitts30k", row.model.moved(DRAWN))}.items():
             seeds = [samples[f"{model.name}/seed{seed}/{of}"][row.stage] for seed in range(3)]
             assert rows[row.name][place].removesuffix(" |") == page.recalls_text(seeds)
     for name, model in STARTS.items():
@@ -299,17 +300,17 @@ def test_without_the_pretrained_file_and_again(place, capsys, monkeypatch):
     samples = json.loads((place.out / "real_sets.json").read_text())
     assert samples["random-float/seed0/sped_thumbs"] == {"final": [recalls[k] for k in ("1", "5", "10")]}
     assert set(samples) == {"random-float/seed0/sped_thumbs", "random-float/seed0/held_out"}
-    written.write_text(text + f"\n{command.WORDS}\n\nBy hand.\n")
+    written.write_text(text + f"\n{WORDS}\n\nBy hand.\n")
     again = run()
     assert "train.py" not in again.err
-    assert written.read_text().endswith(f"{command.WORDS}\n\nBy hand.\n")
+    assert written.read_text().endswith(f"{WORDS}\n\nBy hand.\n")
     assert written.read_text().startswith(text)
 
 
 def test_a_wrong_folder_is_one_line(real, tmp_path, capsys):
     assert error_of(command.main, tmp_path, "--out", tmp_path / "out", capsys=capsys) == (
-        f"{tmp_path / 'gsv_real_mini' / 'Dataframes'}: no such folder; expected FOLDER to hold gsv_real_mini and "
-        "sped_thumbs")
+        f"{tmp_path / 'gsv_real_mini' / 'Dataframes'}: not there; expected FOLDER to hold gsv_real_mini/Dataframes, "
+        "sped_thumbs/images")
     assert not (tmp_path / "out").exists()
     assert "--jobs 0: expected at least 1" in error_of(command.main, real, "--out", tmp_path / "out", "--jobs", 0,
                                                        capsys=capsys)
