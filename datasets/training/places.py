@@ -138,6 +138,8 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
     Of several processes that train together each gets its share of every batch; the shares differ by one place at most
     and are, laid end to end, the batch of one process.  None is ever empty: a batch with fewer places than processes
     joins the one before, the first one the one behind.
+
+    planned  the places of this epoch's batches, for all processes together
     """
 
     def __init__(self, dataset: PlaceDataset, *, places_per_batch: int, seed: int = 0, process: int = 0,
@@ -158,15 +160,15 @@ class CityBatchSampler(Sampler[list[tuple[int, int]]]):
     def set_epoch(self, epoch: int, *, done: int = 0, look_alikes: np.ndarray | None = None) -> None:
         """Choose the epoch (from 0) that the next iteration yields, without the `done` batches it begins with; and
         whether its batches are hard, see `batches`."""
-        self.epoch, self.done, self._batches = epoch, done, self.batches(epoch, look_alikes)
+        self.epoch, self.done, self.planned = epoch, done, self.batches(epoch, look_alikes)
 
     def __len__(self) -> int:
         """Batches that are left of this epoch; where there are groups it depends on the cities' order."""
-        return len(self._batches) - self.done
+        return len(self.planned) - self.done
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        for batch in self._batches[self.done:]:
+        for batch in self.planned[self.done:]:
             start, stop = (-(-len(batch) * part // self.processes) for part in (self.process, self.process + 1))
             yield [(epoch, place) for place in batch[start:stop]]
 

@@ -74,15 +74,11 @@ class PlaceTraining(Training):
             return
         places, codes = self.before
         ordered = codes[places.argsort()].numpy()
-
-        def mine() -> tuple[np.ndarray, dict[str, float]]:
-            found = look_alikes(ordered, loader.dataset.positions, loader.dataset.city_places, device=self.device)
-            bits = {name: nearest_bits(sampler.batches(self.epoch, alike), ordered)
-                    for name, alike in (("nearest_bits", found), ("papers_nearest_bits", None))}
-            return found, bits
-
-        found, bits = distributed.first_decides(mine)
+        bits = {"papers_nearest_bits": nearest_bits(sampler.planned, ordered)}
+        found = distributed.first_decides(lambda: look_alikes(
+            ordered, loader.dataset.positions, loader.dataset.city_places, device=self.device))
         sampler.set_epoch(self.epoch, done=done, look_alikes=found)
+        bits["nearest_bits"] = nearest_bits(sampler.planned, ordered)
         self.mined = {"seconds": time.perf_counter() - started, **bits}
         log.info("epoch %d: look-alikes of %d places found in %.1f s; from a place to the nearest other of its batch "
                  "it is %.1f bits, in the paper's batches %.1f", self.epoch + 1, len(found), self.mined["seconds"],
