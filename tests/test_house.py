@@ -29,7 +29,7 @@ from utils.training.loop import TrainingOptions
 PARSERS = {"train": cli.training_parser, "eval": cli.evaluation_parser}
 SELAVPR = {"train_selavpr.py": selavpr.training_parser, "eval_selavpr.py": selavpr.evaluation_parser}
 SCRIPTS = sorted([*FLAGS, *SELAVPR])
-COMMAND_LINES = [Path("utils/cli") / name for name in ("distil.py", "options.py", "parsing.py", "selavpr.py")]
+COMMAND_LINES = [Path("utils/cli") / f"{name}.py" for name in ("distil", "learning", "options", "parsing", "selavpr")]
 PACKAGES = ("utils", "datasets", "losses", "model")
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).glob("**/*.py"))
 LOWER = {"utils": {"datasets", "losses", "model"}, "datasets": set(), "losses": set(), "model": set()}
@@ -93,11 +93,12 @@ def test_at_most_30_options_and_each_is_read(script):
     assert len(set(options)) == len(options)
     assert len(set(options) - {"hashing", "rerank"}) <= 30  # which --help does not show: they change nothing
     kind = "training" if script.startswith("train") else "evaluation"
-    own = {f"selavpr_{kind}", "_local", "_images"} if script in SELAVPR else {kind}
+    own = {f"selavpr_{kind}", "_local"} if script in SELAVPR else {kind}
     functions = {(path.stem, node.name): node for path in COMMAND_LINES for node in tree(path).body
                  if isinstance(node, ast.FunctionDef)}
     used = {("selavpr" if script in SELAVPR else "options", name) for name in own}
-    used |= {("parsing", "images_of"), ("parsing", "run_options"), ("parsing", "shown_of")}
+    used |= {("parsing", "images_of"), ("parsing", "run_options"), ("parsing", "shown_of"), ("parsing", "evaluation_of")}
+    used |= {("learning", "learning_of")} if kind == "training" else set()
     read = set().union(*(attributes_of_args(functions[name]) for name in used))
     # The published flags are looked up by name: they are only checked against the script.
     read |= {node.value for node in ast.walk(functions["options", "_parse"])
@@ -107,7 +108,7 @@ def test_at_most_30_options_and_each_is_read(script):
 
 def test_every_option_of_the_student_s_training_is_read():
     options = {action.dest for action in distil.distillation_parser("")._actions} - {"help"}
-    read = set().union(*(attributes_of_args(tree(Path("utils/cli") / name)) for name in ("distil.py", "parsing.py")))
+    read = set().union(*(attributes_of_args(tree(Path("utils/cli") / name)) for name in ("distil.py", "learning.py", "parsing.py")))
     assert len(options) <= 30
     assert options - read == set()
 

@@ -2,22 +2,17 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from model import AGGREGATORS, BACKBONES
 
-from ..data import EvaluationImages
-from ..device import PRECISIONS, make_deterministic
+from ..device import make_deterministic
 from ..distil.training import DistillationData
-from ..evaluation.evaluator import EvaluationOptions
 from ..evaluation.forecast import check_memory
 from ..models import ModelOptions
 from ..ranks import launched
-from ..run import RunOptions, start_log
-from ..training.loop import TrainingOptions
+from ..run import start_log
+from .learning import LearningCommand, learning_of, learning_options
 from .parsing import (
     MODEL_FILE,
     NO_DATA,
@@ -26,12 +21,8 @@ from .parsing import (
     Parser,
     checked,
     evaluation_options,
-    images_of,
     machine_options,
     positive,
-    positive_float,
-    run_options,
-    seed,
     size_help,
     with_options,
 )
@@ -41,20 +32,12 @@ BACKBONE = "dinov2-small"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillationCommand:
+class DistillationCommand(LearningCommand):
     """What `python -m utils.distil` was asked to do; teacher: a model file."""
 
     teacher: Path
     model: ModelOptions
     data: DistillationData
-    images: EvaluationImages
-    validation: Sequence[str]
-    test: str
-    training: TrainingOptions
-    evaluation: EvaluationOptions
-    run: RunOptions
-    device: torch.device
-    seed: int
     rerank_num: int
 
     def fitted(self, patch: int, *, teachers_patch: int) -> "DistillationCommand":
@@ -74,8 +57,6 @@ def distillation(description: str, argv: list[str] | None) -> DistillationComman
         parser.error(NO_DATA)
     if launched():
         parser.error("torchrun: a student is trained in one process; start it with python")
-    if args.resume and args.foundation_model_path:
-        parser.error("--foundation_model_path beside --resume: that file holds the backbone; leave the former out")
     args = checked(parser, args)
     size = args.train_resize or DistillationData.size
     try:
@@ -92,13 +73,7 @@ def distillation(description: str, argv: list[str] | None) -> DistillationComman
         data=DistillationData(
             folders=args.images, size=size, teacher_size=args.teacher_resize, images_per_batch=args.train_batch_size,
             seed=args.seed, num_workers=args.num_workers),
-        training=TrainingOptions(
-            device=args.device, precision=args.precision, lr=args.lr, lr_halving=args.lr_halving,
-            epochs=args.epochs_num, patience=args.patience, save_every=args.save_every, tensorboard=args.tensorboard),
-        evaluation=EvaluationOptions(recall_values=args.recall_values, batch_size=args.infer_batch_size,
-                                     num_workers=args.num_workers, device=args.device),
-        images=images_of(args), validation=args.val_datasets, test=args.dataset_name, run=run_options("logs", args),
-        device=args.device, seed=args.seed, rerank_num=RERANK_NUM)
+        validation=args.val_datasets, rerank_num=RERANK_NUM, **learning_of(args))
     if args.deterministic:
         make_deterministic()
     start_log()
@@ -115,8 +90,6 @@ def distillation_parser(description: str) -> argparse.ArgumentParser:
     model.add_argument("--aggregation", choices=AGGREGATORS, help="the student's; default: the file's, gem without one")
     model.add_argument("--set", metavar="FIELD=VALUE", nargs="+", default=[],
                        help="fields of the student's configuration, as train.py --variant help lists them")
-    model.add_argument("--foundation_model_path", metavar="FILE",
-                       help="the student's backbone's official file; 'random': seeded random weights; default: fetched")
     model.add_argument("--resume", type=Path, metavar="FOLDER", help="a run folder of this command, or a file in it")
     data = parser.add_argument_group("training data")
     data.add_argument("--images", nargs="+", required=True, metavar="FOLDER",
@@ -129,16 +102,7 @@ def distillation_parser(description: str) -> argparse.ArgumentParser:
                       help="images a batch")
     data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
                       help="evaluated every epoch: database by the teacher, queries by the student; the last decides")
-    training = parser.add_argument_group("training")
-    training.add_argument("--epochs_num", type=positive, default=TrainingOptions.epochs, help="epochs at most")
-    training.add_argument("--patience", type=positive, default=TrainingOptions.patience,
-                          help="epochs without improvement before stopping")
-    training.add_argument("--lr", type=positive_float, default=TrainingOptions.lr, help="learning rate of Adam")
-    training.add_argument("--lr_halving", type=positive, default=TrainingOptions.lr_halving, metavar="EPOCHS",
-                          help="halves it so often")
-    training.add_argument("--precision", choices=PRECISIONS, help="default: the best the device has")
-    training.add_argument("--seed", type=seed, default=DistillationData.seed,
-                          help="of weights, sampling and augmentation")
+    learning_options(parser, whose="the student's", seeds="of weights, sampling and augmentation")
     evaluation_options(parser, training=True, sized=False)
     machine_options(parser, training=True)
     return parser

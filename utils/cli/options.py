@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from ..models import ModelOptions
 from ..ranks import launched
 from ..run import RunOptions, start_log
 from ..search import STORES
-from ..training.loop import TrainingOptions
+from .learning import LearningCommand, learning_of, learning_options
 from .parsing import (
     MODEL_FILE,
     NO_DATA,
@@ -30,14 +29,13 @@ from .parsing import (
     Defaults,
     Parser,
     checked,
+    evaluation_of,
     evaluation_options,
     given,
     images_of,
     machine_options,
     positive,
-    positive_float,
     run_options,
-    seed,
     shown_of,
     shown_options,
     size_help,
@@ -50,23 +48,11 @@ Flags = tuple[str, ...]  # those of the published commands that say what the scr
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingCommand:
-    """What a training script was asked to do.
-
-    validation  names of sets, of which the last chooses the best weights; test: the name of one
-    rerank_num  0 in scripts that do not re-rank
-    """
+class TrainingCommand(LearningCommand):
+    """What a training script was asked to do; rerank_num: 0 in scripts that do not re-rank."""
 
     model: ModelOptions
     data: TrainingData
-    images: EvaluationImages
-    validation: Sequence[str]
-    test: str
-    training: TrainingOptions
-    evaluation: EvaluationOptions
-    run: RunOptions
-    device: torch.device
-    seed: int
     rerank_num: int
 
     def fitted(self, patch: int) -> "TrainingCommand":
@@ -112,8 +98,6 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
     """
     parser = training_parser(description, flags=flags)
     args = _parse(parser, argv, flags)
-    if args.resume and args.foundation_model_path:
-        parser.error("--foundation_model_path beside --resume: that file holds the backbone; leave the former out")
     try:
         fields = chosen_fields(args.variant, args.set)
         places = 1 if launched() else args.train_batch_size  # of several processes at least one
@@ -128,15 +112,7 @@ def training(description: str, argv: list[str] | None, *, flags: Flags = ()) -> 
             training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, cities=args.cities,
             images_per_place=args.images_per_place, places_per_batch=args.train_batch_size, seed=args.seed,
             num_workers=args.num_workers, **given(size=args.train_resize)),
-        training=TrainingOptions(
-            device=args.device, precision=args.precision, compiled=args.compile,
-            lr=args.lr, lr_halving=args.lr_halving, epochs=args.epochs_num, patience=args.patience,
-            save_every=args.save_every, tensorboard=args.tensorboard),
-        evaluation=EvaluationOptions(
-            recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
-            device=args.device),
-        images=images_of(args), validation=args.val_datasets, test=args.dataset_name, run=run_options("logs", args),
-        device=args.device, seed=args.seed, rerank_num=RERANK_NUM if "rerank" in flags else 0)
+        validation=args.val_datasets, rerank_num=RERANK_NUM if "rerank" in flags else 0, **learning_of(args))
     if args.deterministic:
         make_deterministic()
     start_log()
@@ -171,10 +147,8 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
         chosen=EvaluatedSet(
             name=args.dataset_name, split=args.split, file_lists=args.file_lists, coordinates=args.coordinates,
             database_folder=args.database_folder, queries_folder=args.queries_folder, labels=not args.no_labels),
-        evaluation=EvaluationOptions(
-            recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
-            device=args.device, precision=args.precision, compiled=args.compile, store=args.store, index=args.index,
-            resumable=True),
+        evaluation=evaluation_of(args, precision=args.precision, compiled=args.compile, store=args.store,
+                                 index=args.index, resumable=True),
         images=images, run=with_options(run_options("test", args), resize=images.size), device=args.device,
         answers=args.answers if args.database_folder else None, shown=shown_of(parser, args),
         rerank_num=args.rerank_num if "rerank" in flags else 0, code_bits=code_bits, shortlist=shortlist)
@@ -227,18 +201,7 @@ def training_parser(description: str, *, flags: Flags = ()) -> argparse.Argument
                       help="places a batch, of all processes")
     data.add_argument("--val_datasets", nargs="+", default=["pitts30k", "msls"], metavar="NAME",
                       help="evaluated every epoch (msls: its 740 queries); the last decides which weights are best")
-    training = parser.add_argument_group("training")
-    training.add_argument("--foundation_model_path", metavar="FILE",
-                          help="the backbone's official file; 'random': seeded random weights; default: fetched")
-    training.add_argument("--epochs_num", type=positive, default=TrainingOptions.epochs, help="epochs at most")
-    training.add_argument("--patience", type=positive, default=TrainingOptions.patience,
-                          help="epochs without improvement before stopping")
-    training.add_argument("--lr", type=positive_float, default=TrainingOptions.lr, help="learning rate of Adam")
-    training.add_argument("--lr_halving", type=positive, default=TrainingOptions.lr_halving, metavar="EPOCHS",
-                          help="halves it so often")
-    training.add_argument("--precision", choices=PRECISIONS, help="default: the best the device has")
-    training.add_argument("--compile", action="store_true", help="the frozen backbone, by torch.compile")
-    training.add_argument("--seed", type=seed, default=TrainingData.seed, help="of weights, sampling and augmentation")
+    learning_options(parser, seeds="of weights, sampling and augmentation", compiled=True)
     method = parser.add_argument_group("method")
     method.add_argument("--variant", metavar="NAME",
                         help="a method or ablation of the paper; 'help' lists them, and the fields of --set")

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import TEST_METHODS
 
@@ -23,6 +24,8 @@ from ..training.loop import TrainingOptions
 
 def checked(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
     """Sorts the recall values and picks device and precision; what the options ask for must be there, memory too."""
+    if getattr(args, "foundation_model_path", None) and args.resume:
+        parser.error("--foundation_model_path beside --resume: that file holds the backbone; leave the former out")
     args.recall_values = sorted(set(args.recall_values))
     try:
         args.device = pick_device(args.device)
@@ -60,6 +63,12 @@ def shown_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Shown
     except ValueError as error:
         parser.error(str(error))
     return ShownOptions(report=args.report, panels=args.num_preds_to_save, only_wrong=args.save_only_wrong_preds)
+
+
+def evaluation_of(args: argparse.Namespace, **more: Any) -> EvaluationOptions:
+    """What evaluation_options say of extracting and counting, and more fields."""
+    return EvaluationOptions(recall_values=args.recall_values, batch_size=args.infer_batch_size,
+                             num_workers=args.num_workers, device=args.device, **more)
 
 
 def given(**values: object) -> dict:

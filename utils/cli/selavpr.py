@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,12 +19,13 @@ from ..run import RunOptions, start_log
 from ..selavpr.local import LocalOptions
 from ..selavpr.models import SelaVPROptions
 from ..selavpr.training import TripletData
-from ..training.loop import TrainingOptions
+from .learning import LearningCommand, learning_of, learning_options
 from .parsing import (
     NO_DATA,
     Defaults,
     Parser,
     checked,
+    evaluation_of,
     evaluation_options,
     images_of,
     machine_options,
@@ -33,7 +33,6 @@ from .parsing import (
     positive,
     positive_float,
     run_options,
-    seed,
     shown_of,
     shown_options,
     with_options,
@@ -44,20 +43,13 @@ share = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SelaVPRTrainingCommand:
+class SelaVPRTrainingCommand(LearningCommand):
     """What train_selavpr.py was asked to do; negatives: of each query."""
 
     model: SelaVPROptions
     data: TripletData | TrainingData
     negatives: int
-    images: EvaluationImages
-    validation: Sequence[str]
-    test: str
-    training: TrainingOptions
-    evaluation: EvaluationOptions
     local: LocalOptions
-    run: RunOptions
-    seed: int
 
     @property
     def by_places(self) -> bool:
@@ -93,32 +85,25 @@ def selavpr_training(description: str, argv: list[str] | None) -> SelaVPRTrainin
     """Parses the command line of train_selavpr.py. A mistake is one line and exit code 2."""
     parser = training_parser(description)
     args = _parse(parser, argv)
-    if args.resume and args.foundation_model_path:
-        parser.error("--resume and --foundation_model_path: the file of --resume holds the backbone; leave one out")
     for name in ("mining", "neg_samples_num", "cache_refresh_rate", "queries_per_epoch"):
         if args.training_dataset and getattr(args, name) != getattr(TripletData, name):
             parser.error(f"--{name} beside --training_dataset: places need no mining; leave one of them out")
-    images = _images(args)
+    learning = learning_of(args)
+    size = learning["images"].size
     command = SelaVPRTrainingCommand(
         model=SelaVPROptions(resume=args.resume, backbone=args.backbone, foundation=args.foundation_model_path,
                              seed=args.seed),
         data=TripletData(
-            datasets_folder=args.datasets_folder, dataset_name=args.dataset_name, size=images.size,
+            datasets_folder=args.datasets_folder, dataset_name=args.dataset_name, size=size,
             positives_m=args.train_positives_dist_threshold, mining=args.mining,
             negs_num_per_query=args.negs_num_per_query, neg_samples_num=args.neg_samples_num,
             cache_refresh_rate=args.cache_refresh_rate, queries_per_epoch=args.queries_per_epoch,
             triplets_per_batch=args.train_batch_size, batch_size=args.infer_batch_size, seed=args.seed,
             num_workers=args.num_workers) if args.training_dataset is None else TrainingData(
-                training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, size=images.size,
+                training_dataset=args.training_dataset, datasets_folder=args.datasets_folder, size=size,
                 places_per_batch=args.train_batch_size, seed=args.seed, num_workers=args.num_workers),
         negatives=args.negs_num_per_query,
-        images=images, validation=[args.val_dataset or args.dataset_name], test=args.dataset_name,
-        training=TrainingOptions(device=args.device, precision=args.precision, lr=args.lr, lr_halving=None,
-                                 epochs=args.epochs_num, patience=args.patience, save_every=args.save_every,
-                                 tensorboard=args.tensorboard),
-        evaluation=EvaluationOptions(recall_values=args.recall_values, batch_size=args.infer_batch_size,
-                                     num_workers=args.num_workers, device=args.device),
-        local=_local(args), run=run_options("logs", args), seed=args.seed)
+        validation=[args.val_dataset or args.dataset_name], local=_local(args), **learning)
     if args.deterministic:
         make_deterministic()
     start_log()
@@ -133,10 +118,8 @@ def selavpr_evaluation(description: str, argv: list[str] | None) -> SelaVPREvalu
     command = SelaVPREvaluationCommand(
         model=SelaVPROptions(resume=args.resume, backbone=args.backbone, weights=args.weights),
         chosen=EvaluatedSet(name=args.dataset_name, split=args.split, file_lists=args.file_lists),
-        images=_images(args),
-        evaluation=EvaluationOptions(
-            recall_values=args.recall_values, batch_size=args.infer_batch_size, num_workers=args.num_workers,
-            device=args.device, precision=args.precision, index=args.index, resumable=True),
+        images=images_of(args),
+        evaluation=evaluation_of(args, precision=args.precision, index=args.index, resumable=True),
         local=dataclasses.replace(_local(args), recompute=args.recompute), shown=shown_of(parser, args),
         run=run_options("test", args), device=args.device)
     start_log()
@@ -150,11 +133,8 @@ def _parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.
         parser.error(NO_DATA)
     if launched():
         parser.error("torchrun: SelaVPR's scripts run in one process; start them with python")
+    args.resize = args.resize or [*SIZE]
     return checked(parser, args)
-
-
-def _images(args: argparse.Namespace) -> EvaluationImages:
-    return dataclasses.replace(images_of(args), size=args.resize or SIZE)
 
 
 def _local(args: argparse.Namespace) -> LocalOptions:
@@ -179,14 +159,8 @@ def training_parser(description: str) -> argparse.ArgumentParser:
     data.add_argument("--training_dataset", metavar="NAME",
                       help=f"learn from places instead: {' or '.join(TRAINING_SETS)}, or a folder in that layout; "
                            "without mining")
-    training = parser.add_argument_group("training")
-    training.add_argument("--foundation_model_path", metavar="FILE",
-                          help="the backbone's official file; 'random': seeded random weights; default: fetched")
-    training.add_argument("--epochs_num", type=positive, default=50, help="epochs at most")
-    training.add_argument("--patience", type=positive, default=3, help="epochs without improvement before stopping")
-    training.add_argument("--lr", type=positive_float, default=1e-5, help="learning rate of Adam, constant")
-    training.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of training")
-    training.add_argument("--seed", type=seed, default=TripletData.seed, help="of weights and mining")
+    learning_options(parser, seeds="of weights and mining", epochs=50, patience=3, lr=1e-5, halved=False,
+                     precision="fp32")
     return parser
 
 

@@ -126,7 +126,7 @@ def test_every_option_reaches_its_record(monkeypatch):
         training=TrainingOptions(device=device, precision="fp16", compiled=True, lr=0.5, lr_halving=6, epochs=4,
                                  patience=5, save_every=0.5, tensorboard=True),
         evaluation=EvaluationOptions(recall_values=[1, 5, 10, 20, 100], batch_size=8, num_workers=0, device=device),
-        run=RunOptions(root=Path("logs"), name="f", options=options.run.options), device=device, seed=7, rerank_num=100)
+        run=RunOptions(root=Path("logs"), name="f", options=options.run.options), seed=7, rerank_num=100)
     assert options.run.options["set"] == ["code_bits=64"] and options.run.options["resume"] == "a.pth"
     options = parsed("eval_hashing.py --datasets_folder sets --split val --file_lists g --precision bf16 --compile "
                      "--store int8 --index h --device cpu --num_workers 2 --test_method central_crop "
