@@ -97,7 +97,7 @@ def test_at_most_30_options_and_each_is_read(script):
     functions = {(path.stem, node.name): node for path in COMMAND_LINES for node in tree(path).body
                  if isinstance(node, ast.FunctionDef)}
     used = {("selavpr" if script in SELAVPR else "options", name) for name in own}
-    used |= {("parsing", "images_of"), ("parsing", "run_options"), ("parsing", "shown_of"), ("parsing", "evaluation_of")}
+    used |= {("parsing", name) for name in ("images_of", "run_options", "shown_of", "evaluation_of")}
     used |= {("learning", "learning_of")} if kind == "training" else set()
     read = set().union(*(attributes_of_args(functions[name]) for name in used))
     # The published flags are looked up by name: they are only checked against the script.
@@ -108,7 +108,8 @@ def test_at_most_30_options_and_each_is_read(script):
 
 def test_every_option_of_the_student_s_training_is_read():
     options = {action.dest for action in distil.distillation_parser("")._actions} - {"help"}
-    read = set().union(*(attributes_of_args(tree(Path("utils/cli") / name)) for name in ("distil.py", "learning.py", "parsing.py")))
+    read = set().union(*(attributes_of_args(tree(Path("utils/cli") / f"{name}.py"))
+                         for name in ("distil", "learning", "parsing")))
     assert len(options) <= 30
     assert options - read == set()
 

@@ -179,17 +179,69 @@ def test_confidence_is_fitted_kept_and_told(home, model, capsys):
     assert 0 < sum(sure) < 48
     lines = said("index", "photos", "--resume", model)[1::2]
     assert ["I do not know" in line for line in lines] == [not known for known in sure]
+    capsys.readouterr()
+    shorter = "index", "photos", "--resume", model, "--code_bits", "8"
+    assert {answer["confidence"] for answer in asked(*shorter)} == {None}
+    assert "fitted with another --code_bits; give the same, or fit it again" in capsys.readouterr().err
+    said("index", "--fit_confidence", *shorter[1:])
+    assert None not in {answer["confidence"] for answer in asked(*shorter)}
     said("remove", "index", "map/@400000@5000000@31@T@0@.png")
     capsys.readouterr()
-    asked("index", "photos", "--resume", model)
+    asked(*shorter)
     assert "fitted when it held 8 images; some were added or removed, so that it holds 7" in capsys.readouterr().err
+
+
+def test_shorter_codes_and_float_descriptors(home, model, capsys):
+    built(model)
+    rows = TwoStageIndex.open("index/database").rows(range(8))
+    said("build", "short", "map", "--resume", model, "--resize", "56", "56", "--float_dim", "16")
+    assert "float descriptors were not trained to be cut at 16 dimensions" in capsys.readouterr().err
+    assert TwoStageIndex.open("short/database").shape.float_dim == 16
+    cut = rows[1][:, :16] / np.linalg.norm(rows[1][:, :16], axis=1, keepdims=True)
+    photos = sorted(Path("map").iterdir())  # which the map shows in its own order
+    for query, answer in enumerate(asked("short", *photos, "--resume", model)):
+        expected = np.sort(np.linalg.norm(cut[query] - cut, axis=1))[:5]
+        assert [near["distance"] for near in answer["answers"]] == pytest.approx(expected, abs=1e-3)
+
+    bits = np.unpackbits(rows[0], axis=1)
+    place = {f"map/{photo.name}": row for row, photo in enumerate(photos)}
+    shot = sorted(Path("photos").iterdir())
+    said("add", "index", *shot, "--resume", model)
+    asking = np.unpackbits(TwoStageIndex.open("index/database").rows(range(8, 16))[0], axis=1)
+    said("remove", "index", *shot)
+    capsys.readouterr()
+    for words, length in ((["8"], 8), (["8", "100"], None), ([], None)):
+        given = ["--code_bits", *words] if words else []
+        for query, answer in enumerate(asked("index", *shot, "--resume", model, *given)):
+            assert answer["hamming"] == (asking[query] != bits[place[answer["database"]]])[:length].sum()
+        assert ("codes were not trained to be cut at 8 bits" in capsys.readouterr().err) == bool(words)
+    for words, says in ((["12"], "--code_bits 12: expected a multiple of 8, at most the 512 bits of"),
+                        (["8", "99"], "float descriptors re-rank 100 candidates"),
+                        (["8", "9", "9"], "expected N, or N")):
+        assert says in error_of(main, "index", shot[0], "--resume", model, "--code_bits", *words, capsys=capsys)
+
+
+def test_codes_alone_in_two_steps_and_a_map_without_codes(home, capsys):
+    for branch in ("binary", "float"):
+        made = build_model(ModelConfig(backbone="dinov2-tiny", branches=(branch,)), seed=0)
+        save_checkpoint(made, f"{branch}.pth", pretrained=False)
+        said("build", branch, "map", "--resume", f"{branch}.pth", "--resize", "56", "56")
+    kept = TwoStageIndex.open("binary/database")
+    bits, photos = np.unpackbits(kept.rows(range(8))[0], axis=1), sorted(Path("map").iterdir())
+    for words, length in ((["8"], 8), (["8", "100"], None)):
+        for query, answer in enumerate(asked("binary", *photos, "--resume", "binary.pth", "--code_bits", *words)):
+            distances = np.sort((bits[query] != bits)[:, :length].sum(axis=1))[:5]
+            assert [near["distance"] for near in answer["answers"]] == distances.tolist()
+    assert "--code_bits 8: float/database has no codes; leave it out" in error_of(
+        main, "float", photos[0], "--resume", "float.pth", "--code_bits", "8", capsys=capsys)
 
 
 def test_the_index_of_an_evaluation_answers(tmp_path, model, monkeypatch):
     images.write_benchmark(tmp_path / "data", "toy", "test", database=8, queries=4, first_place=0)
     folder = tmp_path / "data/toy/images/test"
     run_folder(eval_rerank.main, *evaluation_options(tmp_path / "data")[2:], "--database_folder", folder / "database",
-               "--queries_folder", folder / "queries", "--resume", model, "--index", "index", cwd=tmp_path)
+               "--queries_folder", folder / "queries", "--resume", model, "--index", "index", "--float_dim", 128,
+               cwd=tmp_path)
     monkeypatch.chdir(tmp_path)
     found = asked("index", folder / "queries", "--resume", model)
     assert [answer["database"] for answer in found] == [

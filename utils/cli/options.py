@@ -29,6 +29,7 @@ from .parsing import (
     Defaults,
     Parser,
     checked,
+    code_lengths,
     evaluation_of,
     evaluation_options,
     given,
@@ -129,12 +130,8 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
     parser = parser or evaluation_parser(description, flags=flags)
     args = _parse(parser, argv, flags)
     images, hub = images_of(args), None
-    code_bits, shortlist, *more = [*(flags and args.code_bits or [None]), 0]
-    if len(more) > 1:
-        parser.error(f"--code_bits {' '.join(map(str, args.code_bits))}: expected N, or N and M")
-    if shortlist and shortlist < args.rerank_num:
-        parser.error(f"--code_bits {code_bits} {shortlist} beside --rerank_num {args.rerank_num}: descriptors re-rank "
-                     "the best of the second number, which must be the larger")
+    rerank_num = args.rerank_num if "rerank" in flags else 0
+    code_bits, shortlist = code_lengths(parser, args.code_bits if flags else None, rerank_num=rerank_num)
     if not flags and args.hub:
         try:
             hub = HubOptions.of(args.hub, normalisation=args.normalise or DEFAULT_NORMALISATION)
@@ -151,7 +148,7 @@ def evaluation(description: str, argv: list[str] | None, *, flags: Flags = (),
                                  index=args.index, resumable=True),
         images=images, run=with_options(run_options("test", args), resize=images.size), device=args.device,
         answers=args.answers if args.database_folder else None, shown=shown_of(parser, args),
-        rerank_num=args.rerank_num if "rerank" in flags else 0, code_bits=code_bits, shortlist=shortlist)
+        rerank_num=rerank_num, code_bits=code_bits, shortlist=shortlist)
     start_log()
     start(args.device)
     return command

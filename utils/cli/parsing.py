@@ -65,6 +65,18 @@ def shown_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Shown
     return ShownOptions(report=args.report, panels=args.num_preds_to_save, only_wrong=args.save_only_wrong_preds)
 
 
+def code_lengths(parser: argparse.ArgumentParser, words: Sequence[int] | None, *, rerank_num: int
+                 ) -> tuple[int | None, int]:
+    """Of --code_bits N [M]: N, None without it, and M, 0 without. rerank_num: candidates of a later stage."""
+    bits, shortlist, *more = [*(words or [None]), 0]
+    if len(more) > 1:
+        parser.error(f"--code_bits {' '.join(map(str, words))}: expected N, or N and M")
+    if shortlist and shortlist < rerank_num:
+        parser.error(f"--code_bits {bits} {shortlist}: float descriptors re-rank {rerank_num} candidates, so the "
+                     f"second number must be at least {rerank_num}")
+    return bits, shortlist
+
+
 def evaluation_of(args: argparse.Namespace, **more: Any) -> EvaluationOptions:
     """What evaluation_options say of extracting and counting, and more fields."""
     return EvaluationOptions(recall_values=args.recall_values, batch_size=args.infer_batch_size,

@@ -65,7 +65,8 @@ class OwnModel:
         self.model, config = model.eval(), model.config
         self.taught = taught
         self.device = next(model.parameters()).device
-        self.code_bits, self.float_dim = config.code_bits, config.float_dim
+        self.code_bits = config.code_bits if "binary" in config.branches else None
+        self.float_dim = config.float_dim if "float" in config.branches else None
         self.identity = ModelIdentity(fingerprint(model), f"{config.backbone} {config.aggregation}")
         self.record = {"backbone": config.backbone, "fingerprint": self.identity.fingerprint,
                        "config": config.to_dict()}

@@ -30,16 +30,21 @@ def _query(given: argparse.Namespace) -> None:
     from datasets import own_pictures
 
     from ..errors import named
-    from .answers import answers, ask, fitted_for, in_words, write_panels
+    from ..models import said_of_cuts
+    from .answers import ByCodes, answers, ask, fitted_for, in_words, write_panels
     from .maps import folder_of, log, opened
 
     paths = own_pictures(given.images, located=False).paths if given.images else []
     index, eye = opened(given.index, _model(given), device=given.device)
+    if given.code_bits is not None and index.shape.code_bytes is None:
+        raise ValueError(f"--code_bits {given.code_bits}: {index.folder} has no codes; leave it out")
+    by = ByCodes(given.code_bits, given.shortlist)
+    said_of_cuts(eye.extractor.model.config, code_bits=by.bits)
     if given.fit_confidence is not None:
         from .labelled import fit_confidence
 
         fitted = fit_confidence(index, eye, given.fit_confidence, coordinates=given.coordinates,
-                                threshold_m=given.val_positive_dist_threshold, risk=given.false_discoveries)
+                                threshold_m=given.val_positive_dist_threshold, risk=given.false_discoveries, by=by)
         told = fitted.fitted_on
         log.info("confidence fitted on %d queries, %d of them answered right", told["queries"], told["right"])
         if fitted.threshold is None:
@@ -51,11 +56,11 @@ def _query(given: argparse.Namespace) -> None:
                      "queries drawn like these", fitted.threshold, 100 * fitted.risk, 1 - fitted.delta)
     if not paths:
         return
-    confidence = fitted_for(index, eye)
+    confidence = fitted_for(index, eye, by)
     unreadable: dict[Path, str] = {}
     answered, signals = [], []
     with named("standard output"):
-        for some, found in ask(index, eye, paths, unreadable):
+        for some, found in ask(index, eye, paths, unreadable, by):
             signals.append(found.signals)
             for path, answer in zip(some, answers(index, [*map(str, some)], found, confidence), strict=True):
                 answered.append((path, answer))
@@ -104,11 +109,11 @@ def _remove(given: argparse.Namespace) -> None:
 def _model(given: argparse.Namespace):
     from ..models import ModelOptions
 
-    return ModelOptions(resume=given.resume, backbone=given.backbone)
+    return ModelOptions(resume=given.resume, backbone=given.backbone, float_dim=getattr(given, "float_dim", None))
 
 
 def _parsed(words: list[str]) -> argparse.Namespace:
-    from ..cli.parsing import MODEL_FILE, Defaults, Parser, positive, positive_float, size_help
+    from ..cli.parsing import MODEL_FILE, Defaults, Parser, code_lengths, positive, positive_float, size_help
     from ..data import EvaluationImages
     from ..device import PRECISIONS
     from ..search import STORES
@@ -134,6 +139,8 @@ def _parsed(words: list[str]) -> argparse.Namespace:
     query.add_argument("--json", action="store_true", help="an object for each image, one a line")
     query.add_argument("--panel", type=Path, metavar="FILE|FOLDER",
                        help="draws each query beside its 5 nearest: one JPEG of all, or one each in a folder")
+    query.add_argument("--code_bits", type=positive, nargs="+", metavar=("N", "M"),
+                       help="search by the codes' first N bits; given M, sort the best M by whole codes then")
     query.add_argument("--fit_confidence", type=Path, metavar="FOLDER",
                        help="of images whose coordinates are known: learns how likely an answer is right, and keeps it")
     query.add_argument("--val_positive_dist_threshold", type=positive_float, metavar="METRES", default=25.0,
@@ -145,6 +152,7 @@ def _parsed(words: list[str]) -> argparse.Namespace:
     build.add_argument("--resize", type=positive, nargs=2, metavar=("H", "W"), help=size_help(EvaluationImages.size))
     build.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of extracting; bf16, fp16 round")
     build.add_argument("--store", choices=STORES, default="fp32", help="how float descriptors are kept")
+    build.add_argument("--float_dim", type=positive, metavar="N", help="keep the float descriptors' first N dimensions")
     add = command("add", "adds images to a map, prepared as its own")
     add.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of them")
     remove = command("remove", "removes images from a map", model=False)
@@ -159,6 +167,10 @@ def _parsed(words: list[str]) -> argparse.Namespace:
         query.error(f"--false_discoveries {given.false_discoveries:g}: expected a share between 0 and 1")
     if given.command == "query" and given.coordinates and given.fit_confidence is None:
         query.error("--coordinates are of --fit_confidence; give that too")
+    if given.command == "query":
+        from .answers import RERANKED
+
+        given.code_bits, given.shortlist = code_lengths(query, given.code_bits, rerank_num=RERANKED)
     return given
 
 

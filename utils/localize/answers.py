@@ -34,23 +34,35 @@ class Search(NamedTuple):
     signals: Signals
 
 
-def search(index: TwoStageIndex, queries: Described) -> Search:
+class ByCodes(NamedTuple):
+    """How codes are searched, as a confidence keeps it: by their first `bits` (None: all), then, of so many nearest,
+    by whole ones (shortlist; 0: none)."""
+
+    bits: int | None = None
+    shortlist: int = 0
+
+
+def search(index: TwoStageIndex, queries: Described, by: ByCodes) -> Search:
     """In two stages where the map has codes and floats, else by the one that it has; distances are L2 or bits."""
     depth, first, bits = max(SHOWN, DEPTH), None, None
     if queries.codes is None:
         distances, ids = index.search_floats(queries.floats, depth)
         distances = np.sqrt(np.maximum(distances, 0))
     elif queries.floats is None:
-        distances, ids = index.search_codes(queries.codes, depth)
+        distances, ids = index.search_codes(queries.codes, max(depth, by.shortlist), bits=by.bits)
+        if by.shortlist:
+            ids, distances = index.rerank_codes(queries.codes, ids, by.shortlist)
     else:
-        ids, distances, first, bits = index.search(queries.codes, queries.floats, k=RERANKED, depth=RERANKED)
+        ids, distances, first, bits = index.search(queries.codes, queries.floats, k=RERANKED, depth=RERANKED,
+                                                   **by._asdict())
     head = ids[:, :depth]
     places = np.stack([index.coordinates(row) for row in head])
     return Search(head, signals_from(head, distances[:, :depth], positions=places, first_ids=first, bits=bits))
 
 
-def fitted_for(index: TwoStageIndex, eye: Eye) -> Confidence | None:
-    """The confidence that was fitted on this map; None where there is none, or for queries of another model.
+def fitted_for(index: TwoStageIndex, eye: Eye, by: ByCodes) -> Confidence | None:
+    """The confidence that was fitted on this map; None where there is none, or for queries of another model or another
+    search.
 
     What its reader must know goes to the log. Raises ValueError for a damaged one.
     """
@@ -61,6 +73,10 @@ def fitted_for(index: TwoStageIndex, eye: Eye) -> Confidence | None:
     told = found.fitted_on
     if told.get("model") != eye.extractor.identity.fingerprint:
         log.warning("no confidence: that of %s was fitted on another model; fit it again", index.folder)
+        return None
+    if told.get("by_codes", ByCodes()._asdict()) != by._asdict():
+        log.warning("no confidence: that of %s was fitted with another --code_bits; give the same, or fit it again",
+                    index.folder)
         return None
     if told.get("generation") != index.generation:
         log.warning("the confidence of %s was fitted when it held %s images; some were added or removed, so "
@@ -170,8 +186,8 @@ def write_panels(answered: Sequence[tuple[Path, dict]], home: Path | None, to: P
     return [*sheets]
 
 
-def ask(index: TwoStageIndex, eye: Eye, paths: Sequence[Path], unreadable: dict[Path, str]
+def ask(index: TwoStageIndex, eye: Eye, paths: Sequence[Path], unreadable: dict[Path, str], by: ByCodes
         ) -> Iterator[tuple[list[Path], Search]]:
     """Searches the map for images, batch by batch; those that cannot be read go to `unreadable`, with the reason."""
     for some in eye.described(paths, unreadable, what="localising"):
-        yield [paths[number] for number in some.numbers], search(index, some)
+        yield [paths[number] for number in some.numbers], search(index, some, by)

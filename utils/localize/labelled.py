@@ -9,16 +9,16 @@ from datasets.readers.coordinates import in_plane_of
 
 from ..confidence import Confidence, fit, joined
 from ..search import TwoStageIndex
-from .answers import FITTED, ask
+from .answers import FITTED, ByCodes, ask
 from .maps import Eye, tell_unreadable, zone_of
 
 
 def fit_confidence(index: TwoStageIndex, eye: Eye, labelled: Path, *, coordinates: Path | None = None,
-                   threshold_m: float = 25.0, risk: float) -> Confidence:
+                   threshold_m: float = 25.0, risk: float, by: ByCodes) -> Confidence:
     """Asks a map for the images of a folder, whose coordinates are known, fits the probability that its answer lies
     within `threshold_m` metres, and keeps it among the index's notes.
 
-    risk  of the threshold: at most this share of what reaches it is wrong
+    risk  of the threshold: at most this share of what reaches it is wrong; by: the search that it is of
     Raises ValueError where a query or an image of the map has no coordinates, and as `confidence.fit` does.
     """
     pictures = own_pictures([labelled], coordinates=coordinates)
@@ -30,7 +30,7 @@ def fit_confidence(index: TwoStageIndex, eye: Eye, labelled: Path, *, coordinate
                                                  f"the map {index.folder}"), strict=True))
     unreadable: dict[Path, str] = {}
     found, right = [], []
-    for paths, some in ask(index, eye, pictures.paths, unreadable):
+    for paths, some in ask(index, eye, pictures.paths, unreadable, by):
         first = some.signals.positions[:, 0]
         if np.isnan(first).any():
             raise ValueError(f"{index.folder} has no coordinates of the image that {paths[0]} finds; nothing tells "
@@ -41,6 +41,7 @@ def fit_confidence(index: TwoStageIndex, eye: Eye, labelled: Path, *, coordinate
     if not found:
         raise ValueError(f"{labelled}: none of its {len(pictures.paths)} images can be read")
     fitted = fit(joined(found), np.concatenate(right), risk=risk, set=str(labelled), threshold_m=threshold_m,
-                 model=eye.extractor.identity.fingerprint, generation=index.generation, images=len(index))
+                 model=eye.extractor.identity.fingerprint, generation=index.generation, images=len(index),
+                 by_codes=by._asdict())
     index.note(**{FITTED: fitted.to_dict()})
     return fitted

@@ -3,6 +3,7 @@
 Its images are known by their paths below the folder of `folder_of`, else by whole paths.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +17,14 @@ from torch.utils.data import Dataset
 from datasets import evaluation_transform, own_pictures
 from datasets.readers.coordinates import in_plane_of, plane_and_zone
 from datasets.transforms import read_image
-from model import BACKBONES, BRANCHES
+from model import BACKBONES, BRANCHES, CheckpointError, cut_floats, load_model
 
 from ..data import EvaluationImages, fitting, preparation, prepared_as
 from ..device import PRECISIONS, pick_device
 from ..evaluation.extraction import DATABASE, OwnModel, source
 from ..evaluation.forecast import check_disk
 from ..loader import ImageLoader
-from ..models import ModelOptions, model_for_evaluation, read_model, taught_by
+from ..models import ModelOptions, model_for_evaluation, read_model, said_of_cuts, taught_by
 from ..ranks import progress
 from ..search import IndexWriter, RowShape, TwoStageIndex, pack_codes
 
@@ -106,6 +107,9 @@ def opened(folder: Path, chosen: ModelOptions, *, device: str | None = None) -> 
         chosen = ModelOptions(backbone=backbone, aggregation=aggregation)
     # Of a file whatever it holds: one with other branches is another model, which is refused as such.
     model, checkpoint = model_for_evaluation(chosen, branches=() if chosen.resume else branches, mapped=True)
+    if width.float_dim is not None and (model.config.float_dim or 0) > width.float_dim:
+        with contextlib.suppress(CheckpointError):  # of a head that cannot be cut, whose map this is not
+            model = load_model(cut_floats(checkpoint, width.float_dim), shared=True)
     taught = taught_by(checkpoint)
     extractor = OwnModel(model.to(pick_device(device)), taught=taught)
     try:  # which reads every weight: so equal, none is damaged
@@ -171,7 +175,8 @@ class Maker(NamedTuple):
     def of(cls, chosen: ModelOptions, *, size: Sequence[int] = EvaluationImages.size, precision: str = "fp32",
            device: str | None = None) -> "Maker":
         """size: (H, W) in pixels, moved to the model's patches."""
-        model, _ = model_for_evaluation(chosen, branches=() if chosen.resume else BRANCHES)
+        model, checkpoint = model_for_evaluation(chosen, branches=() if chosen.resume else BRANCHES)
+        said_of_cuts(checkpoint.config, float_dim=chosen.float_dim)
         size = fitting(size, model.config.vit.patch, "--resize")
         eye = Eye(OwnModel(model.to(pick_device(device))), model.config.branches, evaluation_transform(size),
                   PRECISIONS[precision])

@@ -198,7 +198,7 @@ def test_help(script, capsys):
     ("eval.py", "--device tpu", "--device: invalid choice: 'tpu'"),
     ("eval_rerank.py", "--rerank_num 0", "--rerank_num: '0'"),
     ("eval_rerank.py", "--code_bits 64 1000 100", "--code_bits 64 1000 100: expected N, or N and M"),
-    ("eval_rerank.py", "--code_bits 64 99", "--code_bits 64 99 beside --rerank_num 100: descriptors re-rank the best"),
+    ("eval_rerank.py", "--code_bits 64 99", "float descriptors re-rank 100 candidates, so the"),
     ("eval_hashing.py", "--code_bits 64 1000", "unrecognized arguments: 1000"),
     ("eval_hashing.py", "--float_dim 64", "unrecognized arguments: --float_dim"),
     ("eval.py", "--code_bits 64", "unrecognized arguments: --code_bits"),
@@ -514,6 +514,6 @@ def test_interrupted_and_taken_up_again(data, tmp_path):
     assert json.loads((last.parent / "config.json").read_text())["options"]["epochs_num"] == 10000
     assert [path.name for path in last.parent.iterdir() if path.name.startswith(".")] == []
     epochs = torch.load(last, weights_only=True)["training"]["epoch"]
-    assert words[:2] == ["python", str(script)]
+    assert words[:2] == ["python", str(script)], said[-1000:]
     again = run_folder(train.main, *words[2:], "--epochs_num", epochs + 1, cwd=tmp_path)
     assert [record["epoch"] for record in metrics(again)] == [*range(1, epochs + 2)]

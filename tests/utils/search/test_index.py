@@ -59,6 +59,13 @@ def check_search(index, data: dict, live: np.ndarray, *, k: int = 5, depth: int 
     again, distances = index.rerank_codes(queries["codes"], ids, k)
     assert np.array_equal(again, live[np.hstack([np.take_along_axis(cut, ranked, axis=1), cut[:, k:]])])
     assert np.array_equal(distances, np.take_along_axis(bits, ranked, axis=1))
+    cut = np.sort(nearest(of_first_byte, depth + 7), axis=1)
+    by_whole = np.take_along_axis(cut, nearest(np.take_along_axis(of_codes, cut, axis=1), depth + 7), axis=1)
+    again = nearest(np.take_along_axis(of_floats, by_whole[:, :depth], axis=1), depth)
+    found = index.search(queries["codes"], queries["floats"], k=1, depth=depth, bits=8, shortlist=depth + 7)
+    assert np.array_equal(found.first_ids, live[by_whole])
+    assert np.array_equal(found.first_distances, np.take_along_axis(of_codes, by_whole, axis=1))
+    assert np.array_equal(found.ids, live[np.take_along_axis(by_whole, again, axis=1)[:, :1]])
 
 
 @pytest.fixture

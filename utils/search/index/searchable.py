@@ -19,8 +19,8 @@ class Found(NamedTuple):
 
     ids              (m, k)               re-ranked by L2; behind the first `depth` in order of Hamming distance
     distances        (m, min(depth, k))   L2, float32, ascending
-    first_ids        (m, max(k, depth))   by Hamming distance, equal ones by row
-    first_distances  (m, max(k, depth))   bits, int32, ascending
+    first_ids        (m, max(k, depth, shortlist))   by Hamming distance, equal ones by row
+    first_distances  (m, max(k, depth))   bits, int32, ascending; (m, shortlist), of whole codes, where there is one
     """
 
     ids: np.ndarray
@@ -66,16 +66,20 @@ class Searchable:
         """Of a code ("binary") and of a float descriptor as it is stored ("float"); None for a missing branch."""
         return {"binary": self.shape.code_bytes, "float": None if self.floats is None else self.floats.bytes_per_row}
 
-    def search(self, codes: np.ndarray, floats: np.ndarray, *, k: int = 10, depth: int = 100,
-               device: torch.device | None = None) -> Found:
+    def search(self, codes: np.ndarray, floats: np.ndarray, *, k: int = 10, depth: int = 100, bits: int | None = None,
+               shortlist: int = 0, device: torch.device | None = None) -> Found:
         """The max(k, depth) nearest codes of each query, the first `depth` of them sorted by L2.
 
         Args: codes (m, bytes) uint8 from `pack_codes`; floats (m, D) float32; device: None for the processor.
+            bits: of the codes, that are compared, None: all; shortlist: so many nearest by these are sorted by whole
+            codes, 0: none.
         Fewer come back where the index holds fewer. Raises ValueError for shapes and types that do not fit.
         """
         if k < 1:
             raise ValueError(f"k is {k}; expected at least 1")
-        first_distances, first_ids = self.search_codes(codes, max(k, depth), device=device)
+        first_distances, first_ids = self.search_codes(codes, max(k, depth, shortlist), bits=bits, device=device)
+        if shortlist:
+            first_ids, first_distances = self.rerank_codes(codes, first_ids, shortlist)
         ids, distances = self.rerank(floats, first_ids, depth, device=device)
         return Found(ids[:, :k], distances[:, :k], first_ids, first_distances)
 
