@@ -4,7 +4,6 @@ Searches a simulated index on 1, 2 and 4 nodes, beside the same rows in one inde
 describes a toy city and kills a node half-way. Prints the tables of docs/benchmarks/cluster.md.
 """
 
-import argparse
 import contextlib
 import os
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.commands import Parser
 from datasets.toy_city import build_toy_city
 from model import ModelConfig, build_model, save_checkpoint
 from utils.cluster import ROOM
@@ -190,7 +190,7 @@ def describing(folder: Path, n: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m benchmarks.cluster", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1_000_000, help="rows to search; default: a million")
     parser.add_argument("--described", type=int, default=2000, help="images of the toy city to describe")
     parser.add_argument("--work", type=Path, help="a folder for 2 GB of files that are deleted afterwards")

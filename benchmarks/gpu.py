@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import torch
 
+from datasets.commands import Parser
 from utils.device import pick_device
 from utils.run import exit_with
 
@@ -55,7 +56,7 @@ STAGES = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="small shapes: only to see that the command works")
     parser.add_argument("--stages", choices=STAGES, nargs="+", default=[*STAGES],

@@ -1,6 +1,5 @@
 """The stages of benchmarks/gpu.py, each in a process of its own: `python -m benchmarks.gpu_stages NAME ROWS`."""
 
-import argparse
 import json
 import os
 import statistics
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from datasets.commands import Parser
 from datasets.toy_city.city import build_toy_city
 from datasets.transforms import normalise
 from utils import demo
@@ -200,7 +200,7 @@ STAGES = {"tests": tests, "training": steps, "methods": methods, "reproducible":
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_stages", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m benchmarks.gpu_stages", description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("rows", type=Path, help="a .json, written anew with every row")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

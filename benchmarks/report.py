@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datasets.commands import Parser
 from utils.device import PRECISIONS, synchronise
 from utils.files import temporary_path, write_json
 from utils.run import hardware, versions
@@ -26,7 +27,7 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def command_parser(module: str, doc: str) -> argparse.ArgumentParser:
     """With --out, a folder that is made before the work, not after it; the text's first line is the description."""
-    made = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.splitlines()[0])
+    made = Parser(prog=f"python -m {module}", description=doc.splitlines()[0])
     made.add_argument("--out", type=new_folder, default=PAGES, help="folder of what is written (docs/benchmarks)")
     return made
 

@@ -1,5 +1,6 @@
-"""What the commands `python -m datasets.<name>` share: how they end, and how they show that they are at work."""
+"""What the commands `python -m datasets.<name>` share: how they are asked and end, and show that they are at work."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -8,6 +9,13 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line and exit code 2: argparse would print 20 lines of usage before the one that counts."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
 def exit_with(main: Callable[[], int | None], *, interrupted: str) -> None:

@@ -69,7 +69,7 @@ def error_of(main, *argv: object, capsys) -> str:
     said = [line for line in output.err.splitlines() if "error: " in line]
     assert len(said) == 1
     assert output.err.splitlines()[-1] == said[0]
-    assert "Traceback" not in output.err
+    assert "Traceback" not in output.err and "usage: " not in output.err
     return said[0].partition("error: ")[2]
 
 

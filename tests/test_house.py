@@ -167,6 +167,12 @@ def test_no_bag_of_options_below_the_scripts(module):
     assert names & {"args", "cfg", "opt", "opts", "namespace"} == set()
 
 
+def test_every_command_tells_a_mistake_in_one_line():
+    """None has a parser of argparse itself, which prints all its usage first."""
+    modules = [*MODULES, *(path.relative_to(ROOT) for path in (ROOT / "benchmarks").glob("**/*.py"))]
+    assert [path for path in modules if "ArgumentParser(" in (ROOT / path).read_text()] == []
+
+
 def test_every_torch_load_is_weights_only():
     calls = []
     for path in [*MODULES, *SCRIPTS, "hubconf.py"]:

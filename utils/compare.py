@@ -5,7 +5,6 @@ queries; how much another training seed would change is for runs with several se
 is compared with the first. --plot draws them: evaluations by recall@k, training folders by their curves.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
+
+from datasets.commands import Parser
 
 from .evaluation.metrics import recall_curve
 from .files import checked_file, write_json
@@ -79,7 +80,7 @@ class Predictions(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.compare", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m utils.compare", description=__doc__.splitlines()[0])
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+",
                         help="run folder or predictions.npz; at least two, of which the first is what others are "
                              "compared with")

@@ -4,7 +4,6 @@ Builds the toy city, trains the float branch and then the binary branch beside i
 some queries with what was found for them. Every script is run by the command line that is printed.
 """
 
-import argparse
 import functools
 import json
 import logging
@@ -21,6 +20,7 @@ import torch
 from PIL import Image
 
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
+from datasets.commands import Parser
 from datasets.transforms import read_image
 from model import ModelConfig, build_model, fast_inference
 
@@ -41,7 +41,7 @@ TRAINING = ["--val_datasets", "msls", "--train_resize", "112", "112", "--train_b
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="default: demo")
     folder = parser.parse_args(argv).folder
     folder.mkdir(parents=True, exist_ok=True)

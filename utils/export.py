@@ -7,7 +7,6 @@ TARGET is what `lancedb.connect` takes: a folder, or an object store's address s
 requirement of this project (docs/benchmarks/engines.md says why it was chosen).
 """
 
-import argparse
 import hashlib
 import json
 import re
@@ -17,6 +16,8 @@ from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+
+from datasets.commands import Parser
 
 from .ranks import progress
 from .run import exit_with
@@ -127,7 +128,7 @@ def _reader(index: TwoStageIndex, schema: Any, blocks: Iterator[np.ndarray], wro
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.export", description="Copies an index into LanceDB.")
+    parser = Parser(prog="python -m utils.export", description="Copies an index into LanceDB.")
     parser.add_argument("index", help="folder of a TwoStageIndex")
     parser.add_argument("target", help="a folder, or an object store's address")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="one of N equal parts, from 0; default: all")

@@ -4,16 +4,17 @@
     python -m utils.index verify FOLDER    reads every file and compares it with its checksum
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from datasets.commands import Parser
 
 from .run import exit_with
 from .search import TwoStageIndex
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.index", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m utils.index", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("info", "verify"), help="what it holds; or whether every file is as written")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args(argv)

@@ -5,7 +5,6 @@ exact arithmetic keep them so: their channels then act as one. Where rows differ
 apart. A FILE is a model of this project or a published one.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datasets.commands import Parser
 from model import Checkpoint
 
 from .files import checked_file, write_json
@@ -49,7 +49,7 @@ class Reduction:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.reductions", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m utils.reductions", description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="model file, ours or published")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same numbers there as well")
     args = parser.parse_args(argv)

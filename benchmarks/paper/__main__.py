@@ -30,6 +30,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.commands import Parser
 from datasets.toy_city.city import build_toy_city
 from utils.run import exit_with
 
@@ -47,7 +48,7 @@ MACHINE_OPTIONS = ("device", "num_workers", "infer_batch_size")
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__, allow_abbrev=False,
+    options = Parser(prog="python -m benchmarks.paper", description=__doc__, allow_abbrev=False,
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = options.add_subparsers(dest="task", required=True, metavar="list | table | figure | toy")
     tasks.add_parser("list", help="names the tables and how each row is got")

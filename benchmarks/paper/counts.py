@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 
 from datasets import resolve
+from datasets.commands import Parser
 from utils.files import write_json
 from utils.run import exit_with
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="python -m benchmarks.paper.counts", description=__doc__.splitlines()[0])
+    options = Parser(prog="python -m benchmarks.paper.counts", description=__doc__.splitlines()[0])
     options.add_argument("--datasets_folder", type=Path, required=True)
     options.add_argument("--dataset_name", required=True)
     options.add_argument("--split", default="test")

@@ -18,6 +18,7 @@ import faiss
 import numpy as np
 import torch
 
+from datasets.commands import Parser
 from utils.files import write_json
 from utils.run import exit_with, hardware, versions
 from utils.search import rerank_l2
@@ -42,7 +43,7 @@ METHODS = {  # -> what is searched, and what re-ranks, if anything
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="python -m benchmarks.paper.latency", description=__doc__.splitlines()[0])
+    options = Parser(prog="python -m benchmarks.paper.latency", description=__doc__.splitlines()[0])
     options.add_argument("--database", type=int, default=10_000, help="images; default: Pitts30k's 10,000")
     options.add_argument("--queries", type=int, default=100, help="default: 100")
     options.add_argument("--repeats", type=int, default=5, help="default: 5")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from datasets.commands import Parser
 from utils.files import temporary_path, write_json
 
 from ..paper.runner import Failed
@@ -18,7 +19,7 @@ Section = tuple[str, Callable[[], str]]  # a title, and what gives the text once
 
 def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """Of `python -m benchmarks.<name>`; its texts are written to logs/<name>, unless it is told."""
-    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc,
+    made = Parser(prog=f"python -m benchmarks.{name}", description=doc,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("folder", type=Path, metavar="FOLDER", help="holds the real sets and the pre-trained file")
     made.add_argument("--out", type=Path, default=Path("logs", name),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..commands import exit_with
+from ..commands import Parser, exit_with
 from ..listing import and_more
 from ..protocols import PROTOCOLS, open_protocol
 from ..readers.image_files import some_images
@@ -152,7 +152,7 @@ def _queries(datasets_folder: Path, name: str) -> tuple[str, Points]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m datasets.prepare", description=__doc__,
+    parser = Parser(prog="python -m datasets.prepare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", choices=(GSV, *SOURCES),
                         help="what to divide; --audit alone takes all that is built")

@@ -1,22 +1,29 @@
-"""`python -m datasets.toy_city FOLDER [--seed 0] [--train_places 600] [--val_places 100] [--test_places 120]
-[--triplet_places 0] [--lookalikes 1]`; with triplet_places there is pitts30k/images/train too, to train on by
-coordinates; with 4 lookalikes each building stands at four places, which differ in details: a harder edition."""
+"""`python -m datasets.toy_city FOLDER [--seed 0] [--train_places 600] ...` draws a toy city."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..commands import exit_with
+from ..commands import Parser, exit_with
 from .city import Parameters, build_toy_city
+
+OPTIONS = {
+    "seed": "the same one draws the same images",
+    "train_places": "of gsv_cities",
+    "val_places": "of each validation set",
+    "test_places": "of each test set",
+    "triplet_places": "of pitts30k/images/train, to train on by coordinates",
+    "lookalikes": "places, at which the same buildings stand; they differ in details: with 10 a harder edition",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Build a toy city and print its folder."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.toy_city", description="Draw a toy city.")
-    parser.add_argument("folder", type=Path)
-    for name in ("seed", "train_places", "val_places", "test_places", "triplet_places", "lookalikes"):
-        default = getattr(Parameters, name)
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    parser = Parser(prog="python -m datasets.toy_city", description="Draw a toy city.",
+                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="gets gsv_cities, msls and pitts30k")
+    for name, what in OPTIONS.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", default=getattr(Parameters, name), help=what)
     print(build_toy_city(**vars(parser.parse_args(argv))))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import TEST_METHODS
+from datasets import TEST_METHODS, commands
 
 from ..data import EvaluatedSet, EvaluationImages
 from ..device import best_precision, pick_device
@@ -107,13 +107,12 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-class Parser(argparse.ArgumentParser):
-    """A mistake is one line and exit code 2."""
+class Parser(commands.Parser):
+    """Of several processes the first tells a mistake."""
 
     def error(self, message: str):
-        # argparse would print its 20 lines of usage before the one that counts.
         let_the_first_speak()
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+        super().error(message)
 
 
 def evaluation_options(parser: argparse.ArgumentParser, *, size: Sequence[int] = EvaluationImages.size,

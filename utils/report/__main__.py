@@ -1,7 +1,8 @@
 """Writes a report of finished runs, one or several side by side: a page to open in a browser, in one file."""
 
-import argparse
 from pathlib import Path
+
+from datasets.commands import Parser
 
 from ..files import checked_file
 from ..run import exit_with
@@ -9,7 +10,7 @@ from . import write_report
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.report", description=__doc__)
+    parser = Parser(prog="python -m utils.report", description=__doc__)
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folder of a training or evaluation script")
     parser.add_argument("--output", metavar="FILE", type=Path,
                         help="default: report.html, in the run's folder where there is one run")

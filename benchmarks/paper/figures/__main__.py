@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from datasets.commands import Parser
 from utils.run import exit_with
 
 from . import __doc__ as description
@@ -10,7 +11,7 @@ from . import add_options, draw
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper.figures", description=description,
+    parser = Parser(prog="python -m benchmarks.paper.figures", description=description,
                                      allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     print(draw(**vars(parser.parse_args(argv))))
