@@ -41,7 +41,7 @@ TRAINING = ["--val_datasets", "msls", "--train_resize", "112", "112", "--train_b
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m utils.demo", description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="default: demo")
     folder = parser.parse_args(argv).folder
     folder.mkdir(parents=True, exist_ok=True)
