@@ -128,6 +128,8 @@ def test_its_queries_come_to_an_index_of_its_teacher(data, teacher, student, tmp
     save_checkpoint(build_model(read_checkpoint(best).config, seed=9), other, pretrained=False)
     assert "database holds an index of other descriptors: model is" in error_of(
         eval_rerank.main, *options, "--resume", other, capsys=capsys)
+    said = error_of(eval_rerank.main, *options, "--resume", best, "--resize", *SIZE, "--float_dim", 3, capsys=capsys)
+    assert said.endswith("have 512 dimensions, the student's 3; leave --float_dim out"), said
 
 
 def test_a_map_of_the_teacher_answers_a_student(data, teacher, student, tmp_path, capsys, monkeypatch):

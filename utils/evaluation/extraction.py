@@ -209,8 +209,12 @@ def _sides(model: Extractor, dataset: BenchmarkDataset, folder: Path, *, branche
     listing = dataset.listing
     sides, first = [], 0
     place = folder / DATABASE
-    there = broadcast(IndexWriter.source_of(place) if model.taught and not place.is_symlink() else None)
-    by_teacher = model.taught and there and there.get("weights") == model.taught.by.fingerprint
+    held = broadcast(IndexWriter.held_in(place) if model.taught and not place.is_symlink() else None)
+    there, of = held or ({}, None)
+    by_teacher = model.taught and there.get("weights") == model.taught.by.fingerprint
+    if by_teacher and "float" in branches and of.float_dim != model.float_dim:
+        raise ValueError(f"{place}: its float descriptors, by the teacher, have {of.float_dim} dimensions, the "
+                         f"student's {model.float_dim}; leave --float_dim out")
     for name, kept, coordinates, alone, prepared in (
             ("database", store, listing.database_utm, False, dataset.prepared[0]),
             ("query", "fp32", listing.query_utm, dataset.queries_vary, dataset.prepared[1])):

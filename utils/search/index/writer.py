@@ -137,10 +137,11 @@ class IndexWriter(contextlib.AbstractContextManager):
         return about.generation == 1
 
     @staticmethod
-    def source_of(folder: str | Path) -> dict | None:
-        """The identity of the finished index in the folder; None where there is none, or an unfinished extraction."""
+    def held_in(folder: str | Path) -> tuple[dict, RowShape] | None:
+        """The identity of the finished index in the folder and its rows; None where there is none, or an unfinished
+        extraction."""
         about = _about(Path(folder))
-        return about.source if about and about.generation else None
+        return (about.source, about.shape) if about and about.generation else None
 
 
 def _about(folder: Path) -> About | None:
