@@ -50,7 +50,9 @@ def sections(trainer: Trainer, seeds: Sequence[int]) -> Iterator[Section]:
     yield "In three stages", lambda: paragraphs(
         compared(plan.STAGES_ROWS, trainer, seeds, sets=SETS[:1]), bytes_read(trainer, seeds[0]))
     ask(trainer, plan.STUDENT_ROWS, seeds)
-    yield "Students", lambda: compared(plan.STUDENT_ROWS, trainer, seeds)
+    yield "Students", lambda: paragraphs(
+        "Re-ranked:", compared(plan.STUDENT_ROWS, trainer, seeds),
+        "By codes alone:", compared(plan.STUDENT_CODE_ROWS, trainer, seeds))
     yield "Nested float descriptors", nested(plan.float_rows, trainer, seeds, sets=SETS[1:])
 
 

@@ -94,14 +94,24 @@ LABELLED_STUDENT = Model(name="student-labels", script="train_rerank.py", words=
                          size=STUDENT_SIZE, epochs=2 * EPOCHS, halving=4)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Student(Model):
-    """By utils.distil; `start` is its teacher, from which it learns on the images of the world's training set."""
+    """By utils.distil; `start` is its teacher, from which it learns on the images of the world's training set.
+
+    mapped  and on those of the maps that it will ask, which need no labels either
+    alone   describes the database, too, in place of its teacher
+    """
+
+    mapped: bool = False
+    alone: bool = False
 
     def training(self, seed: int, place: Place) -> Step:
         assert self.start is not None
         world, root, teacher = self.world, place.root(self.world), self.start.training(seed, place)
         images_of = root / world.training_set / "Images"
         folders = [images_of / city for city in world.cities] or [images_of]
+        maps = (world.test, *world.others) if self.mapped else ()
+        folders += [root / name / "images" / "test" / "database" for name in maps]
         words = (*self.script.split(), "--teacher", str(teacher.best_model), "--backbone", BACKBONE,
                  "--foundation_model_path", str(place.pretrained), "--set", *self.fields, "recompute=false",
                  "--images", *map(str, folders), "--train_resize", *2 * [str(self.size)],
@@ -112,25 +122,32 @@ class Student(Model):
         return Step(out=place.out, name=f"{self.name}/seed{seed}/train", command=words, machine=MACHINE, after=teacher)
 
     def evaluation(self, seed: int, test_set: str, place: Place, words: tuple[str, ...] = ()) -> Step:
-        """Queries by the student in an index that its teacher makes first."""
+        """Queries by the student in an index that its teacher makes first, unless it is alone."""
         trained = self.training(seed, place)
-        if test_set == self.world.test:
+        if test_set == self.world.test and not self.alone:
             return trained
         assert self.start is not None
-        index = ("--index", str(place.out / "indexes" / f"{self.start.name}-seed{seed}-{test_set}"))
-        made = dataclasses.replace(self.start.evaluation(seed, test_set, place, index), after=trained)
         command = ("eval_rerank.py", "--resume", str(trained.best_model),
-                   *images(self, test_set, place.root(self.world)), *index)
-        return Step(out=place.out, name=f"{self.name}/seed{seed}/{test_set}", command=command, machine=MACHINE,
-                    after=made)
+                   *images(self, test_set, place.root(self.world)))
+        name, after = f"{self.name}/seed{seed}/{test_set}", trained
+        if self.alone:
+            name += "-alone"
+        else:
+            index = ("--index", str(place.out / "indexes" / f"{self.start.name}-seed{seed}-{test_set}"))
+            command += index
+            after = dataclasses.replace(self.start.evaluation(seed, test_set, place, index), after=trained)
+        return Step(out=place.out, name=name, command=command, machine=MACHINE, after=after)
 
 
 STUDENT = Student(name="student", script="-m utils.distil", start=TEACHER, size=STUDENT_SIZE, epochs=2 * EPOCHS,
                   halving=4)
+MAPPED_STUDENT = dataclasses.replace(STUDENT, name="student-mapped", mapped=True)
 # The first row is what the others are compared with; the teacher's images are larger.
 STUDENT_ROWS = [
-    Row("student by labels, re-ranked", LABELLED_STUDENT), Row("student by its teacher, re-ranked", STUDENT),
-    Row("teacher, re-ranked", TEACHER),
-    Row("student by labels, codes", LABELLED_STUDENT, "first_stage"),
-    Row("student by its teacher, codes", STUDENT, "first_stage"), Row("teacher, codes", TEACHER, "first_stage"),
+    Row("by labels", LABELLED_STUDENT),
+    Row("by its teacher", STUDENT),
+    Row("the same, database by the student", dataclasses.replace(STUDENT, alone=True)),
+    Row("by its teacher, on the map's images, too", MAPPED_STUDENT),
+    Row("teacher", TEACHER),
 ]
+STUDENT_CODE_ROWS = [dataclasses.replace(row, stage="first_stage") for row in STUDENT_ROWS]

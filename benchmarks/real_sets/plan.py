@@ -28,17 +28,19 @@ class World:
     """What a model learns from, and the sets whose val split chooses its best epoch and whose test split ends its
     training; no cities: all.
 
-    drawn  a folder of `Place.out` with a toy city; none: photographs
+    others  it is tested on, too
+    drawn   a folder of `Place.out` with a toy city; none: photographs
     """
 
     training_set: str
     cities: tuple[str, ...] = ()
     val: str
     test: str
+    others: tuple[str, ...] = ()
     drawn: str = ""
 
 
-PHOTOGRAPHS = World(training_set=TRAINING_SET, cities=CITIES, val=TEST_SET, test=TEST_SET)
+PHOTOGRAPHS = World(training_set=TRAINING_SET, cities=CITIES, val=TEST_SET, test=TEST_SET, others=("corridor",))
 DRAWN = World(training_set="gsv_cities", val="msls", test="pitts30k", drawn="toy_city")
 
 

@@ -36,6 +36,7 @@ def test_the_scripts_take_every_command(row, place):
         if script == "-m":
             args = distillation_parser("").parse_args(words[1:])
             assert args.teacher == step.after.best_model and args.train_resize == [row.model.size] * 2
+            assert any("test/database" in folder for folder in args.images) == row.model.mapped
         elif script.startswith("eval"):
             assert evaluation_parser("", flags=FLAGS[script.replace("eval", "train")][0]).parse_args(words).resume
         else:
