@@ -102,38 +102,43 @@ class EvaluatedRun:
     @property
     def warnings(self) -> list[str]:
         """What a reader must hear before the figures are believed."""
-        results, model, options = self.results, self.results["model"], self.results["options"]
-        found = [*results["benchmark"]["warnings"]]
-        for training in model.get("trainings") or ():
-            found += [f"validation set {name}: {warning}" for name, validated in training.get("validation", {}).items()
-                      for warning in validated.get("warnings", ())]
-        if results["dataset"].startswith("toy_city/"):
-            found.append("toy city: drawn images, no photographs")
-        found += said_of_weights(model.get("pretrained"), "the model's file")
-        if model.get("pretrained") and model.get("licence") is None:
-            found.append("the licence of the model's weights is not known")
+        found = said_of_results(self.results)
         if not self.labelled:
             found.append("no labels: which answers are right is not known, and there are no recalls")
-        if "first_stage" in self.stages and options.get("rerank_num", 0) >= results["n_database"]:
-            found.append(f"all {results['n_database']} database images were re-ranked: the final stage says nothing of "
-                         "the first")
-        if options.get("test_method", "hard_resize") != "hard_resize":
-            found.append(f"queries were prepared by {options['test_method']}, not by hard_resize, which is the default")
-        extraction = results["extraction"] or {}
-        if by := extraction.get("database_by"):
-            found.append(f"descriptors of the database are by {by['name']} ({by['fingerprint'][:12]}, images of "
-                         f"{by['prepared']}), those of queries by its student {model.get('fingerprint', '')[:12]}")
-        rounding = extraction.get("rounding")
-        if rounding:
-            values = {"least cosine to the exact descriptor": rounding["least_cosine"],
-                      "percent of bits changed": rounding["bits_changed_percent"]}
-            found.append(f"descriptors are rounded (precision {results['extraction']['precision']}, store "
-                         f"{results['extraction']['store']}): on {rounding['images']} images " + ", ".join(
-                             f"{name} {value:.6g}" for name, value in values.items() if value is not None))
         if self.images is None:
             found.append("results.json does not say where the images lie, as it was written by an earlier version: no "
                          "pictures; evaluate again to have them")
         return found
+
+
+def said_of_results(results: dict) -> list[str]:
+    """What a reader must hear before the figures of a results.json are believed, as far as that file tells."""
+    model, options = results["model"], results["options"]
+    found = [*results["benchmark"]["warnings"]]
+    for training in model.get("trainings") or ():
+        found += [f"validation set {name}: {warning}" for name, validated in training.get("validation", {}).items()
+                  for warning in validated.get("warnings", ())]
+    if results["dataset"].startswith("toy_city/"):
+        found.append("toy city: drawn images, no photographs")
+    found += said_of_weights(model.get("pretrained"), "the model's file")
+    if model.get("pretrained") and model.get("licence") is None:
+        found.append("the licence of the model's weights is not known")
+    if results["recalls"].get("first_stage") and options.get("rerank_num", 0) >= results["n_database"]:
+        found.append(f"all {results['n_database']} database images were re-ranked: the final stage says nothing of "
+                     "the first")
+    if options.get("test_method", "hard_resize") != "hard_resize":
+        found.append(f"queries were prepared by {options['test_method']}, not by hard_resize, which is the default")
+    extraction = results.get("extraction") or {}
+    if by := extraction.get("database_by"):
+        found.append(f"descriptors of the database are by {by['name']} ({by['fingerprint'][:12]}, images of "
+                     f"{by['prepared']}), those of queries by its student {model.get('fingerprint', '')[:12]}")
+    if rounding := extraction.get("rounding"):
+        values = {"least cosine to the exact descriptor": rounding["least_cosine"],
+                  "percent of bits changed": rounding["bits_changed_percent"]}
+        found.append(f"descriptors are rounded (precision {extraction['precision']}, store {extraction['store']}): on "
+                     f"{rounding['images']} images " + ", ".join(
+                         f"{name} {value:.6g}" for name, value in values.items() if value is not None))
+    return found
 
 
 def read_runs(folders: Sequence[Path]) -> list[EvaluatedRun]:

@@ -9,12 +9,11 @@ import numpy as np
 from datasets import Listing
 from utils.compare import Predictions, read_predictions
 from utils.data import EvaluatedSet, EvaluationImages, evaluated_set, validation_and_test_sets
-from utils.models import said_of_weights
-from utils.report.runs import read_results
+from utils.report.runs import read_results, said_of_results
 
 from ..report import said_once
 
-_REQUIRED = {"dataset", "split", "benchmark", "recalls", "model", "training", "options", "hardware"}
+_REQUIRED = {"dataset", "split", "benchmark", "recalls", "model", "training", "options", "hardware", "n_database"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +38,7 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader must hear before the figure is believed."""
-        model, found = self.results["model"], list(self.results["benchmark"]["warnings"])
-        if self.results["dataset"].startswith("toy_city/"):
-            found.append("toy city: drawn images, no photographs")
-        return found + said_of_weights(model["pretrained"], model["checkpoint"])
+        return said_of_results(self.results)
 
 
 def named(word: str, default: Callable[[Path], str]) -> tuple[str, Path]:
