@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(options.run, model=model.config)
 
     evaluate = evaluator(options.evaluation, run.folder)
-    evaluation = evaluate(as_extractor(model.to(options.device), taught=taught_by(checkpoint)), dataset)
+    taught = taught_by(checkpoint, options.model.float_dim)
+    evaluation = evaluate(as_extractor(model.to(options.device), taught=taught), dataset)
     write_evaluation(run, evaluation, model, checkpoint, answers=options.answers, shown=options.shown,
                      warnings=warnings)
 

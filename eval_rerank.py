@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
     evaluate = evaluator(options.evaluation, run.folder, rerank_num=options.rerank_num, code_bits=options.code_bits,
                          shortlist=options.shortlist)
-    evaluation = evaluate(as_extractor(model.to(options.device), taught=taught_by(checkpoint)), dataset)
+    taught = taught_by(checkpoint, options.model.float_dim)
+    evaluation = evaluate(as_extractor(model.to(options.device), taught=taught), dataset)
     write_evaluation(run, evaluation, model, checkpoint, answers=options.answers, shown=options.shown,
                      warnings=warnings)
 

@@ -239,9 +239,10 @@ def said_of_cuts(trained: ModelConfig, *, code_bits: int | None = None, float_di
     return said
 
 
-def taught_by(checkpoint: Checkpoint) -> Taught | None:
+def taught_by(checkpoint: Checkpoint, float_dim: int | None = None) -> Taught | None:
     """What a student's file tells of its teacher; None where its last training was another than that (utils.distil).
 
+    float_dim  to which the student's float descriptors are cut: of its teacher, cut alike, where that was trained to be
     Raises ValueError where that cannot be used.
     """
     last = (checkpoint.trainings or [{}])[-1]
@@ -249,7 +250,9 @@ def taught_by(checkpoint: Checkpoint) -> Taught | None:
     if "teacher" not in data:
         return None
     by = data["teacher"] if isinstance(data["teacher"], dict) else {}
-    told = [by.get("fingerprint"), by.get("name"), data.get("prepared"), data.get("prepared_for_teacher")]
+    cuts = by.get("cuts") if isinstance(by.get("cuts"), dict) else {}
+    told = [cuts.get(str(float_dim), by.get("fingerprint")), by.get("name"), data.get("prepared"),
+            data.get("prepared_for_teacher")]
     if not all(isinstance(word, str) for word in told):
         raise ValueError(f"{checkpoint.source}: what it says of its teacher cannot be used; give another file")
     return Taught(ModelIdentity(*told[:2]), *told[2:])

@@ -132,6 +132,31 @@ def test_its_queries_come_to_an_index_of_its_teacher(data, teacher, student, tmp
     assert said.endswith("have 512 dimensions, the student's 3; leave --float_dim out"), said
 
 
+def test_cut_descriptors_come_to_an_index_of_its_teacher_cut_alike(data, teacher, tmp_path, capsys, monkeypatch):
+    """At lengths that the teacher was trained for; the database stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    nested = dataclasses.replace(read_checkpoint(teacher).config, nested_floats=(16, 512))
+    save_checkpoint(build_model(nested, seed=3), "nested.pth", pretrained=False)
+    best = run_folder(main, *words(data, "nested.pth"), *STUDENT, "--epochs_num", 1, cwd=tmp_path) / "best_model.pth"
+    options = [*evaluation_options(data), "--index", "index", "--float_dim", 16]
+    run_folder(eval_rerank.main, *options, "--resume", "nested.pth", cwd=tmp_path)
+    before = {path: path.read_bytes() for path in Path("index/database").iterdir()}
+    found = run_folder(eval_rerank.main, *options, "--resume", best, "--resize", *SIZE, cwd=tmp_path)
+    assert {path: path.read_bytes() for path in Path("index/database").iterdir()} == before
+    side = {name: sorted((data / "pitts30k" / "images" / "test" / name).iterdir()) for name in ("database", "queries")}
+    rows, asking = (described(load_model(path), side[name], size)[1][:, :16] for path, name, size in (
+        ("nested.pth", "database", TEACHERS), (best, "queries", SIZE)))
+    rows, asking = (of / np.linalg.norm(of, axis=1, keepdims=True) for of in (rows, asking))
+    away = np.linalg.norm(asking[:, None] - rows[None], axis=2)
+    assert np.allclose(np.load(found / "predictions.npz")["final_distances"], np.sort(away, axis=1), atol=1e-5)
+    localize(["index", str(side["queries"][0]), "--resume", str(best), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["distance"] == pytest.approx(away[0].min(), abs=1e-3)
+    for other in (["--float_dim", 9], []):
+        said = error_of(eval_rerank.main, *options[:-2], *other, "--resume", best, "--resize", *SIZE, capsys=capsys)
+        assert "database holds an index of other descriptors: model is" in said
+
+
 def test_a_map_of_the_teacher_answers_a_student(data, teacher, student, tmp_path, capsys, monkeypatch):
     """Seen at the student's own size; nothing is added by it, and another model stays refused."""
     monkeypatch.chdir(tmp_path)

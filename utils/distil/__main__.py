@@ -25,6 +25,7 @@ from ..run import DESCRIPTORS, Run, exit_with
 from .training import (
     DistillationTraining,
     StudentEvaluator,
+    cuts_of,
     distillation_losses,
     images_to_learn_from,
     student_config,
@@ -34,7 +35,7 @@ from .training import (
 
 def main(argv: list[str] | None = None) -> None:
     options = cli.distillation(__doc__, argv)
-    taught_by, _ = model_for_evaluation(ModelOptions(resume=options.teacher), branches=())
+    taught_by, teachers_file = model_for_evaluation(ModelOptions(resume=options.teacher), branches=())
     checkpoint, config = student_config(options.model, taught_by.config)
     options = options.fitted(config.vit.patch, teachers_patch=taught_by.config.vit.patch)
     run = Run(options.run, model=config)
@@ -46,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     described_by_teacher = teach(teacher, precision=options.training.precision)
 
     model, origin = model_to_train(checkpoint, config, options.model)
-    training = DistillationTraining(model, options.training, options.data, teacher=teacher.identity, run=run,
-                                    script="utils.distil", origin=origin)
+    training = DistillationTraining(model, options.training, options.data, teacher=teacher.identity,
+                                    cuts=cuts_of(teachers_file), run=run, script="utils.distil", origin=origin)
     if checkpoint is not None:
         training.resume(checkpoint)
 

@@ -21,7 +21,16 @@ from datasets import (
     own_pictures,
 )
 from losses import code_distillation_loss, float_distillation_loss
-from model import BRANCHES, Checkpoint, Descriptors, ModelConfig, SelaVPRpp
+from model import (
+    BRANCHES,
+    Checkpoint,
+    Descriptors,
+    ModelConfig,
+    SelaVPRpp,
+    cut_floats,
+    fingerprint,
+    load_model,
+)
 
 from ..data import EvaluationImages, fitting, preparation
 from ..device import PRECISIONS
@@ -95,6 +104,12 @@ def student_config(chosen: ModelOptions, teacher: ModelConfig) -> tuple[Checkpoi
     return read_resume(dataclasses.replace(chosen, fields={**chosen.fields, **taken}), branches=teacher.branches)
 
 
+def cuts_of(teacher: Checkpoint) -> dict[str, str]:
+    """Fingerprints of a teacher that is cut to the lengths its float descriptors were trained for, by length."""
+    return {str(length): fingerprint(load_model(cut_floats(teacher, length)))
+            for length in teacher.config.nested_floats[:-1]}
+
+
 def images_to_learn_from(data: DistillationData, *, device: torch.device) -> DataLoader:
     """Batches (images (B, 3, h, w), the same (B, 3, H, W) for the teacher) of uint8.
 
@@ -138,11 +153,11 @@ def distillation_losses(found: Descriptors, taught: Descriptors) -> dict[str, Te
 class DistillationTraining(Training):
     """Adam on the student; the best epoch is that of the highest recall of its queries in the teacher's database.
 
-    teacher  whose descriptors it learns to give: every file says so
+    teacher  whose descriptors it learns to give: every file says so; cuts: as `cuts_of`
     """
 
-    def __init__(self, *given: Any, teacher: ModelIdentity, **options: Any):
-        self.teacher = teacher
+    def __init__(self, *given: Any, teacher: ModelIdentity, cuts: dict[str, str], **options: Any):
+        self.teacher, self.cuts = teacher, cuts
         super().__init__(*given, **options)
 
     def report_memory(self, model: SelaVPRpp, options: TrainingOptions, data: DistillationData) -> None:
@@ -159,7 +174,7 @@ class DistillationTraining(Training):
     def remaining_epochs(self, loader: DataLoader) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
         for batches in super().remaining_epochs(loader):
             taught = self.data.taught(self.teacher)  # models.taught_by will read it
-            self.trained_on |= {"teacher": taught.by._asdict(), "prepared": taught.prepared,
+            self.trained_on |= {"teacher": {**taught.by._asdict(), "cuts": self.cuts}, "prepared": taught.prepared,
                                 "prepared_for_teacher": taught.prepared_for_teacher}
             yield batches
 

@@ -110,7 +110,7 @@ def opened(folder: Path, chosen: ModelOptions, *, device: str | None = None) -> 
     if width.float_dim is not None and (model.config.float_dim or 0) > width.float_dim:
         with contextlib.suppress(CheckpointError):  # of a head that cannot be cut, whose map this is not
             model = load_model(cut_floats(checkpoint, width.float_dim), shared=True)
-    taught = taught_by(checkpoint)
+    taught = taught_by(checkpoint, model.config.float_dim)
     extractor = OwnModel(model.to(pick_device(device)), taught=taught)
     try:  # which reads every weight: so equal, none is damaged
         index.of(extractor.identity, teacher=taught and taught.by)
