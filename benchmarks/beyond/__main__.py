@@ -50,9 +50,16 @@ def sections(trainer: Trainer, seeds: Sequence[int]) -> Iterator[Section]:
     yield "In three stages", lambda: paragraphs(
         compared(plan.STAGES_ROWS, trainer, seeds, sets=SETS[:1]), bytes_read(trainer, seeds[0]))
     ask(trainer, plan.STUDENT_ROWS, seeds)
+    ask(trainer, plan.LARGER_STUDENT_ROWS, seeds, sets=SETS[1:])
     yield "Students", lambda: paragraphs(
-        "Re-ranked:", compared(plan.STUDENT_ROWS, trainer, seeds),
-        "By codes alone:", compared(plan.STUDENT_CODE_ROWS, trainer, seeds))
+        f"DeiT-Tiny at {plan.STUDENT_SIZE}x{plan.STUDENT_SIZE} pixels, of a teacher at {plan.TEACHER.size}x"
+        f"{plan.TEACHER.size}; in the city at 64x64, of 112x112. Queries by the student, database by its teacher, but "
+        "where a row says otherwise; by labels both are the student's. Re-ranked:",
+        compared(plan.STUDENT_ROWS, trainer, seeds),
+        "By codes alone:", compared(plan.by_codes(plan.STUDENT_ROWS), trainer, seeds),
+        f"Students at {plan.LARGER}x{plan.LARGER}, re-ranked:",
+        compared(plan.LARGER_STUDENT_ROWS, trainer, seeds, sets=SETS[1:]),
+        "By codes alone:", compared(plan.by_codes(plan.LARGER_STUDENT_ROWS), trainer, seeds, sets=SETS[1:]))
     yield "Nested float descriptors", nested(plan.float_rows, trainer, seeds, sets=SETS[1:])
 
 

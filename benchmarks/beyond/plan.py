@@ -150,4 +150,11 @@ STUDENT_ROWS = [
     Row("by its teacher, on the map's images, too", MAPPED_STUDENT),
     Row("teacher", TEACHER),
 ]
-STUDENT_CODE_ROWS = [dataclasses.replace(row, stage="first_stage") for row in STUDENT_ROWS]
+LARGER = 112  # pixels: half of the teacher's patches
+LARGER_STUDENT_ROWS = [Row(row.name, dataclasses.replace(row.model, name=f"{row.model.name}-{LARGER}", size=LARGER))
+                       for row in STUDENT_ROWS[:2]] + STUDENT_ROWS[-1:]
+
+
+def by_codes(rows: list[Row]) -> list[Row]:
+    """The same, of their first stage."""
+    return [dataclasses.replace(row, stage="first_stage") for row in rows]

@@ -28,7 +28,8 @@ def place(tmp_path):
     return Place(tmp_path / "real", tmp_path / "out")
 
 
-@pytest.mark.parametrize("row", [*ROWS, *map(plan.row_in_city, ROWS), *plan.SMALL_BATCH_ROWS, *plan.STAGES_ROWS],
+@pytest.mark.parametrize("row", [*ROWS, *map(plan.row_in_city, ROWS), *plan.SMALL_BATCH_ROWS, *plan.STAGES_ROWS,
+                                 *plan.LARGER_STUDENT_ROWS],
                          ids=lambda row: f"{row.model.name} {' '.join(row.words)}")
 def test_the_scripts_take_every_command(row, place):
     for step in row.model.evaluation(0, "corridor", place, row.words).chain:
