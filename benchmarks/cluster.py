@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.commands import Parser
 from datasets.toy_city import build_toy_city
 from model import ModelConfig, build_model, save_checkpoint
 from utils.cluster import ROOM
 from utils.cluster.describing import describe
 from utils.cluster.searching import PART, Parts, parts_of
+from utils.errors import Parser
 from utils.ranks import share
 from utils.run import exit_with
 from utils.search import ModelIdentity, TwoStageIndex

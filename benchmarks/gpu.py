@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import torch
 
-from datasets.commands import Parser
 from utils.device import pick_device
+from utils.errors import Parser
 from utils.run import exit_with
 
 from .report import PAGES, PROJECT, Report, machine, new_folder, stored, write_section

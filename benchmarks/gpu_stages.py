@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from datasets.commands import Parser
 from datasets.toy_city.city import build_toy_city
 from datasets.transforms import normalise
 from utils import demo
 from utils.cli.variants import chosen_fields
 from utils.data import TrainingData, training_loader
 from utils.device import best_precision, pick_device, synchronise
+from utils.errors import Parser
 from utils.run import exit_with
 
 from . import extraction, precision, training

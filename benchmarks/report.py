@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datasets.commands import Parser
 from utils.device import PRECISIONS, synchronise
+from utils.errors import Parser
 from utils.files import temporary_path, write_json
 from utils.run import hardware, versions
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from datasets.commands import Parser
-
+from .errors import Parser
 from .evaluation.metrics import recall_curve
 from .files import checked_file, write_json
 from .plots import GRID, add_legend, checked_plot, draw_recall_curves, load_figure, look, write_plot

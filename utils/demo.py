@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 
 from datasets import BenchmarkDataset, evaluation_transform, read_folder
-from datasets.commands import Parser
 from datasets.transforms import read_image
 from model import ModelConfig, build_model, fast_inference
 
+from .errors import Parser
 from .evaluation.baselines import BASELINES, search_baseline
 from .evaluation.evaluator import Evaluation
 from .files import temporary_path

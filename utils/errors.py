@@ -1,5 +1,6 @@
-"""What an error of the disk says: which file, and what to do."""
+"""What errors say: of a command line, what was wrong; of the disk, which file, and what to do."""
 
+import argparse
 import contextlib
 import errno
 from collections.abc import Iterator
@@ -18,6 +19,13 @@ _TO_DO = {
     errno.EMFILE: "raise the limit of open files (ulimit -n), or take fewer --num_workers",
     errno.EIO: "check that disk",
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """As datasets.commands.Parser, without that package, which LanceDB cannot be loaded beside."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
 def what_to_do(error: BaseException) -> str:

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.commands import Parser
-
+from .errors import Parser
 from .ranks import progress
 from .run import exit_with
 from .search import STORES, TwoStageIndex, store_rows

@@ -7,8 +7,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.commands import Parser
-
+from .errors import Parser
 from .run import exit_with
 from .search import TwoStageIndex
 

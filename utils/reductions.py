@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datasets.commands import Parser
 from model import Checkpoint
 
+from .errors import Parser
 from .files import checked_file, write_json
 from .models import read_model
 from .run import exit_with

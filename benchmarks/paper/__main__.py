@@ -30,8 +30,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.commands import Parser
 from datasets.toy_city.city import build_toy_city
+from utils.errors import Parser
 from utils.run import exit_with
 
 from ..report import PAGES

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from datasets import resolve
-from datasets.commands import Parser
+from utils.errors import Parser
 from utils.files import write_json
 from utils.run import exit_with
 

@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 import torch
 
-from datasets.commands import Parser
+from utils.errors import Parser
 from utils.files import write_json
 from utils.run import exit_with, hardware, versions
 from utils.search import rerank_l2

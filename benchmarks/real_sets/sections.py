@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from datasets.commands import Parser
+from utils.errors import Parser
 from utils.files import temporary_path, write_json
 
 from ..paper.runner import Failed

@@ -219,7 +219,7 @@ def test_wrong_usage_is_one_line(trained, data, capsys, monkeypatch, tmp_path):
     train_error = lambda *more: error_of(train_selavpr.main, *training(data), *more, capsys=capsys)  # noqa: E731
     assert "contradicts" in error_of(eval_selavpr.main, *evaluation(data), "--resume", trained / "best_model.pth",
                                      "--backbone", "dinov2-small", capsys=capsys)
-    assert "--resume and --foundation_model_path" in train_error("--resume", trained / "last_model.pth")
+    assert "--foundation_model_path beside --resume" in train_error("--resume", trained / "last_model.pth")
     assert "--mining beside --training_dataset" in train_error("--training_dataset", "gsv_cities", "--mining", "full")
     assert "unrecognized arguments: --global_weight" in train_error("--global_weight", 2)
     assert "images/train/database: no such folder" in train_error("--dataset_name", "sped")

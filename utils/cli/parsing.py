@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import TEST_METHODS, commands
+from datasets import TEST_METHODS
 
+from .. import errors
 from ..data import EvaluatedSet, EvaluationImages
 from ..device import best_precision, pick_device
 from ..distributed import let_the_first_speak
@@ -107,7 +108,7 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-class Parser(commands.Parser):
+class Parser(errors.Parser):
     """Of several processes the first tells a mistake."""
 
     def error(self, message: str):

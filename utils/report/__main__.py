@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from datasets.commands import Parser
-
+from ..errors import Parser
 from ..files import checked_file
 from ..run import exit_with
 from . import write_report

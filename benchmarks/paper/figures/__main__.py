@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from datasets.commands import Parser
+from utils.errors import Parser
 from utils.run import exit_with
 
 from . import __doc__ as description
