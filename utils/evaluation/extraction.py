@@ -210,10 +210,10 @@ def _sides(model: Extractor, dataset: BenchmarkDataset, folder: Path, *, branche
     sides, first = [], 0
     place = folder / DATABASE
     held = broadcast(IndexWriter.held_in(place) if model.taught and not place.is_symlink() else None)
-    there, of = held or ({}, None)
+    there, shape = held or ({}, None)
     by_teacher = model.taught and there.get("weights") == model.taught.by.fingerprint
-    if by_teacher and "float" in branches and of.float_dim != model.float_dim:
-        raise ValueError(f"{place}: its float descriptors, by the teacher, have {of.float_dim} dimensions, the "
+    if by_teacher and "float" in branches and shape.float_dim != model.float_dim:
+        raise ValueError(f"{place}: its float descriptors, by the teacher, have {shape.float_dim} dimensions, the "
                          f"student's {model.float_dim}; leave --float_dim out")
     for name, kept, coordinates, alone, prepared in (
             ("database", store, listing.database_utm, False, dataset.prepared[0]),
