@@ -20,12 +20,12 @@ from utils.run import exit_with, hardware, versions
 
 from ..real_sets.measure import Recalls, Row, Trainer
 from ..real_sets.page import interval_text, recalls_text
-from ..real_sets.plan import FILE, TEST_SET, TRAINING_SET
+from ..real_sets.plan import FILE, PHOTOGRAPHS, TRAINING_SET
 from ..real_sets.sections import Section, command_parser, measure, place_of
 from ..report import table
 from . import plan
 
-SETS = ("harder city", TEST_SET, "corridor")
+SETS = ("harder city", PHOTOGRAPHS.test, *PHOTOGRAPHS.others)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,10 +51,12 @@ def sections(trainer: Trainer, seeds: Sequence[int]) -> Iterator[Section]:
         compared(plan.STAGES_ROWS, trainer, seeds, sets=SETS[:1]), bytes_read(trainer, seeds[0]))
     ask(trainer, plan.STUDENT_ROWS, seeds)
     ask(trainer, plan.LARGER_STUDENT_ROWS, seeds, sets=SETS[1:])
+    sizes = [f"{size}x{size}" for model in (plan.STUDENT, plan.in_city(plan.STUDENT))
+             for size in (model.size, model.start.size)]
     yield "Students", lambda: paragraphs(
-        f"DeiT-Tiny at {plan.STUDENT_SIZE}x{plan.STUDENT_SIZE} pixels, of a teacher at {plan.TEACHER.size}x"
-        f"{plan.TEACHER.size}; in the city at 64x64, of 112x112. Queries by the student, database by its teacher, but "
-        "where a row says otherwise; by labels both are the student's. Re-ranked:",
+        f"DeiT-Tiny at {sizes[0]} pixels, of a teacher at {sizes[1]}; in the city at {sizes[2]}, of {sizes[3]}. "
+        "Queries by the student, database by its teacher, but where a row says otherwise; by labels both are the "
+        "student's. Re-ranked:",
         compared(plan.STUDENT_ROWS, trainer, seeds),
         "By codes alone:", compared(plan.by_codes(plan.STUDENT_ROWS), trainer, seeds),
         f"Students at {plan.LARGER}x{plan.LARGER}, re-ranked:",

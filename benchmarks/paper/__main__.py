@@ -49,7 +49,7 @@ MACHINE_OPTIONS = ("device", "num_workers", "infer_batch_size")
 
 def parser() -> argparse.ArgumentParser:
     options = Parser(prog="python -m benchmarks.paper", description=__doc__, allow_abbrev=False,
-                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = options.add_subparsers(dest="task", required=True, metavar="list | table | figure | toy")
     tasks.add_parser("list", help="names the tables and how each row is got")
     table = tasks.add_parser("table", help="one table")

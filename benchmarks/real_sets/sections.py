@@ -20,7 +20,7 @@ Section = tuple[str, Callable[[], str]]  # a title, and what gives the text once
 def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """Of `python -m benchmarks.<name>`; its texts are written to logs/<name>, unless it is told."""
     made = Parser(prog=f"python -m benchmarks.{name}", description=doc,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+                  formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("folder", type=Path, metavar="FOLDER", help="holds the real sets and the pre-trained file")
     made.add_argument("--out", type=Path, default=Path("logs", name),
                       help=f"run folders and the page are written here; default: logs/{name}")

@@ -153,7 +153,7 @@ def _queries(datasets_folder: Path, name: str) -> tuple[str, Points]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m datasets.prepare", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", choices=(GSV, *SOURCES),
                         help="what to divide; --audit alone takes all that is built")
     parser.add_argument("--datasets_folder", type=Path, default=os.environ.get("DATASETS_FOLDER"),

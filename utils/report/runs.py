@@ -123,7 +123,7 @@ def said_of_results(results: dict) -> list[str]:
     found += said_of_weights(model.get("pretrained"), "the model's file")
     if model.get("pretrained") and model.get("licence") is None:
         found.append("the licence of the model's weights is not known")
-    if results["recalls"].get("first_stage") and options.get("rerank_num", 0) >= results["n_database"]:
+    if options.get("rerank_num", 0) >= results["n_database"]:
         found.append(f"all {results['n_database']} database images were re-ranked: the final stage says nothing of "
                      "the first")
     if options.get("test_method", "hard_resize") != "hard_resize":

@@ -11,8 +11,8 @@ from . import add_options, draw
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python -m benchmarks.paper.figures", description=description,
-                                     allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m benchmarks.paper.figures", description=description, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     print(draw(**vars(parser.parse_args(argv))))
 
